@@ -1,0 +1,1 @@
+"""Audio in: the one guarded import of torchaudio, reading files, resampling."""
