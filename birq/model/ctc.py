@@ -1,0 +1,50 @@
+"""Connectionist temporal classification on top of the encoder: model, loss, greedy decoding. The blank is the last unit."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from birq.model.encoder import Encoder
+
+
+class CtcModel(nn.Module):
+    """Encoder and one linear layer: log-mel in, log-probabilities of `n_tokens` + 1 units per encoder frame out."""
+
+    def __init__(self, encoder: Encoder, n_tokens: int):
+        super().__init__()
+        self.encoder, self.blank = encoder, n_tokens
+        self.head = nn.Linear(encoder.shape.d_model, n_tokens + 1)
+
+    def forward(self, feats_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """-> log-probabilities [B, T, n_tokens + 1] float32, lengths [B] in encoder frames."""
+        h_BTD = self.encoder(self.encoder.stack(feats_BTF), lengths_B)
+        return F.log_softmax(self.head(h_BTD).float(), dim=-1), lengths_B
+
+
+def frames_needed(tokens: list[int]) -> int:
+    """Frames that CTC needs for a sequence: one per token and one blank between equal neighbours."""
+    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+
+
+def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: list[list[int]], blank: int) -> Tensor:
+    """Sum over the batch of −ln p(tokens | audio), in nats. Every utterance must have the frames that it needs."""
+    flat = torch.tensor([t for row in targets for t in row], dtype=torch.int64)
+    sizes = torch.tensor([len(row) for row in targets], dtype=torch.int64)
+    return F.ctc_loss(logp_BTV.transpose(0, 1), flat.to(logp_BTV.device), lengths_B, sizes.to(logp_BTV.device), blank=blank, reduction="sum")
+
+
+def greedy(logp_BTV: Tensor, lengths_B: Tensor, blank: int) -> list[list[int]]:
+    """Best unit per frame, repeats merged, blanks dropped, for the whole batch at once."""
+    best_BT = logp_BTV.argmax(-1)
+    first_BT = torch.ones_like(best_BT, dtype=torch.bool)
+    first_BT[:, 1:] = best_BT[:, 1:] != best_BT[:, :-1]
+    inside_BT = torch.arange(best_BT.shape[1], device=best_BT.device) < lengths_B[:, None]
+    keep_BT = first_BT & inside_BT & (best_BT != blank)
+    kept = best_BT[keep_BT].tolist()
+    rows, begin = [], 0
+    for n in keep_BT.sum(1).tolist():
+        rows.append(kept[begin : begin + n])
+        begin += n
+    return rows

@@ -1,0 +1,207 @@
+"""The Conformer encoder (Gulati et al. 2020), pre-norm, LayerNorm in the convolution module.
+
+Shape suffixes: B utterances, T encoder frames, S stacked input bins, D width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RELATIVE_REACH = 512  # farthest distance with an embedding of its own, as in the paper's parameter count
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of an encoder; the fields are those of the `model` section of params.yaml."""
+
+    n_stack: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    ff_expansion: int
+    conv_kernel: int
+    conv_expansion: int
+    positions: str
+    attention_window: int
+    n_mels: int
+
+
+def valid_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
+    """Frames that belong to their utterance: [B, T] bool."""
+    return torch.arange(n_frames, device=lengths_B.device) < lengths_B[:, None]
+
+
+def rotary_table(n_frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary positions: two [T, E/2] float32 tensors."""
+    rate_E = 10000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
+    angle_TE = torch.arange(n_frames, device=device, dtype=torch.float32)[:, None] * rate_E
+    return angle_TE.cos(), angle_TE.sin()
+
+
+def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    a, b = x_BHTE.chunk(2, dim=-1)
+    return torch.cat((a * cos_TE - b * sin_TE, b * cos_TE + a * sin_TE), dim=-1)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, d: int, expansion: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.up = nn.Linear(d, expansion * d)
+        self.down = nn.Linear(expansion * d, d)
+
+    def forward(self, x: Tensor, dropout: float) -> Tensor:
+        x = F.dropout(F.silu(self.up(self.norm(x))), dropout)
+        return F.dropout(self.down(x), dropout)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, over the whole utterance or inside blocks of `window` frames."""
+
+    def __init__(self, d: int, n_heads: int, positions: str, window: int):
+        super().__init__()
+        self.n_heads, self.width, self.window = n_heads, d // n_heads, window
+        self.norm = nn.LayerNorm(d)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.out = nn.Linear(d, d)
+        self.relative = nn.Embedding(2 * RELATIVE_REACH + 1, self.width) if positions == "relative" else None
+        if self.relative is not None:
+            nn.init.normal_(self.relative.weight, std=0.02)
+
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
+        b, t, d = x_BTD.shape
+        q, k, v = self.qkv(self.norm(x_BTD)).view(b, t, 3, self.n_heads, self.width).permute(2, 0, 3, 1, 4)
+        if rotary is not None:
+            q, k = rotate(q, *rotary).to(v.dtype), rotate(k, *rotary).to(v.dtype)
+        if self.window and t > self.window:
+            y_BTD = self._blocks(q, k, v, valid_BT, dropout)
+        else:
+            y_BTD = self._attend(q, k, v, valid_BT, dropout).transpose(1, 2).reshape(b, t, d)
+        return F.dropout(self.out(y_BTD), dropout)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
+        mask = None if valid_BT is None else valid_BT[:, None, None, :]
+        if self.relative is not None:
+            bias = self._relative_bias(q)
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+    def _relative_bias(self, q_BHTE: Tensor) -> Tensor:
+        """Shaw et al. 2018: q · embedding(distance), [B, H, T, T]."""
+        assert self.relative is not None
+        t = q_BHTE.shape[2]
+        place_T = torch.arange(t, device=q_BHTE.device)
+        distance_TT = (place_T[None, :] - place_T[:, None]).clamp(-RELATIVE_REACH, RELATIVE_REACH) + RELATIVE_REACH
+        score_BHTR = q_BHTE @ self.relative.weight.to(q_BHTE.dtype).T * self.width**-0.5
+        return score_BHTR.gather(-1, distance_TT.expand(*q_BHTE.shape[:2], t, t))
+
+    def _blocks(self, q: Tensor, k: Tensor, v: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
+        b, h, t, e = q.shape
+        w = self.window
+        n = -(-t // w)
+        pad = n * w - t
+        if valid_BT is None:
+            valid_BT = torch.ones(b, t, dtype=torch.bool, device=q.device)
+        valid = F.pad(valid_BT, (0, pad)).view(b * n, w)
+        valid = valid | ~valid.any(-1, keepdim=True)  # a block of padding attends to itself: no row without a key
+
+        def cut(x: Tensor) -> Tensor:
+            return F.pad(x, (0, 0, 0, pad)).view(b, h, n, w, e).transpose(1, 2).reshape(b * n, h, w, e)
+
+        y = self._attend(cut(q), cut(k), cut(v), valid, dropout)
+        return y.view(b, n, h, w, e).permute(0, 1, 3, 2, 4).reshape(b, n * w, h * e)[:, :t]
+
+
+class Convolution(nn.Module):
+    """Pointwise, GLU, depthwise over time, LayerNorm, SiLU, pointwise. No BatchNorm: BiRQ runs masked and unmasked passes."""
+
+    def __init__(self, d: int, expansion: int, kernel: int):
+        super().__init__()
+        inner = expansion * d
+        self.norm = nn.LayerNorm(d)
+        self.up = nn.Linear(d, 2 * inner)
+        self.depthwise = nn.Conv1d(inner, inner, kernel, padding=kernel // 2, groups=inner, bias=False)
+        self.inner_norm = nn.LayerNorm(inner)
+        self.down = nn.Linear(inner, d)
+
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
+        x = F.glu(self.up(self.norm(x_BTD)), dim=-1)
+        if valid_BT is not None:  # padding must not leak into an utterance's last frames
+            x = x * valid_BT[:, :, None].to(x.dtype)
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return F.dropout(self.down(F.silu(self.inner_norm(x))), dropout)
+
+
+class Block(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, LayerNorm."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        d = shape.d_model
+        self.ff_in = FeedForward(d, shape.ff_expansion)
+        self.attention = Attention(d, shape.n_heads, shape.positions, shape.attention_window)
+        self.convolution = Convolution(d, shape.conv_expansion, shape.conv_kernel)
+        self.ff_out = FeedForward(d, shape.ff_expansion)
+        self.norm = nn.LayerNorm(d)
+
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
+        x = x_BTD + 0.5 * self.ff_in(x_BTD, dropout)
+        x = x + self.attention(x, valid_BT, rotary, dropout)
+        x = x + self.convolution(x, valid_BT, dropout)
+        x = x + 0.5 * self.ff_out(x, dropout)
+        return self.norm(x)
+
+
+class Encoder(nn.Module):
+    """Stacked log-mel frames in, K Conformer blocks, one vector per encoder frame out."""
+
+    def __init__(self, shape: Shape, dropout: float = 0.0):
+        super().__init__()
+        self.shape, self.dropout = shape, dropout
+        self.project = nn.Linear(shape.n_stack * shape.n_mels, shape.d_model)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
+
+    def stack(self, feats_BTF: Tensor) -> Tensor:
+        """n_stack neighbouring log-mel frames become one input frame: [B, T·n, F] -> [B, T, n·F]. No copy."""
+        b, t, f = feats_BTF.shape
+        n = self.shape.n_stack
+        if t % n:
+            raise ValueError(f"{t} frames are not a multiple of n_stack = {n}")
+        return feats_BTF.reshape(b, t // n, n * f)
+
+    def _passes(self, x_BTS: Tensor, lengths_B: Tensor, n_layers: int, dropout: bool):
+        t = x_BTS.shape[1]
+        valid_BT = valid_mask(lengths_B, t)
+        # without padding there is nothing to mask, and attention takes its fast path
+        padded = bool((lengths_B != t).any()) if x_BTS.device.type == "cpu" else True
+        rotary = None
+        if self.shape.positions == "rotary":
+            rotary = rotary_table(t, self.shape.d_model // self.shape.n_heads, x_BTS.device)
+        rate = self.dropout if dropout and self.training else 0.0
+        x = self.project(x_BTS)
+        for block in self.blocks[:n_layers]:
+            x = block(x, valid_BT if padded else None, rotary, rate)
+            yield x
+
+    def forward(self, x_BTS: Tensor, lengths_B: Tensor, n_layers: int | None = None, dropout: bool = True) -> Tensor:
+        """Output of layer `n_layers` (default: the last) for stacked input: [B, T, D]. `lengths_B` counts encoder frames."""
+        n_layers = self.shape.n_layers if n_layers is None else n_layers
+        if not 1 <= n_layers <= self.shape.n_layers:
+            raise ValueError(f"layer {n_layers} of {self.shape.n_layers}")
+        for x in self._passes(x_BTS, lengths_B, n_layers, dropout):  # noqa: B007
+            pass
+        return x
+
+    def layers_out(self, feats_BTF: Tensor, lengths_B: Tensor) -> list[Tensor]:
+        """Outputs of layers 1 to K, each [B, T, D], dropout off."""
+        return list(self._passes(self.stack(feats_BTF), lengths_B, self.shape.n_layers, False))
+
+
+def count_parameters(shape: Shape) -> int:
+    """Trainable numbers of an encoder of this shape, without building it in memory."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Encoder(shape).parameters())

@@ -1,0 +1,180 @@
+"""BEST-RQ and BiRQ (Jiang et al. 2025, arXiv 2509.15430): the paper in one file.
+
+    min F(θ)  subject to  G(θ) − min G ≤ δ                    eq. 8, the same θ on both levels
+    min w1 F(θ) + w2 (G(θ) − min G)                           eq. 9, its penalty form; min G is a constant
+    θ ← θ − η (w1 ∇F + w2 ∇G)                                 algorithm 1: one loop, one step
+
+G is the cross-entropy of masked frames against anchoring labels (fixed: BEST-RQ), F against enhanced labels, which the
+model's own layer k makes from the unmasked input. ∇F runs through the prediction and through the labels.
+docs/method.md derives what is added here: the entropy of the mean label, and a weight on the label path's gradient.
+
+Shape suffixes: B utterances, T encoder frames, S stacked bins, D width, M masked frames, N codebooks, V codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from birq.model.encoder import Encoder, valid_mask
+from birq.model.quantizer import RandomQuantizer, layer_norm, standardise
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Constants of the objective; defaults that hold and the paper's values stand in params.yaml."""
+
+    enhanced_weight: float  # w1; 0 is BEST-RQ
+    anchor_weight: float  # w2
+    label_layer: int  # k
+    temperature: float  # τ
+    logit_scale: float  # s
+    label_gradient: float  # weight on the gradient through the label path
+    entropy_weight: float  # weight of H(mean label) inside F
+    labels: str  # soft or hard
+    gumbel_noise: bool
+    label_norm: str  # standardise or layer_norm
+    heads: str  # shared or separate
+    mask_fill_std: float
+    n_codebooks: int
+    codebook_size: int
+    codebook_dim: int
+
+
+@dataclass
+class Losses:
+    """One forward pass. Enhanced parts are None for BEST-RQ."""
+
+    total: Tensor  # w1 (F − β H) + w2 G
+    anchor: Tensor  # G
+    enhanced: Tensor | None  # F
+    label_entropy: Tensor | None  # H of the mean noise-free label, nats, mean over codebooks
+    n_masked: int
+    n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
+    n_faithful: Tensor | None  # ... whose sampled enhanced code is the nearest one
+    n_agreeing: Tensor | None  # ... whose nearest enhanced code equals the anchoring code
+    anchor_codes_MN: Tensor
+    enhanced_codes_MN: Tensor | None  # nearest, noise-free
+
+
+class _WeightedGradient(torch.autograd.Function):
+    """Identity; the gradient is multiplied on its way back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.weight, None
+
+
+def gumbel_noise(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Gumbel(0, 1) = −ln E with E ~ Exponential(1)."""
+    return -torch.empty(shape, device=device).exponential_(generator=generator).log()
+
+
+def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
+    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one. `hard` is the straight-through one-hot of it."""
+    noisy = logits_MNV
+    if objective.gumbel_noise:
+        noisy = logits_MNV + gumbel_noise(logits_MNV.shape, generator, logits_MNV.device)
+    soft = F.softmax(noisy / objective.temperature, dim=-1)
+    if objective.labels == "soft":
+        return soft
+    hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+    return hard - soft.detach() + soft
+
+
+def mean_label_entropy(logits_MNV: Tensor) -> Tensor:
+    """H(q̄) in nats, q̄ the mean over the batch's masked frames of the noise-free label; mean over codebooks."""
+    mean_NV = F.softmax(logits_MNV, dim=-1).mean(0)
+    return -(mean_NV * mean_NV.clamp_min(1e-12).log()).sum(-1).mean()
+
+
+class Pretrainer(nn.Module):
+    """An encoder with its two quantizers and prediction head(s)."""
+
+    def __init__(self, encoder: Encoder, objective: Objective, seed: int):
+        super().__init__()
+        shape = encoder.shape
+        if objective.label_layer > shape.n_layers:
+            raise ValueError(f"label_layer {objective.label_layer} of {shape.n_layers}")
+        self.encoder, self.objective = encoder, objective
+        sizes = (objective.codebook_dim, objective.codebook_size, objective.n_codebooks)
+        # quantizers have a seed of their own: the labels are the same for every method of a seed
+        generator = torch.Generator().manual_seed(seed)
+        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
+        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
+        self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
+        n_codes = objective.n_codebooks * objective.codebook_size
+        self.head = nn.Linear(shape.d_model, n_codes)
+        self.enhanced_head = nn.Linear(shape.d_model, n_codes) if objective.heads == "separate" else None
+
+    def anchor_labels(self, feats_BTF: Tensor) -> Tensor:
+        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel -> [B, T, N] int64."""
+        x_BTS = self.encoder.stack(feats_BTF)
+        b, t, s = x_BTS.shape
+        return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
+
+    def label_logits(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """−s ‖unit(z P) − C‖² + const of the masked frames, from layer k of the unmasked input: [M, N, V]."""
+        o = self.objective
+        with torch.set_grad_enabled(torch.is_grad_enabled() and o.label_gradient != 0):
+            z_BTD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False)
+            if o.label_norm == "standardise":
+                valid_BT = valid_mask(lengths_B, z_BTD.shape[1])
+                z_MD = standardise(z_BTD[valid_BT].float())[mask_BT[valid_BT]]
+            else:
+                z_MD = layer_norm(z_BTD[mask_BT].float())
+            if o.label_gradient not in (0.0, 1.0):
+                z_MD = _WeightedGradient.apply(z_MD, o.label_gradient)
+            return o.logit_scale * self.quantizer.logits(z_MD)
+
+    def _log_probabilities(self, head: nn.Linear, h_MD: Tensor) -> Tensor:
+        with torch.autocast(h_MD.device.type, enabled=False):
+            logits = F.linear(h_MD.float(), head.weight, head.bias)
+            return F.log_softmax(logits.view(len(h_MD), self.objective.n_codebooks, -1), dim=-1)
+
+    def forward(self, feats_BTF: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator) -> Losses:
+        """Losses of a batch: normalised log-mel, lengths in encoder frames, mask [B, T]; `generator` on the same device."""
+        o = self.objective
+        x_BTS = self.encoder.stack(feats_BTF)
+        y_MN = self.anchor_quantizer.nearest(x_BTS[mask_BT])  # eq. 2
+
+        fill_MS = torch.randn(len(y_MN), x_BTS.shape[-1], generator=generator, device=x_BTS.device) * o.mask_fill_std
+        h_MD = self.encoder(x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS), lengths_B)[mask_BT]
+        logp_MNV = self._log_probabilities(self.head, h_MD)
+        anchor = -logp_MNV.gather(-1, y_MN[:, :, None]).mean()  # G
+        losses = Losses(
+            total=o.anchor_weight * anchor,
+            anchor=anchor,
+            enhanced=None,
+            label_entropy=None,
+            n_masked=len(y_MN),
+            n_correct=(logp_MNV.argmax(-1) == y_MN).sum(),
+            n_faithful=None,
+            n_agreeing=None,
+            anchor_codes_MN=y_MN,
+            enhanced_codes_MN=None,
+        )
+        if o.enhanced_weight == 0:
+            return losses
+
+        logits_MNV = self.label_logits(x_BTS, lengths_B, mask_BT)
+        labels_MNV = enhanced_labels(logits_MNV, o, generator)  # eq. 4
+        if self.enhanced_head is not None:
+            logp_MNV = self._log_probabilities(self.enhanced_head, h_MD)
+        enhanced = -(labels_MNV * logp_MNV).sum(-1).mean()  # F
+        entropy = mean_label_entropy(logits_MNV)
+        codes_MN = logits_MNV.argmax(-1)
+        losses.total = o.enhanced_weight * (enhanced - o.entropy_weight * entropy) + losses.total  # eq. 9
+        losses.enhanced, losses.label_entropy = enhanced, entropy
+        losses.n_faithful = (labels_MNV.argmax(-1) == codes_MN).sum()
+        losses.n_agreeing = (codes_MN == y_MN).sum()
+        losses.enhanced_codes_MN = codes_MN
+        return losses

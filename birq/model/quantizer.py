@@ -1,0 +1,72 @@
+"""The random-projection quantizer (Chiu et al. 2022): fixed projection, fixed codebook, never trained.
+
+Shape suffixes: M frames, N codebooks, D input width, V codes, h code width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_VALUES = 1 << 22  # frames × codes compared at once: 16 MiB of float32
+
+
+def standardise(z_MD: Tensor, mean_D: Tensor | None = None, std_D: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Zero mean and unit variance per dimension over the frames given, or with the statistics given.
+
+    LayerNorm would keep the mean that all frames share, and a shared mean makes all frames choose the same few codes.
+    """
+    if mean_D is None or std_D is None:
+        mean_D, std_D = z_MD.mean(0), (z_MD.var(0, unbiased=False) + eps).sqrt()
+    return (z_MD - mean_D) / std_D
+
+
+def layer_norm(z_MD: Tensor) -> Tensor:
+    """LayerNorm without trainable parts, frame by frame."""
+    return F.layer_norm(z_MD, z_MD.shape[-1:])
+
+
+class RandomQuantizer(nn.Module):
+    """`n_codebooks` independent pairs of projection (Xavier) and codebook (N(0, 1), rows of unit length).
+
+    Both are buffers: they travel in checkpoints and no optimiser sees them.
+    """
+
+    projection: Tensor  # [N, D, h]
+    codebook: Tensor  # [N, V, h]
+
+    def __init__(self, d_in: int, codebook_dim: int, codebook_size: int, n_codebooks: int, generator: torch.Generator):
+        super().__init__()
+        bound = (6.0 / (d_in + codebook_dim)) ** 0.5
+        projection = (torch.rand(n_codebooks, d_in, codebook_dim, generator=generator) * 2 - 1) * bound
+        codebook = torch.randn(n_codebooks, codebook_size, codebook_dim, generator=generator)
+        self.register_buffer("projection", projection)
+        self.register_buffer("codebook", F.normalize(codebook, dim=-1))
+
+    def project(self, x_MD: Tensor) -> Tensor:
+        """x P, [N, M, h], float32 whatever the surrounding precision: bf16 would change 0.7 to 3 % of the labels."""
+        with torch.autocast(x_MD.device.type, enabled=False):
+            return torch.matmul(x_MD.float(), self.projection)
+
+    @torch.no_grad()
+    def nearest(self, x_MD: Tensor) -> Tensor:
+        """Index of the nearest code, [M, N] int64 (eq. 2).
+
+        The rows of C have unit length, so nearest = largest inner product, and the length of x P does not matter.
+        """
+        v_NMh = self.project(x_MD)
+        n, m, _ = v_NMh.shape
+        codes_NM = torch.empty(n, m, dtype=torch.int64, device=x_MD.device)
+        rows = max(1, CHUNK_VALUES // self.codebook.shape[1])
+        with torch.autocast(x_MD.device.type, enabled=False):
+            for i in range(n):
+                for begin in range(0, m, rows):
+                    codes_NM[i, begin : begin + rows] = (v_NMh[i, begin : begin + rows] @ self.codebook[i].T).argmax(-1)
+        return codes_NM.T
+
+    def logits(self, x_MD: Tensor) -> Tensor:
+        """2 · unit(x P) · C = 2 − ‖unit(x P) − C‖², [M, N, V] with gradient to x (eq. 4)."""
+        v_NMh = F.normalize(self.project(x_MD), dim=-1)
+        with torch.autocast(x_MD.device.type, enabled=False):
+            return 2.0 * torch.matmul(v_NMh, self.codebook.transpose(1, 2)).transpose(0, 1)
