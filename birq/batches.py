@@ -1,0 +1,204 @@
+"""From shards to batches: bucketed by length, packed to a budget of seconds, the same on every run of (seed, epoch)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from birq.errors import BirqError
+from birq.shards import Split
+
+WINDOW = 8192  # utterances sorted together: wide enough for little padding, narrow enough to mix
+
+
+@dataclass
+class Batch:
+    """Some utterances, padded with exact zeros to a common length."""
+
+    feats_BTF: torch.Tensor  # float32, normalised per bin by the corpus' mean and deviation; T is a multiple of n_stack
+    lengths_B: torch.Tensor  # int64, in stacked frames: n_frames // n_stack; what is over is cropped
+    ids: list[str]
+    texts: list[str | None]
+    index: np.ndarray  # positions in the split
+    seconds: float  # of audio, padding not counted
+
+
+def _cuts(sorted_frames: np.ndarray, budget: int) -> list[int]:
+    """Ends of the runs that fill `budget` greedily; the last end is len(sorted_frames)."""
+    total = np.cumsum(sorted_frames).tolist()
+    ends, base, start = [], 0, 0
+    while start < len(total):
+        start = bisect_right(total, base + budget, start)
+        base = total[start - 1]
+        ends.append(start)
+    return ends
+
+
+def _pack(order: np.ndarray, frames: np.ndarray, budget: int) -> list[np.ndarray]:
+    ends = _cuts(frames[order], budget)
+    return [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _even_out(groups: list[np.ndarray], frames: np.ndarray, budget: int) -> None:
+    """Share the last two groups evenly where the last is less than half full: a step on a few seconds is all noise."""
+    if len(groups) < 2 or 2 * frames[groups[-1]].sum() >= budget:
+        return
+    both = np.concatenate(groups[-2:])
+    both = both[np.argsort(frames[both], kind="stable")]
+    total = np.cumsum(frames[both])
+    cut = int(np.searchsorted(total, total[-1] / 2)) + 1
+    if cut < len(both) and total[cut - 1] <= budget:
+        groups[-2:] = [both[:cut], both[cut:]]
+
+
+def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, window: int = WINDOW) -> list[np.ndarray]:
+    """Batches of one epoch: every utterance in exactly one, none above `batch_frames` (padding not counted).
+
+    Utterances are shuffled, sorted by length within windows and packed greedily; what a window leaves over goes into the next one, so that
+    only the epoch's last batch can be short, and where it is below half the budget it shares evenly with the one before it. Then the order
+    of the batches is shuffled. Errors: BirqError if an utterance is longer than a batch.
+    """
+    n_frames = np.asarray(n_frames, dtype=np.int64)
+    if not len(n_frames):
+        return []
+    if n_frames.max() > batch_frames:
+        raise BirqError(f"utterance {n_frames.argmax()} has {n_frames.max()} frames, a batch only {batch_frames}: raise batch_seconds")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+    order = rng.permutation(len(n_frames))
+    groups: list[np.ndarray] = []
+    left = order[:0]
+    for start in range(0, len(order), window):
+        here = np.concatenate([left, order[start : start + window]])
+        here = here[np.argsort(n_frames[here], kind="stable")]
+        groups += _pack(here, n_frames, batch_frames)
+        left = groups.pop()
+    groups.append(left)
+    _even_out(groups, n_frames, batch_frames)
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def collate(split: Split, index: np.ndarray, mean_F: np.ndarray, std_F: np.ndarray, n_stack: int, frame_shift_ms: float) -> Batch:
+    """Read and normalise the utterances at `index`: (raw * step - mean) / std, zeros beyond each length."""
+    lengths = split.n_frames[index] // n_stack
+    longest = int(lengths.max()) * n_stack
+    feats_BTF = np.empty((len(index), longest, split.n_mels), np.float32)
+    scale_F = (np.float32(split.step) / std_F).astype(np.float32)
+    shift_F = (mean_F / std_F).astype(np.float32)
+    for row_TF, i, length in zip(feats_BTF, index, lengths, strict=True):
+        n = int(length) * n_stack
+        row_TF[:n] = split.raw(int(i))[:n]
+        row_TF[n:] = 0
+    out_BTF = torch.from_numpy(feats_BTF)
+    for row_TF, length in zip(out_BTF, lengths, strict=True):
+        row_TF[: int(length) * n_stack].mul_(torch.from_numpy(scale_F)).sub_(torch.from_numpy(shift_F))
+    return Batch(
+        feats_BTF=out_BTF,
+        lengths_B=torch.from_numpy(lengths.copy()),
+        ids=[split.ids[i] for i in index],
+        texts=[split.texts[i] for i in index],
+        index=np.asarray(index),
+        seconds=float(split.n_frames[index].sum()) * frame_shift_ms / 1000,
+    )
+
+
+def _check(split: Split, index: np.ndarray, n_stack: int, frame_shift_ms: float, **limits: float) -> None:
+    """Errors: BirqError for an utterance above a limit in seconds, below one stacked frame, or for nothing at all."""
+    if not len(index):
+        raise BirqError("no utterances to make batches of: the split is empty; check the corpus' splits in its corpus.json")
+    frames = split.n_frames[index]
+    longest, shortest = index[frames.argmax()], index[frames.argmin()]
+    for key, seconds in limits.items():
+        if split.n_frames[longest] > _frames(seconds, frame_shift_ms):
+            length = split.n_frames[longest] * frame_shift_ms / 1000
+            raise BirqError(f"utterance {split.ids[longest]} lasts {length:.2f} s, but {key} is {seconds:g}: raise it, or lower features.max_seconds")
+    if split.n_frames[shortest] < n_stack:
+        raise BirqError(
+            f"utterance {split.ids[shortest]} has {split.n_frames[shortest]} frames, fewer than model.n_stack = {n_stack}: raise features.min_seconds"
+        )
+
+
+def _frames(seconds: float, frame_shift_ms: float) -> int:
+    return int(seconds * 1000 / frame_shift_ms + 1e-6)
+
+
+class Feed:
+    """Micro-batches for training: one list per optimiser step, `batch_seconds` of audio in all, `micro_batch_seconds` in each at most.
+
+    `index`: which utterances of the split take part. Errors: BirqError if one of them is longer than a micro-batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        index: np.ndarray,
+        mean_F: np.ndarray,
+        std_F: np.ndarray,
+        *,
+        batch_seconds: float,
+        micro_batch_seconds: float,
+        n_stack: int,
+        frame_shift_ms: float,
+        seed: int,
+    ):
+        self.split, self.index, self.mean_F, self.std_F = split, np.asarray(index, dtype=np.int64), mean_F, std_F
+        self.n_stack, self.frame_shift_ms, self.seed = n_stack, frame_shift_ms, seed
+        _check(split, self.index, n_stack, frame_shift_ms, batch_seconds=batch_seconds, micro_batch_seconds=micro_batch_seconds)
+        self.batch_frames = _frames(batch_seconds, frame_shift_ms)
+        self.micro_frames = _frames(micro_batch_seconds, frame_shift_ms)
+        self._planned: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        if self._planned[0] != epoch:
+            groups = plan(self.split.n_frames[self.index], self.batch_frames, seed=self.seed, epoch=epoch)
+            self._planned = (epoch, [self.index[g] for g in groups])
+        return self._planned[1]
+
+    def n_batches(self, epoch: int) -> int:
+        """Optimiser steps in an epoch; it may differ by one or two between epochs."""
+        return len(self._plan(epoch))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The epoch's steps from `start` on, read lazily; they depend on (seed, epoch) alone, so a resumed run sees the same ones."""
+        for group in self._plan(epoch)[start:]:
+            parts = _pack(group, self.split.n_frames, self.micro_frames)
+            _even_out(parts, self.split.n_frames, self.micro_frames)
+            yield [collate(self.split, p, self.mean_F, self.std_F, self.n_stack, self.frame_shift_ms) for p in parts]
+
+
+def sequential(
+    split: Split, index: np.ndarray, mean_F: np.ndarray, std_F: np.ndarray, batch_seconds: float, n_stack: int, frame_shift_ms: float
+) -> Iterator[Batch]:
+    """Every utterance once, longest first, for decoding. Errors as for `Feed`."""
+    index = np.asarray(index, dtype=np.int64)
+    _check(split, index, n_stack, frame_shift_ms, batch_seconds=batch_seconds)
+    order = index[np.argsort(-split.n_frames[index], kind="stable")]
+    for group in _pack(order, split.n_frames, _frames(batch_seconds, frame_shift_ms)):
+        yield collate(split, group, mean_F, std_F, n_stack, frame_shift_ms)
+
+
+def labelled_subset(split: Split, minutes: float, seed: int) -> np.ndarray:
+    """Positions of transcribed utterances, ascending, at least `minutes` of them where there is so much.
+
+    Speakers take turns in a seeded order, so few minutes still hold many voices, and fewer minutes are a part of more minutes.
+    Errors: BirqError if no utterance has a transcript.
+    """
+    labelled = np.array([i for i, text in enumerate(split.texts) if text], dtype=np.int64)
+    if not len(labelled):
+        raise BirqError("no labelled speech in the train split: fine-tuning needs a corpus with transcripts in run.finetune_corpora")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x1ABE1])))
+    labelled = labelled[np.argsort(np.array([split.ids[i] for i in labelled]), kind="stable")]  # shard order does not matter
+    labelled = labelled[rng.permutation(len(labelled))]
+    _, speaker = np.unique(np.array([split.speakers[i] for i in labelled]), return_inverse=True)
+    place = rng.permutation(speaker.max() + 1)[speaker]
+    by_speaker = np.argsort(place, kind="stable")
+    counts = np.bincount(place)
+    turn = np.empty(len(place), np.int64)
+    turn[by_speaker] = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = labelled[np.lexsort((place, turn))]
+    seconds = np.cumsum(split.duration_s[order])
+    n = int(np.searchsorted(seconds, minutes * 60 - 1e-9)) + 1
+    return np.sort(order[:n])
