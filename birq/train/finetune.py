@@ -1,0 +1,179 @@
+"""The finetune stage: an encoder and a little transcribed speech in, a CTC recogniser out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from birq.audio import torchaudio
+from birq.batches import Batch, Feed, labelled_subset, sequential
+from birq.errors import BirqError
+from birq.model.ctc import CtcModel, ctc_loss, frames_needed, greedy
+from birq.params import Finetune
+from birq.shards import Split, open_split
+from birq.stage import Job
+from birq.tokenizer import Tokenizer
+from birq.tokenizer import load as load_tokenizer
+from birq.train.loop import adamw, device_and_threads, precision, train
+from birq.train.schedule import tri_stage
+from birq.train.state import load_pretrained, save_model
+
+BEST = "best.safetensors"
+
+
+def spec_augment(feats_BTF: torch.Tensor, section: Finetune, frame_shift_ms: float) -> torch.Tensor:
+    """SpecAugment (Park et al. 2019) without warping: masks are drawn per utterance, masked values are 0 = the corpus mean."""
+    mask = torchaudio().functional.mask_along_axis_iid
+    widest_frames = round(section.time_mask_ms / frame_shift_ms)
+    x_B1FT = feats_BTF.transpose(1, 2).unsqueeze(1)
+    for count, widest, axis in ((section.time_masks, widest_frames, 3), (section.freq_masks, section.freq_mask_bins, 2)):
+        if widest > 0:
+            for _ in range(count):
+                x_B1FT = mask(x_B1FT, widest, 0.0, axis)
+    return x_B1FT.squeeze(1).transpose(1, 2)
+
+
+class FinetuneTask:
+    """CTC loss, SpecAugment, dev WER."""
+
+    def __init__(
+        self,
+        model: CtcModel,
+        tokenizer: Tokenizer,
+        section: Finetune,
+        job: Job,
+        device: torch.device,
+        frame_shift_ms: float,
+        dev: Split,
+        dev_feed: dict[str, Any],
+    ):
+        self.model, self.tokenizer, self.section, self.job, self.device = model, tokenizer, section, job, device
+        self.frame_shift_ms, self.dev, self.dev_feed = frame_shift_ms, dev, dev_feed
+        self.dev_index = np.array([i for i, t in enumerate(dev.texts) if t], dtype=np.int64)
+        self.best_wer, self.best_step = float("inf"), 0
+        self.loss_sum, self.tokens = 0.0, 0
+
+    def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
+        frozen = step < self.section.frozen_steps
+        for p in self.model.encoder.parameters():
+            p.requires_grad_(not frozen)
+        targets = [[self.tokenizer.encode(t) for t in b.texts] for b in batches]
+        n_tokens = max(1, sum(len(row) for rows in targets for row in rows))
+        for batch, rows in zip(batches, targets, strict=True):
+            feats = spec_augment(batch.feats_BTF.to(self.device), self.section, self.frame_shift_ms)
+            with precision(self.device):
+                logp, lengths = self.model(feats, batch.lengths_B.to(self.device))
+            loss = ctc_loss(logp, lengths, rows, self.model.blank)
+            (loss / n_tokens).backward()
+            self.loss_sum += float(loss.detach())
+        self.tokens += n_tokens
+
+    def figures(self, step: int) -> dict[str, float | None]:
+        line: dict[str, float | None] = {"loss": self.loss_sum / max(1, self.tokens), "dev_wer": None}
+        self.loss_sum, self.tokens = 0.0, 0
+        return line
+
+    def due(self, step: int) -> bool:
+        n = self.section.evaluations
+        return any(step == round(self.section.steps * (i + 1) / n) for i in range(n))
+
+    def after_step(self, step: int) -> dict[str, Any]:
+        if not self.due(step) or not len(self.dev_index):
+            return {}
+        wer = self._dev_wer()
+        if wer < self.best_wer:
+            self.best_wer, self.best_step = wer, step
+            fresh = self.job.scratch / (BEST + ".new")
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, fresh)
+            fresh.replace(self.job.scratch / f"{step}-{BEST}")
+        return {"dev_wer": wer}
+
+    @torch.inference_mode()
+    def _dev_wer(self) -> float:
+        self.model.eval()
+        references, hypotheses = [], []
+        for batch in sequential(self.dev, self.dev_index, **self.dev_feed):
+            with precision(self.device):
+                logp, lengths = self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device))
+            hypotheses += [self.tokenizer.decode(ids) for ids in greedy(logp, lengths, self.model.blank)]
+            references += batch.texts
+        self.model.train()
+        return float(jiwer.wer(references, hypotheses))
+
+    def state(self) -> dict[str, Any]:
+        return {"best_wer": self.best_wer, "best_step": self.best_step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.best_wer, self.best_step = state["best_wer"], state["best_step"]
+
+    def take_best(self) -> None:
+        if self.best_step:
+            self.model.load_state_dict(load_file(self.job.scratch / f"{self.best_step}-{BEST}"))
+
+
+def _labelled(split: Split, section: Finetune, tokenizer: Tokenizer, n_stack: int, seed: int) -> np.ndarray:
+    """The labelled subset, without utterances too fast for CTC at this frame rate."""
+    index = labelled_subset(split, section.labelled_minutes, seed)
+    fits = np.array([frames_needed(tokenizer.encode(split.texts[i])) <= split.n_frames[i] // n_stack for i in index])
+    if not fits.all():
+        print(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames and are left out", flush=True)
+    if fits.mean() < 0.9:
+        raise BirqError(
+            f"finetune: {int((~fits).sum())} of {len(index)} labelled utterances have more tokens than encoder frames; "
+            f"use a smaller model.n_stack (now {n_stack}) or tokenizer.kind: unigram with a larger vocab_size"
+        )
+    return index[fits]
+
+
+def compute(job: Job) -> None:
+    """Fine-tune one method's encoder with one seed; the checkpoint with the best dev WER is published."""
+    method, seed, section = job.wildcards["method"], int(job.wildcards["seed"]), job.read("finetune")
+    pretrained = load_pretrained(job.input("pretrain"))
+    tokenizer = load_tokenizer(job.input("tokenizer"))
+    shape = pretrained.pretrainer.encoder.shape
+    frame_shift_ms = pretrained.config["features"]["frame_shift_ms"]
+    split = open_split(job.inputs["features"], "train")
+    # the labelled subset is the same for every method and seed: methods are compared on the same speech
+    index = _labelled(split, section, tokenizer, shape.n_stack, seed=0)
+    device = device_and_threads(section, job)
+    torch.manual_seed(seed)
+    encoder = pretrained.pretrainer.encoder
+    encoder.dropout = section.dropout
+    model = CtcModel(encoder, tokenizer.size).to(device)
+    shared = {"n_stack": shape.n_stack, "frame_shift_ms": frame_shift_ms}
+    feed = Feed(
+        split,
+        index,
+        pretrained.mean_F,
+        pretrained.std_F,
+        batch_seconds=section.batch_seconds,
+        micro_batch_seconds=section.micro_batch_seconds,
+        seed=seed,
+        **shared,
+    )
+    dev_feed = {"mean_F": pretrained.mean_F, "std_F": pretrained.std_F, "batch_seconds": max(240.0, section.batch_seconds), **shared}
+    dev = open_split(job.inputs["features"], "dev")
+    task = FinetuneTask(model, tokenizer, section, job, device, frame_shift_ms, dev, dev_feed)
+    optimiser = adamw(
+        [{"params": list(encoder.parameters())}, {"params": list(model.head.parameters()), "rate_factor": section.head_rate_factor}],
+        section,
+    )
+    schedule = tri_stage(section.steps, section.warmup_share, section.hold_share, section.final_rate_share)
+    position = train(job, model, optimiser, schedule, feed, task, section, seed)
+    task.take_best()
+    labelled_hours = float(split.duration_s[index].sum()) / 3600
+    config = {k: pretrained.config[k] for k in ("method", "seed", "model", "features", "mean", "std", "hours_unlabelled")}
+    config |= {"finetune": section.model_dump(mode="json"), "labelled_hours": round(labelled_hours, 4), "best_step": task.best_step}
+    save_model(job.out, "model.safetensors", model, config)
+    tokenizer.save(job.out)
+    job.notes |= {
+        "labelled_hours": labelled_hours,
+        "labelled_utterances": len(index),
+        "best_step": task.best_step,
+        "train_seconds": position.seconds,
+        "method": method,
+    }

@@ -1,0 +1,211 @@
+"""The pretrain stage: unlabelled log-mel in, an encoder out. Methods differ in one number, w1."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from birq.batches import Batch, Feed
+from birq.errors import BirqError
+from birq.model.masking import batch_masks, span_frames, stacked_start_probability
+from birq.model.objectives import Losses, Pretrainer
+from birq.params import Pretrain
+from birq.shards import Split, open_split, read_stats
+from birq.stage import Job
+from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
+from birq.train.schedule import warmup_cosine
+from birq.train.state import build_pretrainer, save_model
+
+COLLAPSED_STEPS = 100
+
+
+class CodeCounts:
+    """How often each code was used since the last look."""
+
+    def __init__(self, n_codebooks: int, codebook_size: int):
+        self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
+
+    def add(self, codes_MN: Tensor) -> None:
+        n, v = self.count_NV.shape
+        shifted = codes_MN.cpu() + torch.arange(n) * v
+        self.count_NV += torch.bincount(shifted.flatten(), minlength=n * v).view(n, v)
+
+    def perplexity(self) -> float:
+        """exp of the entropy of the usage, mean over codebooks; 1 = one code, V = all equally."""
+        p_NV = self.count_NV / self.count_NV.sum(1, keepdim=True).clamp_min(1)
+        return float(torch.special.entr(p_NV.double()).sum(1).exp().mean())
+
+    def used_share(self) -> float:
+        return float((self.count_NV > 0).double().mean())
+
+
+class PretrainTask:
+    """Masks, the objective and its figures."""
+
+    def __init__(self, model: Pretrainer, section: Pretrain, job: Job, device: torch.device, seed: int, frame_shift_ms: float):
+        self.model, self.section, self.device, self.seed = model, section, device, seed
+        self.name = "/".join([job.stage, *job.wildcards.values()])
+        n_stack = model.encoder.shape.n_stack
+        self.start_probability = stacked_start_probability(section.mask_start_probability, n_stack)
+        self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
+        self.collapsed_since: int | None = None
+        self.cosine: float | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        o = self.model.objective
+        self.sums = dict.fromkeys(("loss", "enhanced", "anchor", "masked", "correct", "faithful", "agreeing"), 0.0)
+        self.anchor_codes = CodeCounts(o.n_codebooks, o.codebook_size)
+        self.enhanced_codes = CodeCounts(o.n_codebooks, o.codebook_size)
+
+    def _forward(self, batch: Batch, step: int, epoch: int, part: int) -> Losses:
+        lengths = batch.lengths_B.tolist()
+        n_frames = batch.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
+        mask_BT = batch_masks(batch.ids, lengths, n_frames, self.start_probability, self.span, self.seed, epoch)
+        generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
+        with precision(self.device):
+            return self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device), mask_BT.to(self.device), generator)
+
+    def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
+        every = self.section.gradient_cosine_every_steps
+        if every and self.model.objective.enhanced_weight and (step == 0 or (step + 1) % every == 0):
+            self.cosine = self._gradient_cosine(self._forward(batches[0], step, epoch, 0))
+        total = sum(b.seconds for b in batches)
+        for part, batch in enumerate(batches):
+            losses = self._forward(batch, step, epoch, part)
+            # micro-batches weigh by their speech, so accumulating gives the whole batch's mean
+            (losses.total * (batch.seconds / total)).backward()
+            self._sum_up(losses)
+
+    def _gradient_cosine(self, losses: Losses) -> float:
+        """Cosine of ∇F and ∇G over the encoder's parameters."""
+        params = [p for p in self.model.encoder.parameters() if p.requires_grad]
+        assert losses.enhanced is not None
+        upper = torch.autograd.grad(losses.enhanced, params, retain_graph=True, allow_unused=True)
+        lower = torch.autograd.grad(losses.anchor, params, allow_unused=True)
+        pairs = [(a.flatten(), b.flatten()) for a, b in zip(upper, lower, strict=True) if a is not None and b is not None]
+        a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
+        return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+    def _sum_up(self, losses: Losses) -> None:
+        s, m = self.sums, losses.n_masked
+        s["masked"] += m
+        s["loss"] += float(losses.total.detach()) * m
+        s["anchor"] += float(losses.anchor.detach()) * m
+        s["correct"] += float(losses.n_correct)
+        self.anchor_codes.add(losses.anchor_codes_MN)
+        if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
+            s["enhanced"] += float(losses.enhanced.detach()) * m
+            s["faithful"] += float(losses.n_faithful)  # type: ignore[arg-type]
+            s["agreeing"] += float(losses.n_agreeing)  # type: ignore[arg-type]
+            self.enhanced_codes.add(losses.enhanced_codes_MN)
+
+    def figures(self, step: int) -> dict[str, float | None]:
+        s, o = self.sums, self.model.objective
+        m = max(1.0, s["masked"])
+        birq = o.enhanced_weight > 0
+        line: dict[str, float | None] = {
+            "loss": s["loss"] / m,
+            "enhanced_loss": s["enhanced"] / m if birq else None,
+            "anchor_loss": s["anchor"] / m,
+            "masked_accuracy": s["correct"] / m / o.n_codebooks,
+            "label_fidelity": s["faithful"] / m / o.n_codebooks if birq else None,
+            "enhanced_perplexity": self.enhanced_codes.perplexity() if birq else None,
+            "anchor_perplexity": self.anchor_codes.perplexity(),
+            "enhanced_used_share": self.enhanced_codes.used_share() if birq else None,
+            "anchor_used_share": self.anchor_codes.used_share(),
+            "agreement": s["agreeing"] / m / o.n_codebooks if birq else None,
+            "gradient_cosine": self.cosine,
+        }
+        self.cosine = None
+        self._begin()
+        self._watch(step, line)
+        return line
+
+    def _watch(self, step: int, line: dict[str, float | None]) -> None:
+        loss, perplexity = line["loss"], line["enhanced_perplexity"]
+        if loss is None or not math.isfinite(loss):
+            raise BirqError(f"{self.name}: loss is not finite at step {step}; try a lower pretrain.learning_rate or a longer warm-up")
+        if perplexity is None or perplexity >= self.section.min_perplexity or step <= self.section.warmup_steps:
+            self.collapsed_since = None
+            return
+        self.collapsed_since = self.collapsed_since or step
+        if step - self.collapsed_since >= COLLAPSED_STEPS:
+            raise BirqError(
+                f"{self.name}: the enhanced labels have collapsed (perplexity {perplexity:.2f} below pretrain.min_perplexity = "
+                f"{self.section.min_perplexity} since step {self.collapsed_since}); raise pretrain.entropy_weight (1 holds), lower "
+                "pretrain.label_gradient or pretrain.learning_rate, or use pretrain.label_norm: standardise. "
+                "The last checkpoint stays in the work folder"
+            )
+
+    def after_step(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def state(self) -> dict[str, Any]:
+        return {"collapsed_since": self.collapsed_since}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.collapsed_since = state["collapsed_since"]
+
+
+def _check_longest(split: Split, section: Pretrain, n_stack: int) -> None:
+    if len(split) == 0:
+        raise BirqError("run.pretrain_corpora: their train splits hold no speech; see data/corpus/*/corpus.json")
+    if int(split.n_frames.min()) < n_stack:
+        i = int(split.n_frames.argmin())
+        raise BirqError(f"utterance {split.ids[i]} has {split.n_frames[i]} log-mel frames, fewer than model.n_stack = {n_stack}; raise features.min_seconds")
+
+
+def compute(job: Job) -> None:
+    """Pre-train one method with one seed. `scratch` publishes the untrained encoder, so that every method has the same DAG."""
+    method, seed = job.wildcards["method"], int(job.wildcards["seed"])
+    model_params, section, features = job.read("model"), job.read("pretrain"), job.read("features")
+    folders = job.inputs["features"]
+    mean_F, std_F = read_stats(folders)
+    split = open_split(folders, "train")
+    _check_longest(split, section, model_params.n_stack)
+    constants = section.model_dump(mode="json")
+    if method != "birq":
+        constants["enhanced_weight"] = 0.0  # BEST-RQ is BiRQ with w1 = 0
+    config = {
+        "method": method,
+        "seed": seed,
+        "model": model_params.model_dump(mode="json"),
+        "pretrain": constants,
+        "features": features.model_dump(mode="json"),
+        "mean": [float(v) for v in mean_F],
+        "std": [float(v) for v in std_F],
+    }
+    device = device_and_threads(section, job)
+    model = build_pretrainer(config).to(device)
+    hours = float(split.duration_s.sum()) / 3600
+    config["n_parameters"] = sum(p.numel() for p in model.encoder.parameters())
+    config["hours_unlabelled"] = 0.0 if method == "scratch" else round(hours, 4)
+    job.notes |= {"hours": config["hours_unlabelled"], "steps": 0, "n_parameters": config["n_parameters"]}
+    if method == "scratch":
+        for file in ("curve.jsonl", "timing.jsonl"):
+            (job.out / file).touch()
+    else:
+        feed = Feed(
+            split,
+            None,
+            mean_F,
+            std_F,
+            batch_seconds=section.batch_seconds,
+            micro_batch_seconds=section.micro_batch_seconds,
+            n_stack=model_params.n_stack,
+            frame_shift_ms=features.frame_shift_ms,
+            seed=seed,
+        )
+        optimiser = adamw([{"params": list(model.parameters())}], section)
+        task = PretrainTask(model, section, job, device, seed, features.frame_shift_ms)
+        schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
+        position = train(job, model, optimiser, schedule, feed, task, section, seed)
+        job.notes |= {"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds}
+    save_model(job.out, "encoder.safetensors", model, config)
