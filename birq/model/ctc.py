@@ -32,7 +32,8 @@ def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: list[list[int]], blan
     """Sum over the batch of −ln p(tokens | audio), in nats. Every utterance must have the frames that it needs."""
     flat = torch.tensor([t for row in targets for t in row], dtype=torch.int64)
     sizes = torch.tensor([len(row) for row in targets], dtype=torch.int64)
-    return F.ctc_loss(logp_BTV.transpose(0, 1), flat.to(logp_BTV.device), lengths_B, sizes.to(logp_BTV.device), blank=blank, reduction="sum")
+    device = logp_BTV.device
+    return F.ctc_loss(logp_BTV.transpose(0, 1), flat.to(device), lengths_B, sizes.to(device), blank=blank, reduction="sum")
 
 
 def greedy(logp_BTV: Tensor, lengths_B: Tensor, blank: int) -> list[list[int]]:

@@ -120,7 +120,7 @@ def _labelled(split: Split, section: Finetune, tokenizer: Tokenizer, n_stack: in
     index = labelled_subset(split, section.labelled_minutes, seed)
     fits = np.array([frames_needed(tokenizer.encode(split.texts[i])) <= split.n_frames[i] // n_stack for i in index])
     if not fits.all():
-        print(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames and are left out", flush=True)
+        print(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames: left out", flush=True)
     if fits.mean() < 0.9:
         raise BirqError(
             f"finetune: {int((~fits).sum())} of {len(index)} labelled utterances have more tokens than encoder frames; "

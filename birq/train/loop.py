@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -196,7 +196,7 @@ def _clip(parameters: list[Tensor], clip_norm: float, name: str, step: int) -> f
     norm = float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], clip_norm))
     if not math.isfinite(norm):
         raise BirqError(
-            f"{name}: loss or gradient is not finite at step {step + 1}; try a lower learning_rate, a longer warm-up or a smaller clip_norm. "
-            "The last checkpoint stays in the work folder"
+            f"{name}: loss or gradient is not finite at step {step + 1}; try a lower learning_rate, a longer warm-up "
+            "or a smaller clip_norm. The last checkpoint stays in the work folder"
         )
     return norm

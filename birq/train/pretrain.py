@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from birq.errors import BirqError
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
 from birq.model.objectives import Losses, Pretrainer
 from birq.params import Pretrain
-from birq.shards import Split, open_split, read_stats
+from birq.shards import open_split, read_stats
 from birq.stage import Job
 from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
 from birq.train.schedule import warmup_cosine
@@ -154,14 +155,6 @@ class PretrainTask:
         self.collapsed_since = state["collapsed_since"]
 
 
-def _check_longest(split: Split, section: Pretrain, n_stack: int) -> None:
-    if len(split) == 0:
-        raise BirqError("run.pretrain_corpora: their train splits hold no speech; see data/corpus/*/corpus.json")
-    if int(split.n_frames.min()) < n_stack:
-        i = int(split.n_frames.argmin())
-        raise BirqError(f"utterance {split.ids[i]} has {split.n_frames[i]} log-mel frames, fewer than model.n_stack = {n_stack}; raise features.min_seconds")
-
-
 def compute(job: Job) -> None:
     """Pre-train one method with one seed. `scratch` publishes the untrained encoder, so that every method has the same DAG."""
     method, seed = job.wildcards["method"], int(job.wildcards["seed"])
@@ -169,7 +162,6 @@ def compute(job: Job) -> None:
     folders = job.inputs["features"]
     mean_F, std_F = read_stats(folders)
     split = open_split(folders, "train")
-    _check_longest(split, section, model_params.n_stack)
     constants = section.model_dump(mode="json")
     if method != "birq":
         constants["enhanced_weight"] = 0.0  # BEST-RQ is BiRQ with w1 = 0
@@ -194,7 +186,7 @@ def compute(job: Job) -> None:
     else:
         feed = Feed(
             split,
-            None,
+            np.arange(len(split)),
             mean_F,
             std_F,
             batch_seconds=section.batch_seconds,

@@ -28,7 +28,9 @@ CHECKPOINT = "checkpoint.pt"
 # ---- resuming
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, task: dict[str, Any], position: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, task: dict[str, Any], position: dict[str, Any]
+) -> None:
     """Write a checkpoint beside the last one and rename: at every moment a whole one is there."""
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "task": task, "position": dict(position)}
     fresh = folder / (CHECKPOINT + ".new")
