@@ -86,15 +86,12 @@ def collate(split: Split, index: np.ndarray, mean_F: np.ndarray, std_F: np.ndarr
     lengths = split.n_frames[index] // n_stack
     longest = int(lengths.max()) * n_stack
     feats_BTF = np.empty((len(index), longest, split.n_mels), np.float32)
-    scale_F = (np.float32(split.step) / std_F).astype(np.float32)
-    shift_F = (mean_F / std_F).astype(np.float32)
+    scale_F, shift_F = np.float32(split.step) / std_F, mean_F / std_F
     for row_TF, i, length in zip(feats_BTF, index, lengths, strict=True):
-        n = int(length) * n_stack
-        row_TF[:n] = split.raw(int(i))[:n]
-        row_TF[n:] = 0
-    out_BTF = torch.from_numpy(feats_BTF)
-    for row_TF, length in zip(out_BTF, lengths, strict=True):
-        row_TF[: int(length) * n_stack].mul_(torch.from_numpy(scale_F)).sub_(torch.from_numpy(shift_F))
+        row_TF[: length * n_stack] = split.raw(int(i))[: length * n_stack]
+    out_BTF = torch.from_numpy(feats_BTF).mul_(torch.from_numpy(scale_F)).sub_(torch.from_numpy(shift_F))
+    for row_TF, length in zip(feats_BTF, lengths, strict=True):
+        row_TF[length * n_stack :] = 0
     return Batch(
         feats_BTF=out_BTF,
         lengths_B=torch.from_numpy(lengths.copy()),
