@@ -341,3 +341,8 @@ def section(params: Params, dotted: str) -> Any:
     for part in dotted.split("."):
         value = value[part] if isinstance(value, dict) else getattr(value, part)
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of params.yaml, for editors; workflow/schemas/params.schema.json is a copy."""
+    return Params.model_json_schema()

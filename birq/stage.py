@@ -218,11 +218,16 @@ def key_parts(stage: str, wildcards: dict[str, str], params: Params, inputs: dic
         "params": {s: section(params, s) for s in dag.sections(stage, wildcards)},
         "inputs": {str(p): _digest_of_input(p) for paths in inputs.values() for p in paths},
         "code": code_digest(dag.STAGES[stage].code),
-        "sources": _outside_files(stage, wildcards, params),
+        "sources": outside_files(stage, wildcards, params),
     }
 
 
-def _outside_files(stage: str, wildcards: dict[str, str], params: Params) -> str | None:
+def key_of(parts: dict[str, Any]) -> str:
+    """The key of an artifact, from everything that decides it."""
+    return sha256_json(parts)[:32]
+
+
+def outside_files(stage: str, wildcards: dict[str, str], params: Params) -> str | None:
     """A corpus folder of the user's: names, sizes and times of its files stand for its content in the key."""
     if stage != "corpus":
         return None
@@ -365,7 +370,7 @@ def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[st
     """
     inputs = dag.inputs(stage, wildcards, params)
     parts = key_parts(stage, wildcards, params, inputs)
-    key = sha256_json(parts)[:32]
+    key = key_of(parts)
     target, stored = dag.artifact(stage, wildcards), store_path(stage, key)
     name = "/".join([stage, *wildcards.values()])
     work = data_root() / ".work" / stage / key

@@ -1,0 +1,63 @@
+# make demo   from nothing to a word error rate
+# make test   the whole test suite
+# make lint   style, import direction, workflow format
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+# without a GPU, the constraint chooses a release of torch that has a CPU build
+CONSTRAINTS := $(if $(filter 0,$(GPU)),-c constraints-cpu.txt,)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# rules of the workflow call `python -m birq`
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test lint format clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: birq needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) -V 2>&1); name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) -m venv failed; Debian and Ubuntu need the package python3-venv" >&2; exit 1; }
+
+# a stamp is written after a successful installation only
+.venv/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "installing birq and its packages into .venv $(if $(CONSTRAINTS),(no GPU seen: CPU build of torch),(with the GPU build of torch)): 1 to 5 minutes"
+	@$(PIP) install -q $(CONSTRAINTS) -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "installing birq, its packages and the test tools into .venv: 1 to 5 minutes"
+	@$(PIP) install -q $(CONSTRAINTS) -e '.[dev]'
+	@touch .venv/.installed $@
+
+demo: .venv/.installed
+	@snakemake --cores $(CORES)
+	@echo
+	@python -m birq table
+	@echo
+	@echo "report: $(CURDIR)/data/report/index.html"
+
+test: .venv/.installed-dev
+	@python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.installed-dev
+	ruff check .
+	ruff format --check .
+	lint-imports
+	snakemake --lint
+	snakefmt --check Snakefile workflow
+
+format: .venv/.installed-dev
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+clean:
+	rm -rf .venv build dist *.egg-info .snakemake .pytest_cache .ruff_cache

@@ -1,0 +1,17 @@
+# From a speech corpus to a word error rate. Every number stands in params.yaml.
+# `snakemake --cores all` here, `snakemake --profile slurm` on a cluster.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,

@@ -1,0 +1,118 @@
+"""The command line: one verb per stage, and a few that look at or change the set-up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from birq import __version__, dag, params, presets, stage, stamps, verify
+from birq.errors import BirqError
+
+# encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
+PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024, 200)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="birq", description="From a speech corpus to a word error rate, with BiRQ pre-training in between.")
+    top.add_argument("--version", action="version", version=f"birq {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="verb")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        p = verbs.add_parser(name, help=text, description=text)
+        p.add_argument("--params", default="params.yaml", help="file with the numbers (default: params.yaml)")
+        return p
+
+    for name, spec in dag.STAGES.items():
+        p = verb(name, f"stage: makes {spec.pattern}")
+        for wildcard in spec.wildcards:
+            p.add_argument(f"--{wildcard}", required=True, metavar=wildcard.upper())
+    p = verb("preset", "rewrite params.yaml with a preset; comments stay")
+    p.add_argument("name", nargs="?", help="without it, the presets are listed")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="dotted key and YAML value; repeatable")
+    p = verb("params", "check params.yaml, count the encoder's parameters, or print the schema")
+    p.add_argument("what", choices=("check", "count", "schema"))
+    verb("verify", "hash every artifact again and hold its key against params, inputs and code")
+    verb("table", "print the report's table")
+    verb("stamp", "write the files by which Snakemake sees changed params and code")
+    return top
+
+
+def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
+    spec = dag.STAGES[args.verb]
+    wildcards = {w: getattr(args, w) for w in spec.wildcards}
+    legal = dag.instances(args.verb, loaded)
+    if wildcards not in legal:
+        known = ", ".join(" ".join(f"--{k} {v}" for k, v in w.items()) for w in legal)
+        raise BirqError(f"{args.params}: {args.verb} has no {wildcards}; legal: {known}")
+    for one in legal:
+        if stamps.path(args.verb, one) == stamps.path(args.verb, wildcards):
+            stamps.write(args.verb, one, loaded)
+            break
+    stage.run(args.verb, wildcards, loaded)
+
+
+def _count(loaded: params.Params) -> None:
+    from birq.model.encoder import Shape, count_parameters  # torch: only this verb needs it
+
+    here = params.section(loaded, "model")
+    n_mels = loaded.features.n_mels
+    rows = [("params.yaml", here, n_mels)]
+    for name, (layers, width, window) in PAPER_SIZES.items():
+        paper = {"n_stack": 2, "d_model": width, "n_layers": layers, "n_heads": 8, "ff_expansion": 4, "conv_kernel": 15}
+        paper |= {"conv_expansion": 2, "positions": "relative", "attention_window": window}
+        rows.append((f"paper, {name}", paper, 80))
+    for name, model, mels in rows:
+        count = count_parameters(Shape(**model, n_mels=mels))
+        print(f"{name:<14} {model['n_layers']:>3} layers x {model['d_model']:>5}  {count / 1e6:8.1f} M parameters")
+
+
+def _table() -> None:
+    path = dag.artifact("report", {}) / "metrics.json"
+    if not path.is_file():
+        raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
+    from birq.report import tables
+
+    print(tables.from_file(path))
+
+
+def _dispatch(args: argparse.Namespace) -> None:
+    if args.verb == "table":
+        return _table()
+    if args.verb == "params" and args.what == "schema":
+        return print(json.dumps(params.schema(), indent=1))
+    if args.verb == "preset":
+        return presets.command(args.name, args.settings, Path(args.params))
+    loaded = params.load(args.params)
+    if args.verb in dag.STAGES:
+        _run_stage(args, loaded)
+    elif args.verb == "stamp":
+        stamps.write_all(loaded)
+    elif args.verb == "verify":
+        print(verify.everything(loaded))
+    elif args.what == "count":
+        _count(loaded)
+    else:
+        runs = " ".join(f"{m}-{s}" for m in loaded.run.methods for s in loaded.run.seeds)
+        print(f"{args.params}: every value is legal; corpora {', '.join(loaded.corpora)}; runs {runs}")
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; exit status 2 and one message for what the user can mend."""
+    args = parser().parse_args(argv)
+    try:
+        _dispatch(args)
+    except BirqError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

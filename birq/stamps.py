@@ -1,0 +1,51 @@
+"""Stamps: one small file per stage that holds what decides its result besides its inputs.
+
+Snakemake compares files, so the params sections that a stage reads and the digest of its code become a file that its rule has as input.
+A stamp is rewritten only when its content changes; comments in params.yaml or in the code change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from birq import dag, stage
+from birq.params import Params, section
+
+
+def path(name: str, wildcards: dict[str, str]) -> Path:
+    """Where a stage's stamp lies; runs of one stage (methods, seeds) share it, corpora have one each."""
+    corpus = wildcards.get("corpus")
+    return stage.data_root() / ".stamps" / (f"{name}-{corpus}.json" if corpus else f"{name}.json")
+
+
+def content(name: str, wildcards: dict[str, str], params: Params) -> str:
+    """What a stage's stamp says under these params and this code."""
+    record = {
+        "code": stage.code_digest(dag.STAGES[name].code),
+        "params": {s: section(params, s) for s in dag.sections(name, wildcards)},
+        "sources": stage.outside_files(name, wildcards, params),
+    }
+    return json.dumps(record, indent=1, sort_keys=True) + "\n"
+
+
+def write(name: str, wildcards: dict[str, str], params: Params) -> Path:
+    """Bring one stamp up to date; an unchanged one keeps its time."""
+    target, text = path(name, wildcards), content(name, wildcards, params)
+    try:
+        if target.read_text(encoding="utf-8") == text:
+            return target
+    except FileNotFoundError:
+        pass
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, target)
+    return target
+
+
+def write_all(params: Params) -> list[Path]:
+    """Bring every stamp up to date."""
+    wanted = {path(name, w): (name, w) for name in dag.STAGES for w in dag.instances(name, params)}
+    return [write(name, w, params) for name, w in wanted.values()]

@@ -1,0 +1,57 @@
+rule corpus:
+    input:
+        stamp="data/.stamps/corpus-{corpus}.json",
+    output:
+        "data/corpus/{corpus}/provenance.json",
+    log:
+        "data/logs/corpus/{corpus}.log",
+    benchmark:
+        "data/logs/corpus/{corpus}.benchmark.tsv"
+    threads: 16
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq corpus --corpus {wildcards.corpus} 2>&1 | tee {log}"
+
+
+rule features:
+    input:
+        stamp="data/.stamps/features-{corpus}.json",
+        corpus="data/corpus/{corpus}/provenance.json",
+    output:
+        "data/features/{corpus}/provenance.json",
+    log:
+        "data/logs/features/{corpus}.log",
+    benchmark:
+        "data/logs/features/{corpus}.benchmark.tsv"
+    threads: 16
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq features --corpus {wildcards.corpus} 2>&1 | tee {log}"
+
+
+rule tokenizer:
+    input:
+        stamp=stamp("tokenizer"),
+        features=made("features", "finetune"),
+    output:
+        "data/tokenizer/provenance.json",
+    log:
+        "data/logs/tokenizer.log",
+    benchmark:
+        "data/logs/tokenizer.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq tokenizer 2>&1 | tee {log}"

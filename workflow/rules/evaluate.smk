@@ -1,0 +1,97 @@
+rule decode:
+    input:
+        stamp=stamp("decode"),
+        finetune="data/finetune/{method}-{seed}/provenance.json",
+        features=made("features", "finetune"),
+    output:
+        "data/decode/{method}-{seed}/provenance.json",
+    log:
+        "data/logs/decode/{method}-{seed}.log",
+    benchmark:
+        "data/logs/decode/{method}-{seed}.benchmark.tsv"
+    priority: 10
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq decode --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
+
+
+rule score:
+    input:
+        stamp=stamp("score"),
+        decode="data/decode/{method}-{seed}/provenance.json",
+    output:
+        "data/score/{method}-{seed}/provenance.json",
+    log:
+        "data/logs/score/{method}-{seed}.log",
+    benchmark:
+        "data/logs/score/{method}-{seed}.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq score --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
+
+
+rule probe:
+    input:
+        stamp=stamp("probe"),
+        pretrain="data/pretrain/{method}-{seed}/provenance.json",
+        features=made("features", "finetune"),
+        corpus=made("corpus", "finetune"),
+    output:
+        "data/probe/{method}-{seed}/provenance.json",
+    log:
+        "data/logs/probe/{method}-{seed}.log",
+    benchmark:
+        "data/logs/probe/{method}-{seed}.benchmark.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq probe --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        stamp=stamp("report"),
+        corpus=made("corpus", "all"),
+        features=made("features", "all"),
+        pretrain=made("pretrain"),
+        finetune=made("finetune"),
+        score=made("score"),
+        probe=made("probe"),
+    output:
+        "data/report/provenance.json",
+        "data/report/metrics.json",
+        report("data/report/index.html", category="Page", caption="../report/page.rst"),
+        report("data/report/plots/wer.svg", category="Results", caption="../report/wer.rst"),
+        report("data/report/plots/finetune.svg", category="Training", caption="../report/finetune.rst"),
+        report("data/report/plots/pretrain_losses.svg", category="Training", caption="../report/pretrain_losses.rst"),
+        report("data/report/plots/perplexity.svg", category="Labels", caption="../report/perplexity.rst"),
+        report("data/report/plots/usage.svg", category="Labels", caption="../report/usage.rst"),
+        report("data/report/plots/pnmi.svg", category="Labels", caption="../report/pnmi.rst"),
+    log:
+        "data/logs/report.log",
+    benchmark:
+        "data/logs/report.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq report 2>&1 | tee {log}"

@@ -1,0 +1,45 @@
+# the longest chains start first: pretrain before finetune before everything that waits for them
+rule pretrain:
+    input:
+        stamp=stamp("pretrain"),
+        features=made("features", "pretrain"),
+    output:
+        "data/pretrain/{method}-{seed}/provenance.json",
+    log:
+        "data/logs/pretrain/{method}-{seed}.log",
+    benchmark:
+        "data/logs/pretrain/{method}-{seed}.benchmark.tsv"
+    priority: 30
+    threads: P.pretrain.cpu_threads
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=1440,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
+
+
+rule finetune:
+    input:
+        stamp=stamp("finetune"),
+        pretrain="data/pretrain/{method}-{seed}/provenance.json",
+        tokenizer="data/tokenizer/provenance.json",
+        features=made("features", "finetune"),
+    output:
+        "data/finetune/{method}-{seed}/provenance.json",
+    log:
+        "data/logs/finetune/{method}-{seed}.log",
+    benchmark:
+        "data/logs/finetune/{method}-{seed}.benchmark.tsv"
+    priority: 20
+    threads: P.finetune.cpu_threads
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=1440,
+    conda:
+        "../envs/birq.yaml"
+    shell:
+        "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
