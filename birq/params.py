@@ -182,6 +182,7 @@ class Pretrain(Optimisation):
     anchor_weight: NonNegative
     temperature: Positive
     logit_scale: Positive
+    label_share: Annotated[float, Field(gt=0, le=1)]
     label_gradient: NonNegative
     entropy_weight: NonNegative
     labels: Literal["soft", "hard"]

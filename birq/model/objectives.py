@@ -32,6 +32,7 @@ class Objective:
     label_layer: int  # k
     temperature: float  # τ
     logit_scale: float  # s
+    label_share: float  # share of a batch's utterances that get enhanced labels; 1 = the paper
     label_gradient: float  # weight on the gradient through the label path
     entropy_weight: float  # weight of H(mean label) inside F
     labels: str  # soft or hard
@@ -53,6 +54,7 @@ class Losses:
     enhanced: Tensor | None  # F
     label_entropy: Tensor | None  # H of the mean noise-free label, nats, mean over codebooks
     n_masked: int
+    n_labelled: int  # masked frames that got an enhanced label
     n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
     n_faithful: Tensor | None  # ... whose sampled enhanced code is the nearest one
     n_agreeing: Tensor | None  # ... whose nearest enhanced code equals the anchoring code
@@ -74,8 +76,10 @@ class _WeightedGradient(torch.autograd.Function):
 
 
 def gumbel_noise(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Gumbel(0, 1) = −ln E with E ~ Exponential(1)."""
-    return -torch.empty(shape, device=device).exponential_(generator=generator).log()
+    """Gumbel(0, 1) = −ln(−ln U), U uniform on (0, 1); on a CPU seven times faster than drawing exponentials."""
+    u = torch.rand(shape, generator=generator, device=device).clamp_(min=1e-20)
+    # U = 1 − 2⁻²⁴ at most, so −ln U is never 0
+    return u.log_().neg_().log_().neg_()
 
 
 def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
@@ -156,6 +160,7 @@ class Pretrainer(nn.Module):
             enhanced=None,
             label_entropy=None,
             n_masked=len(y_MN),
+            n_labelled=0,
             n_correct=(logp_MNV.argmax(-1) == y_MN).sum(),
             n_faithful=None,
             n_agreeing=None,
@@ -165,6 +170,12 @@ class Pretrainer(nn.Module):
         if o.enhanced_weight == 0:
             return losses
 
+        if o.label_share < 1:  # F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation
+            chosen_B = torch.randperm(len(lengths_B), generator=generator, device=x_BTS.device)
+            chosen_B = chosen_B[: max(1, round(o.label_share * len(lengths_B)))].sort().values
+            here_M = torch.isin(mask_BT.nonzero()[:, 0], chosen_B)
+            x_BTS, lengths_B, mask_BT = x_BTS[chosen_B], lengths_B[chosen_B], mask_BT[chosen_B]
+            h_MD, logp_MNV, y_MN = h_MD[here_M], logp_MNV[here_M], y_MN[here_M]
         logits_MNV = self.label_logits(x_BTS, lengths_B, mask_BT)
         labels_MNV = enhanced_labels(logits_MNV, o, generator)  # eq. 4
         if self.enhanced_head is not None:
@@ -173,7 +184,7 @@ class Pretrainer(nn.Module):
         entropy = mean_label_entropy(logits_MNV)
         codes_MN = logits_MNV.argmax(-1)
         losses.total = o.enhanced_weight * (enhanced - o.entropy_weight * entropy) + losses.total  # eq. 9
-        losses.enhanced, losses.label_entropy = enhanced, entropy
+        losses.enhanced, losses.label_entropy, losses.n_labelled = enhanced, entropy, len(y_MN)
         losses.n_faithful = (labels_MNV.argmax(-1) == codes_MN).sum()
         losses.n_agreeing = (codes_MN == y_MN).sum()
         losses.enhanced_codes_MN = codes_MN

@@ -58,7 +58,7 @@ class PretrainTask:
 
     def _begin(self) -> None:
         o = self.model.objective
-        self.sums = dict.fromkeys(("loss", "enhanced", "anchor", "masked", "correct", "faithful", "agreeing"), 0.0)
+        self.sums = dict.fromkeys(("loss", "enhanced", "anchor", "masked", "labelled", "correct", "faithful", "agreeing"), 0.0)
         self.anchor_codes = CodeCounts(o.n_codebooks, o.codebook_size)
         self.enhanced_codes = CodeCounts(o.n_codebooks, o.codebook_size)
 
@@ -99,26 +99,27 @@ class PretrainTask:
         s["correct"] += float(losses.n_correct)
         self.anchor_codes.add(losses.anchor_codes_MN)
         if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
-            s["enhanced"] += float(losses.enhanced.detach()) * m
+            s["labelled"] += losses.n_labelled
+            s["enhanced"] += float(losses.enhanced.detach()) * losses.n_labelled
             s["faithful"] += float(losses.n_faithful)  # type: ignore[arg-type]
             s["agreeing"] += float(losses.n_agreeing)  # type: ignore[arg-type]
             self.enhanced_codes.add(losses.enhanced_codes_MN)
 
     def figures(self, step: int) -> dict[str, float | None]:
         s, o = self.sums, self.model.objective
-        m = max(1.0, s["masked"])
+        m, labelled = max(1.0, s["masked"]), max(1.0, s["labelled"])
         birq = o.enhanced_weight > 0
         line: dict[str, float | None] = {
             "loss": s["loss"] / m,
-            "enhanced_loss": s["enhanced"] / m if birq else None,
+            "enhanced_loss": s["enhanced"] / labelled if birq else None,
             "anchor_loss": s["anchor"] / m,
             "masked_accuracy": s["correct"] / m / o.n_codebooks,
-            "label_fidelity": s["faithful"] / m / o.n_codebooks if birq else None,
+            "label_fidelity": s["faithful"] / labelled / o.n_codebooks if birq else None,
             "enhanced_perplexity": self.enhanced_codes.perplexity() if birq else None,
             "anchor_perplexity": self.anchor_codes.perplexity(),
             "enhanced_used_share": self.enhanced_codes.used_share() if birq else None,
             "anchor_used_share": self.anchor_codes.used_share(),
-            "agreement": s["agreeing"] / m / o.n_codebooks if birq else None,
+            "agreement": s["agreeing"] / labelled / o.n_codebooks if birq else None,
             "gradient_cosine": self.cosine,
         }
         self.cosine = None
