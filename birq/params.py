@@ -287,7 +287,7 @@ def _explain(path: Path, error: ValidationError) -> str:
             close = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
             lines.append(f"  {key}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "; remove it"))
         elif e["type"] == "missing":
-            lines.append(f"  {key}: missing; the tracked params.yaml and docs/params.md show it")
+            lines.append(f"  {key}: missing; `git show HEAD:params.yaml` shows the tracked one")
         elif isinstance(value, (dict, BaseModel)):
             lines.append(f"  {key + '.' if key else ''}{message}")
         else:
