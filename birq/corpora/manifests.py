@@ -1,0 +1,174 @@
+"""A corpus on disk: lhotse cuts per split, corpus.json, the quarantine table, phone alignments."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from birq.errors import BirqError
+
+SPLITS = ("train", "dev", "test")
+QUARANTINE_COLUMNS = ("id", "path", "reason", "detail")
+
+
+def cut(
+    id: str,
+    path: str,
+    sample_rate_hz: int,
+    n_samples: int,
+    speaker: str,
+    text: str | None,
+    sha256: str | None = None,
+    channels: int = 1,
+) -> dict[str, Any]:
+    """One lhotse cut as a plain dict: a whole recording with one supervision.
+
+    `path` is relative to the corpus' audio root; `sha256` is of the audio file.
+    """
+    from lhotse import MonoCut, MultiCut, Recording, SupervisionSegment
+    from lhotse.audio import AudioSource
+
+    duration_s = n_samples / sample_rate_hz
+    all_channels = list(range(channels))
+    channel: Any = 0 if channels == 1 else all_channels
+    recording = Recording(
+        id=id,
+        sources=[AudioSource(type="file", channels=all_channels, source=path)],
+        sampling_rate=sample_rate_hz,
+        num_samples=n_samples,
+        duration=duration_s,
+        channel_ids=all_channels,
+    )
+    supervision = SupervisionSegment(id=id, recording_id=id, start=0.0, duration=duration_s, channel=channel, text=text, speaker=speaker)
+    kind = MonoCut if channels == 1 else MultiCut
+    made = kind(id=id, start=0.0, duration=duration_s, channel=channel, recording=recording, supervisions=[supervision])
+    if sha256 is not None:
+        made.custom = {"sha256": sha256}
+    return made.to_dict()
+
+
+def write_cuts(folder: Path, split: str, cuts: Iterable[dict[str, Any]]) -> None:
+    """`<split>.jsonl`, sorted by id; no file where there are no cuts."""
+    lines = [json.dumps(c, ensure_ascii=False, sort_keys=True) for c in sorted(cuts, key=lambda c: c["id"])]
+    if lines:
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def summary(cuts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What corpus.json says of a split."""
+    labelled = [c for c in cuts if c["supervisions"][0].get("text") is not None]
+    return {
+        "utterances": len(cuts),
+        "speakers": len({c["supervisions"][0]["speaker"] for c in cuts}),
+        "hours": round(sum(c["duration"] for c in cuts) / 3600, 6),
+        "labelled_utterances": len(labelled),
+        "labelled_hours": round(sum(c["duration"] for c in labelled) / 3600, 6),
+    }
+
+
+def write_corpus(
+    folder: Path,
+    *,
+    name: str,
+    kind: str,
+    synthetic: bool,
+    licence: str,
+    source: str,
+    audio_root: str,
+    cuts: dict[str, list[dict[str, Any]]],
+    quarantined: int,
+) -> None:
+    """corpus.json and one manifest per split."""
+    for split in SPLITS:
+        write_cuts(folder, split, cuts.get(split, []))
+    facts = {
+        "name": name,
+        "kind": kind,
+        "synthetic": synthetic,
+        "licence": licence,
+        "source": source,
+        "audio_root": audio_root,
+        "splits": {s: summary(cuts[s]) for s in SPLITS if cuts.get(s)},
+        "quarantined": quarantined,
+    }
+    (folder / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_quarantine(path: Path, rows: Iterable[tuple[str, str, str, str]]) -> None:
+    """The recordings that were set aside: id, path relative to the audio root, reason, detail."""
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        writer = csv.writer(f, delimiter="\t", lineterminator="\n")
+        writer.writerow(QUARANTINE_COLUMNS)
+        writer.writerows(rows)
+
+
+def write_alignments(path: Path, rows: Iterable[tuple[str, float, float, str, str | None]]) -> None:
+    """alignments.parquet from rows (id, start_s, end_s, phone, word)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = list(zip(*rows, strict=True)) or [()] * 5
+    types = (pa.string(), pa.float64(), pa.float64(), pa.string(), pa.string())
+    names = ("id", "start_s", "end_s", "phone", "word")
+    table = pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
+    pq.write_table(table, path, compression="zstd")
+
+
+# ---- reading
+
+
+def info(folder: Path) -> dict[str, Any]:
+    """corpus.json."""
+    path = Path(folder) / "corpus.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as e:
+        raise BirqError(f"{path}: not a prepared corpus ({e}); make it again with `python -m birq corpus {Path(folder).name}`") from e
+
+
+def splits(folder: Path) -> list[str]:
+    """The splits that the corpus has."""
+    return list(info(folder)["splits"])
+
+
+def audio_root(folder: Path) -> Path:
+    """Folder that recording paths are relative to: the artifact itself where birq made the audio, else the user's folder."""
+    facts = info(folder)
+    return Path(folder) if facts["synthetic"] else Path(facts["audio_root"])
+
+
+def load_cuts(folder: Path, split: str) -> Any:
+    """The cuts of a split as a lhotse CutSet, recording paths ready to open; empty where the split is absent."""
+    from lhotse import CutSet
+    from lhotse.serialization import deserialize_item
+
+    path, root = Path(folder) / f"{split}.jsonl", audio_root(folder)
+    found = []
+    if path.exists():
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                try:
+                    item = json.loads(line)
+                    for source in item["recording"]["sources"]:
+                        source["source"] = str(root / source["source"])
+                    found.append(deserialize_item(item))
+                except (ValueError, KeyError, TypeError) as e:
+                    raise BirqError(f"{path}, line {number}: not a lhotse cut ({e}); make the corpus again") from e
+    return CutSet.from_cuts(found)
+
+
+def alignments(folder: Path) -> Any:
+    """The phone alignments as a pyarrow Table (id, start_s, end_s, phone, word), or None where the corpus has none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(folder) / "alignments.parquet"
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise BirqError(f"{path}: cannot be read ({e}); make the corpus again") from e
