@@ -301,7 +301,7 @@ def open_split(folders: list[Path], split: str) -> Split:
             if len(paths) != want:
                 raise BirqError(f"{folder / split}: {len(paths)} shards, not {want}; delete the folder {folder} and run again, it is made anew")
         elif not folder.is_dir():
-            raise BirqError(f"{folder}: no such features; `python -m birq features {folder.name}` makes them")
+            raise BirqError(f"{folder}: no such features; `python -m birq features --corpus {folder.name}` makes them")
         shards += map(_open_shard, paths)
     for s in shards:
         for key in _AGREE:
