@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from birq import dag, stage
+from birq import code, dag, stage
 from birq.params import Params, section
 
 
@@ -23,7 +23,7 @@ def path(name: str, wildcards: dict[str, str]) -> Path:
 def content(name: str, wildcards: dict[str, str], params: Params) -> str:
     """What a stage's stamp says under these params and this code."""
     record = {
-        "code": stage.code_digest(dag.STAGES[name].code),
+        "code": code.digest(dag.STAGES[name].code),
         "params": {s: section(params, s) for s in dag.sections(name, wildcards)},
         "sources": stage.outside_files(name, wildcards, params),
     }

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from birq import artifact as store
 from birq import dag, stage
 from birq.errors import BirqError
 from birq.params import Params
@@ -34,15 +35,15 @@ def artifact(name: str, wildcards: dict[str, str], params: Params) -> tuple[Path
     Errors: BirqError names the first thing that does not hold.
     """
     folder = dag.artifact(name, wildcards)
-    record = stage.read_provenance(folder)
+    record = store.read_provenance(folder)
     way_out = "run `snakemake --cores all` or `dvc repro`"
-    if problem := stage.damage(folder, record["files"], rehash=True):
-        raise BirqError(f"{problem}; delete {folder} and {way_out}")
-    if extra := sorted(set(stage.list_files(folder)) - set(record["files"])):
+    if problem := store.damage(folder, record["files"], rehash=True):
+        raise BirqError(f"{problem}; delete {folder} and {stage.store_path(name, record['key'])}, then {way_out}")
+    if extra := sorted(set(store.list_files(folder)) - set(record["files"])):
         raise BirqError(f"{folder / extra[0]} was not made by the stage; remove it")
-    if stage.content_digest(record["files"]) != record["digest"]:
-        raise BirqError(f"{folder / stage.PROVENANCE}: its digest does not fit its files; delete {folder} and {way_out}")
-    parts = stage.key_parts(name, wildcards, params, dag.inputs(name, wildcards, params))
+    if store.content_digest(record["files"]) != record["digest"]:
+        raise BirqError(f"{folder / store.PROVENANCE}: its digest does not fit its files; delete {folder} and {way_out}")
+    parts = stage.key_parts(name, wildcards, params)
     if stage.key_of(parts) != record["key"]:
         raise BirqError(f"{folder} is stale: {_differs(record['parts'], parts)}; {way_out}")
     return folder, len(record["files"]), sum(f["bytes"] for f in record["files"].values())

@@ -1,0 +1,174 @@
+"""Artifacts: a folder of files with a provenance.json that says what made them, and how it gets to its place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from birq.errors import BirqError
+
+PROVENANCE = "provenance.json"
+_NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
+# files that tell how a run went rather than what it made; they stay out of the digest
+VOLATILE = frozenset({*_NOT_CONTENT, "timing.jsonl"})
+HASH_ON_READ_BYTES = 1 << 30  # artifacts up to this size are hashed again before use, larger ones only sized (`birq verify` hashes all)
+PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "jiwer", "pyarrow", "numpy", "safetensors", "espeakng-loader", "soundfile")
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative paths of an artifact's files, sorted, provenance and Snakemake's timestamp left out."""
+    found = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in found if p.name not in _NOT_CONTENT)
+
+
+def describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each of an artifact's files."""
+    return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_file(folder / n)} for n in list_files(folder)}
+
+
+def content_digest(files: dict[str, dict[str, Any]]) -> str:
+    """Digest of what an artifact says: its files' hashes, without those that only tell how the run went."""
+    return sha256_json({name: f["sha256"] for name, f in files.items() if Path(name).name not in VOLATILE})
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """An artifact's provenance. Errors: BirqError if the artifact is missing or its provenance is not readable."""
+    path = folder / PROVENANCE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["key"], record["digest"], record["files"], record["parts"]
+    except FileNotFoundError:
+        raise BirqError(f"{folder}: not made yet (no {PROVENANCE}); `snakemake --cores all` or `dvc repro` makes it") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise BirqError(f"{path}: not readable ({e}); delete {folder} and run again") from None
+    return record
+
+
+def damage(folder: Path, files: dict[str, dict[str, Any]], *, rehash: bool | None = None) -> str | None:
+    """What is wrong with an artifact's files, or None.
+
+    rehash: True reads them all, False compares sizes only, None reads them if they are at most HASH_ON_READ_BYTES together.
+    """
+    if rehash is None:
+        rehash = sum(f["bytes"] for f in files.values()) <= HASH_ON_READ_BYTES
+    for name, want in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != want["bytes"]:
+            return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}"
+        if rehash and sha256_file(path) != want["sha256"]:
+            return f"{path} has changed since it was made (SHA-256 differs)"
+    return None
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]]) -> bool:
+    """True if the target already holds just what is stored: the same files, or others with the same content."""
+    if not target.is_dir() or target.is_symlink() or list_files(target) != sorted(files):
+        return False
+    others = {n: f for n, f in files.items() if not os.path.samefile(stored / n, target / n)}
+    return damage(target, others) is None
+
+
+def place(stored: Path, target: Path, transit: Path, *, link: bool) -> bool:
+    """Put a stored artifact in its place, all of it at once; True if it was there already.
+
+    A reader sees the old artifact or the new one. `link`: data files become hard links to the store's read-only files,
+    else copies. The provenance is always a copy, and always new: its time says when the artifact was last found good.
+    `transit` is a folder on the target's file system, for what is half done.
+    """
+    files = read_provenance(stored)["files"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = transit / f"new-{os.getpid()}", transit / f"old-{os.getpid()}"
+    remove(fresh)
+    fresh.mkdir(parents=True)
+    there = _same(stored, target, files)
+    # never written through the old name: that one may be read-only, or a link into some cache
+    shutil.copyfile(stored / PROVENANCE, fresh / PROVENANCE)
+    if there:
+        os.replace(fresh / PROVENANCE, target / PROVENANCE)
+        remove(fresh)
+        return True
+    for name in files:
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (link and _linked(stored / name, fresh / name)):
+            shutil.copyfile(stored / name, fresh / name)
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    elif target.exists():
+        remove(old)
+        os.rename(target, old)
+    os.rename(fresh, target)
+    remove(old)
+    return False
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
+
+
+def store(out: Path, stored: Path, record: dict[str, Any]) -> None:
+    """Move a finished folder into the store, read-only, with its provenance; by rename, so that it is there whole or not at all."""
+    for name in record["files"]:
+        os.chmod(out / name, 0o444)
+    (out / PROVENANCE).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    if out.stat().st_dev != stored.parent.stat().st_dev:  # a store on another disk: copied beside its place first
+        near = stored.parent / f".{stored.name}.{os.getpid()}"
+        remove(near)
+        shutil.copytree(out, near)
+        out = near
+    os.rename(out, stored)
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what an artifact was made."""
+    return {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": {p: v for p in PACKAGES if (v := _version(p))},
+        "git": _git(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = bool(subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": dirty}

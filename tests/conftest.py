@@ -1,0 +1,38 @@
+"""What tests share: the project's root, and small processes run in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Environment for child processes: this Python first, this checkout importable, one thread, no shared store."""
+    env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    env["PYTHONPATH"] = str(ROOT)
+    env["OMP_NUM_THREADS"] = "1"
+    return env
+
+
+@pytest.fixture
+def birq(tmp_path: Path, environment: dict[str, str]):
+    """Runs `python -m birq ARGS` in a temporary folder; returns the finished process."""
+
+    def call(*args: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "birq", *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+    return call

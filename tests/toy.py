@@ -1,0 +1,67 @@
+"""Two tiny stages for tests of the contract, and a command line for them: `python toy.py STAGE`.
+
+`first` writes a file from its params, in steps that outlive a kill; `second` reads it.
+The environment says what goes wrong: TOY_DIE_AT (step), TOY_SLEEP (s per step), TOY_UNDECLARED, TOY_FILL (disk).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+STEPS = 5
+
+
+def compute(job) -> None:
+    """Comments and docstrings are not code."""
+    if os.environ.get("TOY_UNDECLARED"):
+        job.read("pretrain.steps")
+    done = job.scratch / "done"
+    for step in range(int(done.read_text()) if done.exists() else 0, STEPS):
+        time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
+        if os.environ.get("TOY_DIE_AT") == str(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open("steps.log", "a") as f:
+            f.write(f"{job.stage} {step}\n")
+        done.write_text(str(step + 1))
+    before = "".join((p / "deep" / "text").read_text() for paths in job.inputs.values() for p in paths)
+    (job.out / "deep").mkdir()
+    (job.out / "deep" / "text").write_text(before + str(job.read({"first": "decode", "second": "score"}[job.stage])))
+    (job.out / "timing.jsonl").write_text(str(time.time_ns()))
+    if os.environ.get("TOY_FILL") == "computing":
+        fill(job.out / "big")
+    if os.environ.get("TOY_FILL") == "publishing":
+        fill(Path("ballast"))
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full. Errors: OSError where the file is the stage's own; a neighbour's is not our error."""
+    try:
+        with open(path, "wb", buffering=0) as f:
+            while f.write(bytes(4096)):
+                pass
+    except OSError:
+        if path.name == "big":
+            raise
+
+
+def main() -> int:
+    from birq import dag, params, stage
+    from birq.errors import BirqError
+
+    dag.STAGES.clear()
+    dag.STAGES["first"] = dag.Stage("first", "toy", ("decode",), ())
+    dag.STAGES["second"] = dag.Stage("second", "toy", ("score",), ("first",))
+    try:
+        stage.run(sys.argv[1], {}, params.load())
+    except BirqError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
