@@ -111,11 +111,11 @@ def _check(split: Split, index: np.ndarray, n_stack: int, frame_shift_ms: float,
     for key, seconds in limits.items():
         if split.n_frames[longest] > _frames(seconds, frame_shift_ms):
             length = split.n_frames[longest] * frame_shift_ms / 1000
-            raise BirqError(f"utterance {split.ids[longest]} lasts {length:.2f} s, but {key} is {seconds:g}: raise it, or lower features.max_seconds")
+            name = split.ids[longest]
+            raise BirqError(f"utterance {name} lasts {length:.2f} s, but {key} is {seconds:g}: raise it, or lower features.max_seconds")
     if split.n_frames[shortest] < n_stack:
-        raise BirqError(
-            f"utterance {split.ids[shortest]} has {split.n_frames[shortest]} frames, fewer than model.n_stack = {n_stack}: raise features.min_seconds"
-        )
+        name, length = split.ids[shortest], split.n_frames[shortest]
+        raise BirqError(f"utterance {name} has {length} frames, fewer than model.n_stack = {n_stack}: raise features.min_seconds")
 
 
 def _frames(seconds: float, frame_shift_ms: float) -> int:

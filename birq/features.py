@@ -151,6 +151,7 @@ class _Utterance:
 
 @dataclass(frozen=True)
 class _Task:
+    corpus: Path
     split: str
     number: int
     utterances: tuple[_Utterance, ...]
@@ -187,7 +188,7 @@ def _make_shard(task: _Task) -> dict[str, Any]:
             logmel_TF = fbank(wave, task.settings).numpy()
             if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
                 why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
-                raise BirqError(f"{u.path} ({u.id}): {why}; it changed after the corpus was checked: delete the corpus' artifact and run again")
+                raise BirqError(f"{u.path} ({u.id}): {why}; it changed after the corpus was checked; delete {task.corpus} and run again")
             stored = shards.encode(logmel_TF, meta).astype(np.float64) * meta["step_nat"]
             np.add(total_F, stored.sum(axis=0), out=total_F)
             np.add(square_F, np.square(stored).sum(axis=0), out=square_F)
@@ -221,10 +222,10 @@ def _tasks(corpus: Path, splits: list[str], folder: Path, settings: Any) -> Iter
             seen.add(cut.id)
             held.append(_utterance(cut))
             if len(held) == settings.shard_utterances:
-                yield _Task(split, number, tuple(held), **common)
+                yield _Task(corpus, split, number, tuple(held), **common)
                 number, held = number + 1, []
         if held:
-            yield _Task(split, number, tuple(held), **common)
+            yield _Task(corpus, split, number, tuple(held), **common)
 
 
 def _utterance(cut: Any) -> _Utterance:

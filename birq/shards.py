@@ -299,14 +299,17 @@ def open_split(folders: list[Path], split: str) -> Split:
         if counts.exists():
             want = read_json(counts).get(split, {}).get("shards", 0)
             if len(paths) != want:
-                raise BirqError(f"{folder / split}: {len(paths)} shards, not {want}; delete the folder {folder} and run again, it is made anew")
+                raise BirqError(f"{folder / split}: {len(paths)} shards, not {want}; delete {folder} and run again, it is made anew")
         elif not folder.is_dir():
             raise BirqError(f"{folder}: no such features; `python -m birq features --corpus {folder.name}` makes them")
         shards += map(_open_shard, paths)
     for s in shards:
         for key in _AGREE:
-            if s.about.get(key) != shards[0].about.get(key):
-                raise BirqError(f"{s.path}: {key} is {s.about.get(key)}, but {shards[0].about.get(key)} in {shards[0].path}; make both anew")
+            here, first_says = s.about.get(key), shards[0].about.get(key)
+            if here != first_says:
+                raise BirqError(
+                    f"{s.path}: {key} is {here}, but {first_says} in {shards[0].path}; delete both features folders and run again"
+                )
     out = Split(shards)
     if len(set(out.ids)) != len(out):
         first: dict[str, Path] = {}
