@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from birq.model.encoder import Encoder, valid_mask
 from birq.model.quantizer import RandomQuantizer, layer_norm, standardise
 
+QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -111,7 +113,8 @@ class Pretrainer(nn.Module):
         self.encoder, self.objective = encoder, objective
         sizes = (objective.codebook_dim, objective.codebook_size, objective.n_codebooks)
         # quantizers have a seed of their own: the labels are the same for every method of a seed
-        generator = torch.Generator().manual_seed(seed)
+        # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
+        generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
         self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
         self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
         self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches

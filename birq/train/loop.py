@@ -109,7 +109,9 @@ class _Curve:
         self.paths = [folder / "curve.jsonl", folder / "timing.jsonl"]
         for path in self.paths:
             kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
-            path.write_text("".join(kept))
+            fresh = path.with_suffix(".new")  # a kill in the middle of cutting must not lose lines
+            fresh.write_text("".join(kept))
+            fresh.replace(path)
 
     def write(self, curve: dict[str, Any], timing: dict[str, Any]) -> None:
         for path, line in zip(self.paths, (curve, timing), strict=True):

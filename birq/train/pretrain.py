@@ -62,23 +62,26 @@ class PretrainTask:
         self.anchor_codes = CodeCounts(o.n_codebooks, o.codebook_size)
         self.enhanced_codes = CodeCounts(o.n_codebooks, o.codebook_size)
 
-    def _forward(self, batch: Batch, step: int, epoch: int, part: int) -> Losses:
-        lengths = batch.lengths_B.tolist()
+    def _mask(self, batch: Batch, epoch: int) -> Tensor:
         n_frames = batch.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
-        mask_BT = batch_masks(batch.ids, lengths, n_frames, self.start_probability, self.span, self.seed, epoch)
+        return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
+
+    def _forward(self, batch: Batch, mask_BT: Tensor, step: int, part: int) -> Losses:
         generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
         with precision(self.device):
             return self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device), mask_BT.to(self.device), generator)
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
+        masks = [self._mask(b, epoch) for b in batches]
         every = self.section.gradient_cosine_every_steps
         if every and self.model.objective.enhanced_weight and (step == 0 or (step + 1) % every == 0):
-            self.cosine = self._gradient_cosine(self._forward(batches[0], step, epoch, 0))
-        total = sum(b.seconds for b in batches)
-        for part, batch in enumerate(batches):
-            losses = self._forward(batch, step, epoch, part)
-            # micro-batches weigh by their speech, so accumulating gives the whole batch's mean
-            (losses.total * (batch.seconds / total)).backward()
+            self.cosine = self._gradient_cosine(self._forward(batches[0], masks[0], step, 0))
+        total = sum(int(m.sum()) for m in masks)
+        for part, (batch, mask_BT) in enumerate(zip(batches, masks, strict=True)):
+            losses = self._forward(batch, mask_BT, step, part)
+            # G is a mean over masked frames, so micro-batches weigh by theirs: that gives the whole batch's gradient.
+            # Statistics of z and the mean label's entropy are those of a micro-batch
+            (losses.total * (losses.n_masked / total)).backward()
             self._sum_up(losses)
 
     def _gradient_cosine(self, losses: Losses) -> float:
