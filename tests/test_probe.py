@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
-from birq.evaluate import phones, quality
+from birq import shards
+from birq.corpora.manifests import write_alignments
+from birq.errors import BirqError
+from birq.evaluate import phones, probe, quality
+from birq.model.quantizer import standardise
+from birq.params import load
+from birq.stage import Job
+from birq.train.state import build_pretrainer, load_pretrained, save_model
 
 # ---- quality
 
@@ -124,3 +137,166 @@ def test_phones_of_several_corpora_are_one_inventory() -> None:
     segments, names = phones.segments_by_id([one, two], {"a", "b"})
     assert names == ["S", "T"] and segments["a"][2].tolist() == [1] and segments["b"][2].tolist() == [1, 0]
     assert phones.segments_by_id([], {"a"}) == ({}, [])
+
+
+# ---- the stage
+
+
+def tone_corpus(home: Path, *, splits: dict[str, int], aligned: str | None = None, spare: float = 0.0) -> tuple[Path, Path]:
+    """Features and a corpus folder where every phone has a log-mel shape of its own: what a probe must find again."""
+    rng = np.random.default_rng(0)
+    shapes_PF = rng.normal(0, 3, (6, 80)).astype(np.float32)
+    features, corpus = home / "features", home / "corpus"
+    corpus.mkdir(parents=True)
+    rows, counts = [], {}
+    for split, n in splits.items():
+        for begin in range(0, n, 8):
+            shard = []
+            for i in range(begin, min(n, begin + 8)):
+                phone = np.repeat(rng.integers(0, 6, 12), rng.integers(8, 20, 12))
+                name = f"{split}-{i:03d}"
+                noise = rng.normal(0, 0.5, (len(phone), 80)).astype(np.float32)
+                seconds = len(phone) / 100 + 0.015
+                shard.append({"id": name, "speaker": f"s{i % 3}", "text": "a", "duration_s": seconds, "fbank": shapes_PF[phone] + noise})
+                edges = np.flatnonzero(np.diff(phone, prepend=-1, append=-1))
+                if split == aligned:
+                    # 7.5 ms: a frame's middle lies 12.5 ms after its beginning
+                    rows += [(name, a / 100 + 0.0075, b / 100 + 0.0075, f"P{phone[a]}", "w") for a, b in itertools.pairwise(edges)]
+            shards.write_shard(features / split / f"{begin // 8:05d}.parquet", shard, shards.metadata())
+        counts[split] = {"shards": -(-n // 8)}
+    (features / "splits.json").write_text(json.dumps(counts))
+    if aligned:
+        write_alignments(corpus / "alignments.parquet", rows)
+    return features, corpus
+
+
+def pretrained(folder: Path, *, n_stack: int = 2, **constants: Any) -> Path:
+    """An untrained pretrain artifact, with the tracked params but a small model."""
+    params = load()
+    config = {
+        "method": "birq",
+        "seed": 0,
+        "model": params.model.model_dump(mode="json") | {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_stack": n_stack},
+        "pretrain": params.pretrain.model_dump(mode="json") | {"label_layer": 2, "n_codebooks": 2, "codebook_size": 16} | constants,
+        "features": params.features.model_dump(mode="json"),
+        "mean": [0.0] * 80,
+        "std": [3.0] * 80,
+        "hours_unlabelled": 0.0,
+    }
+    folder.mkdir(parents=True)
+    save_model(folder, "encoder.safetensors", build_pretrainer(config), config)
+    return folder
+
+
+def probe_job(home: Path, name: str, features: Path, corpus: Path, model: Path, **section: Any) -> Job:
+    params = load()
+    params = params.model_copy(update={"probe": params.probe.model_copy(update=section)})
+    out = home / name
+    out.mkdir()
+    return Job(
+        "probe",
+        {"method": "birq", "seed": "0"},
+        "key",
+        {"pretrain": [model], "features": [features], "corpus": [corpus]},
+        out,
+        home,
+        params,
+    )
+
+
+def run(job: Job) -> dict[str, Any]:
+    probe.compute(job)
+    return json.loads((job.out / "probe.json").read_text())
+
+
+def test_stage_finds_the_phones_it_was_given(tmp_path: Path) -> None:
+    """Each phone has one spectrum, so anchoring labels tell it and shifted ones do not; phones count only if times meet frames."""
+    features, corpus = tone_corpus(tmp_path, splits={"dev": 20}, aligned="dev")
+    r = run(probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model", n_stack=1)))
+    assert r["available"] and r["why_not"] is None and r["phones"] == 6
+    assert r["phone_frames"] == r["frames"]
+    rows = {(x["labels"], x["layer"]): x for x in r["rows"]}
+    assert list(rows) == [("anchor", 0), ("enhanced", 1), ("enhanced", 2)]
+    anchor = rows["anchor", 0]
+    assert anchor["pnmi"] > 0.7 and anchor["phone_purity"] > 0.7  # six shapes share 16 codes
+    assert anchor["agreement"] is None
+    for row in rows.values():
+        assert row["pnmi"] > row["pnmi_floor"] + 0.2 and 1 <= row["perplexity"] <= 16 and 0 < row["used_share"] <= 1
+    for row in (rows["enhanced", 1], rows["enhanced", 2]):
+        assert row["agreement_floor"] < row["agreement"] <= 1
+    for shares in r["usage"].values():
+        assert len(shares) == 16 and sum(shares) == pytest.approx(1, abs=1e-4) and shares == sorted(shares, reverse=True)
+
+
+def test_labels_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames are numbered by utterance, and labels do not see padding or batch mates: small batches give the same file."""
+    features, corpus = tone_corpus(tmp_path, splits={"dev": 12}, aligned="dev")
+    model = pretrained(tmp_path / "model", n_stack=4)
+    whole = run(probe_job(tmp_path, "whole", features, corpus, model))
+    monkeypatch.setattr(probe, "BATCH_SECONDS", 1.0)
+    parts = run(probe_job(tmp_path, "parts", features, corpus, model))
+    for a, b in zip(whole["rows"], parts["rows"], strict=True):
+        assert a == pytest.approx(b, abs=0.02)  # a rounding may turn a frame's code
+    assert whole["rows"][0] == parts["rows"][0]  # anchoring labels come from the input alone
+
+
+def test_standardised_labels_are_those_of_all_frames(tmp_path: Path) -> None:
+    """Two passes must give what one standardisation over all frames at once gives."""
+    features, _ = tone_corpus(tmp_path, splits={"dev": 6})
+    model = load_pretrained(pretrained(tmp_path / "model", n_stack=2))
+    split = shards.open_split([features], "dev")
+    frames = probe.Frames(split, np.arange(6), model, torch.device("cpu"))
+    _, enhanced = probe.label_frames(frames, "probe")
+    with torch.inference_mode():
+        outputs = [[] for _ in range(2)]
+        for i in range(6):
+            x = torch.from_numpy(split.logmel(i) / 3)[None, : frames.lengths[i] * 2]
+            for k, z in enumerate(model.pretrainer.encoder.layers_out(x, torch.tensor([frames.lengths[i]]))):
+                outputs[k].append(z[0])
+        for k, z in enumerate(outputs):
+            want = model.pretrainer.quantizer.nearest(standardise(torch.cat(z)))
+            assert (enhanced[k] == want.numpy()).mean() > 0.995
+
+
+def test_layer_norm_is_read_from_the_model(tmp_path: Path) -> None:
+    """The probe makes labels as the model's own objective makes them."""
+    features, corpus = tone_corpus(tmp_path, splits={"dev": 6}, aligned="dev")
+    a, b = (
+        run(probe_job(tmp_path, norm, features, corpus, pretrained(tmp_path / f"m-{norm}", label_norm=norm)))
+        for norm in ("standardise", "layer_norm")
+    )
+    assert a["rows"][0] == b["rows"][0] and a["rows"][1] != b["rows"][1]
+
+
+def test_without_alignments_code_usage_is_left(tmp_path: Path) -> None:
+    """Phones are unknown, codes are not: the table says why and keeps what it can."""
+    features, corpus = tone_corpus(tmp_path, splits={"dev": 6, "test": 6}, aligned="test")
+    model = pretrained(tmp_path / "model")
+    elsewhere = run(probe_job(tmp_path, "elsewhere", features, corpus, model))
+    assert not elsewhere["available"] and "cover no utterance of the dev split" in elsewhere["why_not"]
+    (corpus / "alignments.parquet").unlink()
+    none = run(probe_job(tmp_path, "none", features, corpus, model))
+    assert not none["available"] and "no alignments of synth" in none["why_not"]
+    assert none["phones"] == 0
+    for row in none["rows"]:
+        assert row["pnmi"] is None and row["phone_purity"] is None and row["perplexity"] >= 1
+    assert none["rows"][1]["agreement"] is not None
+
+
+def test_choice_is_bounded_and_the_same_for_all(tmp_path: Path) -> None:
+    """Methods are compared on the same frames, at most so many; utterances with phones go first."""
+    features, _ = tone_corpus(tmp_path, splits={"dev": 30})
+    split = shards.open_split([features], "dev")
+    half = probe.choose(split, 0.4, 4, set())
+    assert 0 < split.duration_s[half].sum() <= 24 and len(half) < 30
+    assert probe.choose(split, 0.4, 4, set()).tolist() == half.tolist()
+    assert sorted(probe.choose(split, 99, 4, set()).tolist()) == list(range(30))
+    assert len(probe.choose(split, 1e-6, 4, set())) == 1
+    assert {split.ids[i] for i in probe.choose(split, 99, 4, {"dev-003", "dev-007"})} == {"dev-003", "dev-007"}
+
+
+def test_missing_split_is_named(tmp_path: Path) -> None:
+    """The way out stands in the message."""
+    features, corpus = tone_corpus(tmp_path, splits={"test": 3})
+    with pytest.raises(BirqError, match=r"dev split of synth.*probe\.split"):
+        run(probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model")))

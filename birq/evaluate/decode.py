@@ -61,7 +61,7 @@ def transcribe(bundle: CtcBundle, split: Split, index: np.ndarray, batch_seconds
     for batch in sequential(split, index, bundle.mean_F, bundle.std_F, batch_seconds, n_stack, frame_shift_ms):
         logp_BTV, lengths_B = model(batch.feats_BTF.to(device), batch.lengths_B.to(device))
         for i, ids in zip(batch.index.tolist(), greedy(logp_BTV, lengths_B, model.blank), strict=True):
-            hypotheses[i] = bundle.tokenizer.decode(ids)
+            hypotheses[i] = " ".join(bundle.tokenizer.decode(ids).split())  # a recogniser over characters may double a space
         seconds += batch.seconds
         progress.update(len(hypotheses), minutes_of_speech=seconds / 60)
     progress.close()

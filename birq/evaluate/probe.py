@@ -206,4 +206,4 @@ def compute(job: Job) -> None:
         },
     }
     (job.out / "probe.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    job.notes |= {"utterances": len(index), "minutes": result["minutes"], "frames": frames.total}
+    job.notes.update(utterances=len(index), minutes=result["minutes"], frames=frames.total)
