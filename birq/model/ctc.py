@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class CtcModel(nn.Module):
 
 def frames_needed(tokens: list[int]) -> int:
     """Frames that CTC needs for a sequence: one per token and one blank between equal neighbours."""
-    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return len(tokens) + sum(a == b for a, b in pairwise(tokens))
 
 
 def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: list[list[int]], blank: int) -> Tensor:
