@@ -12,38 +12,39 @@ from pathlib import Path
 SHARED = frozenset(f"birq{m}" for m in ("", ".artifact", ".code", ".dag", ".stage", ".params", ".errors", ".progress"))
 
 
+def _find(module: str) -> Path | None:
+    """A module's file, found without importing it or its package: their imports would cost seconds."""
+    if module.split(".")[0] == "birq":
+        stem = Path(__file__).parent.parent.joinpath(*module.split("."))
+        return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin) if spec and spec.origin else None
+
+
 @cache
 def module_source(module: str) -> Path:
     """The file that holds a module."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    path = _find(module)
+    if path is None:
         raise RuntimeError(f"module {module} has no source file")
-    return Path(spec.origin)
+    return path
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _tree(module: str) -> ast.Module:
+    return ast.parse(module_source(module).read_text(encoding="utf-8"))
 
 
 def _imports(module: str) -> set[str]:
     """Modules of birq that a module imports, anywhere in its text."""
     found: set[str] = set()
-    for node in ast.walk(_tree(module_source(module))):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found.add(node.module)
             found |= {f"{node.module}.{a.name}" for a in node.names}
-    return {m for m in found if m.split(".")[0] == "birq" and _is_module(m)}
+    return {m for m in found if m.split(".")[0] == "birq" and _find(m)}
 
 
 @cache

@@ -21,7 +21,7 @@ def compute(job) -> None:
         job.read("pretrain.steps")
     done = job.scratch / "done"
     for step in range(int(done.read_text()) if done.exists() else 0, STEPS):
-        time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
+        time.sleep(float(os.environ.get("TOY_SLEEP", "0")))
         if os.environ.get("TOY_DIE_AT") == str(step):
             os.kill(os.getpid(), signal.SIGKILL)
         with open("steps.log", "a") as f:

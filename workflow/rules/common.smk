@@ -1,19 +1,20 @@
-import os
+import shlex
 import shutil
 import subprocess
 import sys
 
+from pathlib import Path
+
 sys.path.insert(0, str(workflow.basedir))
-# rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 from birq import dag, params as birq_params, stamps
+
+# rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 P = birq_params.load("params.yaml")
 # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
 stamps.write_all(P)
-
-RUN = "--method {wildcards.method} --seed {wildcards.seed}"
 
 
 def made(stage, role="runs"):

@@ -7,12 +7,12 @@ rule corpus:
         "data/logs/corpus/{corpus}.log",
     benchmark:
         "data/logs/corpus/{corpus}.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
     threads: 16
     resources:
         mem_mb=4000,
         runtime=240,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq corpus --corpus {wildcards.corpus} 2>&1 | tee {log}"
 
@@ -27,12 +27,12 @@ rule features:
         "data/logs/features/{corpus}.log",
     benchmark:
         "data/logs/features/{corpus}.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
     threads: 16
     resources:
         mem_mb=8000,
         runtime=240,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq features --corpus {wildcards.corpus} 2>&1 | tee {log}"
 
@@ -47,11 +47,11 @@ rule tokenizer:
         "data/logs/tokenizer.log",
     benchmark:
         "data/logs/tokenizer.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq tokenizer 2>&1 | tee {log}"

@@ -10,13 +10,13 @@ rule decode:
     benchmark:
         "data/logs/decode/{method}-{seed}.benchmark.tsv"
     priority: 10
+    conda:
+        "../envs/birq.yaml"
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
         runtime=120,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq decode --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
 
@@ -31,12 +31,12 @@ rule score:
         "data/logs/score/{method}-{seed}.log",
     benchmark:
         "data/logs/score/{method}-{seed}.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq score --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
 
@@ -53,13 +53,13 @@ rule probe:
         "data/logs/probe/{method}-{seed}.log",
     benchmark:
         "data/logs/probe/{method}-{seed}.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=4000,
         runtime=120,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq probe --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
 
@@ -87,11 +87,11 @@ rule report:
         "data/logs/report.log",
     benchmark:
         "data/logs/report.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq report 2>&1 | tee {log}"

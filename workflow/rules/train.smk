@@ -10,13 +10,13 @@ rule pretrain:
     benchmark:
         "data/logs/pretrain/{method}-{seed}.benchmark.tsv"
     priority: 30
+    conda:
+        "../envs/birq.yaml"
     threads: P.pretrain.cpu_threads
     resources:
         gpu=GPU,
         mem_mb=8000,
         runtime=1440,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
 
@@ -34,12 +34,12 @@ rule finetune:
     benchmark:
         "data/logs/finetune/{method}-{seed}.benchmark.tsv"
     priority: 20
+    conda:
+        "../envs/birq.yaml"
     threads: P.finetune.cpu_threads
     resources:
         gpu=GPU,
         mem_mb=8000,
         runtime=1440,
-    conda:
-        "../envs/birq.yaml"
     shell:
         "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee {log}"
