@@ -14,6 +14,7 @@ import numpy as np
 from birq.errors import BirqError
 
 SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga")
+RESAMPLE_PIECE = 1 << 14  # samples
 
 
 def _refuse(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,8 +57,12 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
         return wave
     import torch
 
+    # torch prepares a convolution anew for every length (3 ms), so lengths are few; the zeros added are what the filter pads with
+    padded = np.zeros(-(-len(wave) // RESAMPLE_PIECE) * RESAMPLE_PIECE, np.float32)
+    padded[: len(wave)] = wave
     with torch.inference_mode():
-        return _resampler(from_hz, to_hz)(torch.from_numpy(np.ascontiguousarray(wave))).numpy()
+        out = _resampler(from_hz, to_hz)(torch.from_numpy(padded)).numpy()
+    return out[: -(-len(wave) * to_hz // from_hz)]
 
 
 def read(path: str | Path, sample_rate_hz: int, offset_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:

@@ -118,7 +118,7 @@ class Voice:
 
 
 def _rng(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def cast(n_voices: int, seed: int) -> dict[str, list[Voice]]:
@@ -144,11 +144,11 @@ def cast(n_voices: int, seed: int) -> dict[str, list[Voice]]:
 
 def _noise(rng: np.random.Generator, n: int, tilt: float) -> np.ndarray:
     """Noise [n] of unit power whose spectrum falls as frequency to the power of `tilt`."""
-    size = 1 << (n - 1).bit_length()
-    spectrum = np.fft.rfft(rng.standard_normal(size))
-    frequency = np.arange(len(spectrum), dtype=np.float64)
+    size = -(-n // 2048) * 2048
+    parts = rng.standard_normal((2, size // 2 + 1), dtype=np.float32)
+    frequency = np.arange(size // 2 + 1, dtype=np.float32)
     frequency[0] = np.inf  # no constant offset
-    shaped = np.fft.irfft(spectrum * frequency ** (-tilt / 2), size)[:n]
+    shaped = np.fft.irfft((parts[0] + 1j * parts[1]) * frequency ** np.float32(-tilt / 2), size)[:n]
     return shaped / np.sqrt(np.mean(shaped**2))
 
 
@@ -197,9 +197,11 @@ class Utterance:
     phones: list[tuple[float, float, str, str | None]]
 
 
-def utter(speaker: espeak.Espeak, voice: Voice, corpus: SynthCorpus, rng: np.random.Generator, sample_rate_hz: int) -> Utterance:
-    """Draw a sentence, speak it, put noise behind it."""
-    sentence = grammar.sentence(rng)
+def utter(
+    speaker: espeak.Espeak, voice: Voice, split: str, corpus: SynthCorpus, rng: np.random.Generator, sample_rate_hz: int
+) -> Utterance:
+    """Draw a sentence of the split, speak it, put noise behind it."""
+    sentence = grammar.sentence(rng, split)
     text, owner = spoken(sentence, rng)
     speed, pitch, snr_db = (rng.uniform(*getattr(corpus, key)) for key in ("speed_wpm", "pitch", "snr_db"))
     raw, events = speaker.speak(text, voice.espeak, round(speed), round(pitch))
@@ -210,11 +212,11 @@ def utter(speaker: espeak.Espeak, voice: Voice, corpus: SynthCorpus, rng: np.ran
         phones.pop(0)
     first_s, last_s = phones[0][0], phones[-1][1]
     lead_s, tail_s = rng.uniform(*EDGE_S, size=2)
-    wave = audio.resample(raw.astype(np.float32) / 32768, speaker.sample_rate_hz, sample_rate_hz).astype(np.float64)
+    wave = audio.resample(raw.astype(np.float32) / 32768, speaker.sample_rate_hz, sample_rate_hz)
     begin, end = round(first_s * sample_rate_hz), round(last_s * sample_rate_hz)
     lead, tail = round(lead_s * sample_rate_hz), round(tail_s * sample_rate_hz)
     speech = wave[begin : end + tail]
-    clean = np.zeros(lead + end - begin + tail)
+    clean = np.zeros(lead + end - begin + tail, np.float32)
     clean[lead : lead + len(speech)] = speech
     power = np.mean(clean[lead : len(clean) - tail] ** 2)
     noise = _noise(rng, len(clean), rng.uniform(*NOISE_TILT)) * np.sqrt(power / 10 ** (snr_db / 10))
@@ -259,7 +261,7 @@ def _speak_all(task: _Task) -> Path:
     made, seconds, index = [], 0.0, 0
     while seconds < task.seconds:
         rng = _rng(task.corpus.seed, SPLIT_NUMBER[task.split], task.number, index)
-        u = utter(speaker, task.voice, task.corpus, rng, task.sample_rate_hz)
+        u = utter(speaker, task.voice, task.split, task.corpus, rng, task.sample_rate_hz)
         index += 1
         duration_s = len(u.wave) / task.sample_rate_hz
         if not task.min_seconds <= duration_s <= task.max_seconds:
