@@ -170,10 +170,12 @@ def compute(job: Job) -> None:
     config |= {"finetune": section.model_dump(mode="json"), "labelled_hours": round(labelled_hours, 4), "best_step": task.best_step}
     save_model(job.out, "model.safetensors", model, config)
     tokenizer.save(job.out)
-    job.notes |= {
-        "labelled_hours": labelled_hours,
-        "labelled_utterances": len(index),
-        "best_step": task.best_step,
-        "train_seconds": position.seconds,
-        "method": method,
-    }
+    job.notes.update(
+        {
+            "labelled_hours": labelled_hours,
+            "labelled_utterances": len(index),
+            "best_step": task.best_step,
+            "train_seconds": position.seconds,
+            "method": method,
+        }
+    )

@@ -183,7 +183,7 @@ def compute(job: Job) -> None:
     hours = float(split.duration_s.sum()) / 3600
     config["n_parameters"] = sum(p.numel() for p in model.encoder.parameters())
     config["hours_unlabelled"] = 0.0 if method == "scratch" else round(hours, 4)
-    job.notes |= {"hours": config["hours_unlabelled"], "steps": 0, "n_parameters": config["n_parameters"]}
+    job.notes.update({"hours": config["hours_unlabelled"], "steps": 0, "n_parameters": config["n_parameters"]})
     if method == "scratch":
         for file in ("curve.jsonl", "timing.jsonl"):
             (job.out / file).touch()
@@ -203,5 +203,5 @@ def compute(job: Job) -> None:
         task = PretrainTask(model, section, job, device, seed, features.frame_shift_ms)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = train(job, model, optimiser, schedule, feed, task, section, seed)
-        job.notes |= {"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds}
+        job.notes.update({"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds})
     save_model(job.out, "encoder.safetensors", model, config)
