@@ -1,0 +1,200 @@
+"""Speech of tones and a model of a few thousand weights: what tests of the model and of training share.
+
+Every letter is a tone, so there is something to learn; the log-mel is the product's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from birq import artifact, dag, shards
+from birq.batches import Batch
+from birq.features import fbank
+from birq.model.encoder import Encoder, Shape
+from birq.model.objectives import Objective, Pretrainer
+from birq.params import Params, parse
+from birq.stage import Job
+
+ROOT = Path(__file__).resolve().parent.parent
+LETTERS = "abcdefgh"
+N_MELS = 20
+SETTINGS = {"sample_rate_hz": 16000, "n_mels": N_MELS, "frame_length_ms": 25.0, "frame_shift_ms": 10.0, "low_hz": 20.0, "high_hz": 0.0}
+
+SMALL: dict[str, Any] = {
+    "run.pretrain_corpora": ["tones"],
+    "run.finetune_corpora": ["tones"],
+    "features.n_mels": N_MELS,
+    "tokenizer.alphabet": LETTERS + " ",
+    "model.d_model": 16,
+    "model.n_layers": 2,
+    "model.n_heads": 2,
+    "model.ff_expansion": 2,
+    "model.conv_kernel": 5,
+    "model.conv_expansion": 1,
+    "pretrain.steps": 12,
+    "pretrain.batch_seconds": 8.0,
+    "pretrain.micro_batch_seconds": 8.0,
+    "pretrain.warmup_steps": 4,
+    "pretrain.n_codebooks": 2,
+    "pretrain.codebook_size": 32,
+    "pretrain.codebook_dim": 8,
+    "pretrain.label_layer": 1,
+    "pretrain.log_every_steps": 2,
+    "pretrain.checkpoint_seconds": 0.0,
+    "pretrain.gradient_cosine_every_steps": 0,
+    "finetune.steps": 12,
+    "finetune.batch_seconds": 8.0,
+    "finetune.micro_batch_seconds": 8.0,
+    "finetune.log_every_steps": 2,
+    "finetune.checkpoint_seconds": 0.0,
+    "finetune.evaluations": 3,
+}
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    """params.yaml made small; `pretrain__steps=3` sets pretrain.steps."""
+    out = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    out["corpora"] = {"tones": out["corpora"]["synth"]}
+    for key, value in {**SMALL, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
+        section, name = key.split(".")
+        out[section][name] = value
+    return out
+
+
+def params(**changes: Any) -> Params:
+    """Checked params; see `tree`."""
+    return parse(tree(**changes))
+
+
+# ---- speech of tones
+
+
+def tones(text: str, rng: np.random.Generator, seconds_each: float = 0.16, noise: float = 0.01) -> np.ndarray:
+    """16 kHz samples: one tone per letter, silence for a space, a little noise."""
+    n = round(16000 * seconds_each)
+    time_s = np.arange(n) / 16000
+    fade = np.minimum(1, np.minimum(np.arange(n), np.arange(n)[::-1]) / 400)
+    parts = [0.3 * fade * np.sin(2 * np.pi * 300 * 1.45 ** LETTERS.index(c) * time_s) if c != " " else np.zeros(n) for c in text]
+    wave = np.concatenate(parts)
+    return (wave + noise * rng.standard_normal(len(wave))).astype(np.float32)
+
+
+def sentences(n: int, seed: int, shortest: int = 4, longest: int = 12) -> list[str]:
+    """Random words over the letters, without two equal letters in a row."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(n):
+        letters = [LETTERS[rng.integers(8)]]
+        while len(letters) < rng.integers(shortest, longest + 1):
+            fresh = " " if letters[-1] != " " and rng.random() < 0.2 else LETTERS[rng.integers(8)]
+            if fresh != letters[-1]:
+                letters.append(fresh)
+        out.append("".join(letters).strip())
+    return out
+
+
+def rows(texts: list[str], prefix: str, *, seed: int = 0, labelled: bool = True, heard: list[str] | None = None) -> list[dict[str, Any]]:
+    """Rows for a shard; `heard`: what the audio says, where it is not the transcript."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i, (text, said) in enumerate(zip(texts, heard or texts, strict=True)):
+        wave = tones(said, rng)
+        row = {"id": f"{prefix}{i:03d}", "speaker": f"{prefix}{i % 3}", "text": text if labelled else None}
+        made.append(row | {"duration_s": len(wave) / 16000, "fbank": fbank(wave, SETTINGS).numpy()})
+    return made
+
+
+def write_features(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> Path:
+    """A features artifact with a provenance, as if the stage had made it."""
+    summary = {}
+    for split, some in splits.items():
+        shards.write_shard(folder / split / "00000.parquet", some, shards.metadata(**SETTINGS))
+        summary[split] = {"utterances": len(some), "shards": 1, "frames": sum(len(r["fbank"]) for r in some)}
+    frames_TF = np.concatenate([r["fbank"] for r in splits["train"]]).astype(np.float64)
+    stats = {"n_frames": len(frames_TF), "mean": frames_TF.mean(0).tolist(), "var": frames_TF.var(0).tolist()}
+    (folder / "stats.json").write_text(json.dumps(stats))
+    (folder / "splits.json").write_text(json.dumps(summary))
+    files = artifact.describe(folder)
+    record = {"key": "0" * 32, "digest": artifact.content_digest(files), "files": files, "parts": {}}
+    (folder / artifact.PROVENANCE).write_text(json.dumps(record))
+    return folder
+
+
+def speech(folder: Path, n: int = 24, labelled: bool = True) -> Path:
+    """A small corpus of tones with train and dev splits."""
+    train = rows(sentences(n, 1), "train", seed=1, labelled=labelled)
+    return write_features(folder, {"train": train, "dev": rows(sentences(6, 2), "dev", seed=2)})
+
+
+def job(stage: str, folder: Path, inputs: dict[str, list[Path]], params: Params, method: str = "birq", seed: int = 0) -> Job:
+    """A job in `folder`; its scratch stays, its output is fresh."""
+    wildcards = {"method": method, "seed": str(seed)} if dag.STAGES[stage].wildcards else {}
+    n = len(list(folder.glob("out*"))) if folder.exists() else 0
+    out, scratch = folder / f"out{n}", folder / "scratch"
+    out.mkdir(parents=True)
+    scratch.mkdir(exist_ok=True)
+    return Job(stage, wildcards, "0" * 32, inputs, out, scratch, params)
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """curve.jsonl as dicts."""
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def child_environment() -> dict[str, str]:
+    """For `python -m birq` in another folder: this checkout, one thread."""
+    env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")}
+    return env | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[:1]]), "OMP_NUM_THREADS": "1"}
+
+
+# ---- the model alone
+
+
+def shape(**changes: Any) -> Shape:
+    """A shape of 2 to 3 layers, width 16."""
+    return Shape(**(params().model.model_dump() | {"n_mels": N_MELS} | changes))
+
+
+def objective(**changes: Any) -> Objective:
+    """The shipped constants with a small codebook; `changes` on top."""
+    section = params().pretrain.model_dump()
+    return Objective(**({f.name: section[f.name] for f in fields(Objective)} | changes))
+
+
+def pretrainer(seed: int = 0, n_layers: int = 2, **changes: Any) -> Pretrainer:
+    """A pretrainer whose weights follow from the seed."""
+    torch.manual_seed(seed)
+    return Pretrainer(Encoder(shape(n_layers=n_layers)), objective(**changes), seed)
+
+
+def batch(lengths: list[int], seed: int = 0, n_stack: int = 4) -> Batch:
+    """Random features with slowly changing frames; lengths in stacked frames, padding exactly 0."""
+    generator = torch.Generator().manual_seed(seed)
+    feats_BTF = torch.randn(len(lengths), max(lengths) * n_stack, N_MELS, generator=generator).cumsum(1) * 0.3
+    for row, length in enumerate(lengths):
+        feats_BTF[row] -= feats_BTF[row, : length * n_stack].mean(0)
+        feats_BTF[row, length * n_stack :] = 0
+    ids = [f"u{seed}-{i}" for i in range(len(lengths))]
+    return Batch(feats_BTF, torch.tensor(lengths), ids, [None] * len(ids), np.arange(len(ids)), sum(lengths) * n_stack / 100)
+
+
+def every_other(lengths: torch.Tensor | list[int], t: int | None = None) -> torch.Tensor:
+    """A mask [B, T] of alternating pairs of frames; padding is not masked."""
+    lengths_B = torch.as_tensor(lengths)
+    t = int(lengths_B.max()) if t is None else t
+    place_T = torch.arange(t)
+    return (place_T // 2 % 2 == 0) & (place_T < lengths_B[:, None])
+
+
+def noise(seed: int = 0) -> torch.Generator:
+    """A generator for the fill and the Gumbel noise."""
+    return torch.Generator().manual_seed(seed)
