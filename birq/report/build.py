@@ -1,0 +1,76 @@
+"""The report stage: metrics, figures, comparisons and one page, from everything that the run made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from birq.evaluate.compare import compare_methods
+from birq.params import Report, Run
+from birq.report import page, plots
+from birq.report.gather import Facts, gather
+from birq.report.verdict import health, mean
+from birq.stage import Job
+
+COUNTS = ("words", "substitutions", "deletions", "insertions", "characters", "char_substitutions", "char_deletions", "char_insertions")
+
+
+def records(facts: Facts) -> list[dict[str, Any]]:
+    """metrics.json: one record per method, seed and split; rates are fractions, hours and seconds as their names say."""
+    out = []
+    for r in facts.runs:
+        for split, s in r.scores.items():
+            rates = {f"{k}{end}": s.get(f"{k}{end}") for k in ("wer", "cer") for end in ("", "_low", "_high")}
+            out.append(
+                {"method": r.method, "seed": r.seed, "split": split}
+                | rates
+                | {k: s.get(k) for k in ("wer_speaker_low", "wer_speaker_high", *COUNTS, "utterances", "speakers", "hours")}
+                | {
+                    "confidence": facts.score_params["confidence"],
+                    "unlabelled_hours": r.unlabelled_hours,
+                    "labelled_hours": r.labelled_hours,
+                    "pretrain_seconds": r.seconds("pretrain"),
+                    "finetune_seconds": r.seconds("finetune"),
+                    "keys": {stage: record["key"] for stage, record in r.provenance.items()},
+                }
+            )
+    return out
+
+
+def by_method(facts: Facts) -> dict[str, dict[str, float | None]]:
+    """wer.json, for `dvc metrics show`: means over seeds on the main split, in per cent."""
+    out = {}
+    for name in facts.methods:
+        scores = [r.scores[facts.main_split] for r in facts.of(name)]
+        values = {k: [s[k] for s in scores] for k in ("wer", "wer_low", "wer_high", "cer")}
+        out[name] = {k: None if any(x is None for x in v) else round(100 * mean(v), 3) for k, v in values.items()}
+    return out
+
+
+def _dump(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def compute(job: Job) -> None:
+    """Write metrics.json, wer.json, comparisons.json, plots/ and index.html into `job.out`.
+
+    Errors: BirqError for an artifact that is damaged or lacks `report.main_split`.
+    """
+    section: Report = job.read("report")
+    run: Run = job.read("run")
+    facts = gather(job.inputs, section.main_split, section.worst_utterances, list(run.pretrain_corpora), list(run.finetune_corpora))
+    how = facts.score_params
+    folders = {(r.method, r.seed): r.score_folder for r in facts.runs}
+    if len(facts.methods) > 1:
+        pairs = compare_methods(folders, facts.main_split, how["confidence"], how["bootstrap_samples"], how["seed"])
+        facts = replace(facts, comparisons=pairs)
+    codes = [h for h in map(health, facts.runs) if h]
+    _dump(job.out / "metrics.json", records(facts))
+    _dump(job.out / "wer.json", by_method(facts))
+    rest = {"main_split": facts.main_split, "synthetic": facts.synthetic, "comparisons": facts.comparisons, "health": codes}
+    _dump(job.out / "comparisons.json", rest)
+    svgs = plots.write(facts, job.out / "plots")
+    (job.out / "index.html").write_text(page.render(facts, codes, svgs), encoding="utf-8")
+    job.notes["device"] = "cpu"

@@ -1,0 +1,182 @@
+"""What the report shows, read once from the artifacts of the stages before it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from birq.errors import BirqError
+from birq.artifact import read_provenance
+
+NAMES = {"birq": "BiRQ", "best_rq": "BEST-RQ", "scratch": "no pre-training"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed: everything that its stages left."""
+
+    method: str
+    seed: int
+    config: dict[str, Any]  # of the encoder
+    pretrain_curve: list[dict[str, Any]]
+    finetune_curve: list[dict[str, Any]]
+    speed_hours_per_hour: float | None  # of pre-training: audio heard per hour of wall time
+    scores: dict[str, dict[str, Any]]  # by split, rates as fractions
+    worst: list[dict[str, Any]]  # utterances of the main split, most errors first
+    probe: dict[str, Any]
+    provenance: dict[str, dict[str, Any]]  # by stage: pretrain, finetune, score, probe
+    score_folder: Path
+
+    @property
+    def name(self) -> str:
+        return NAMES.get(self.method, self.method)
+
+    @property
+    def unlabelled_hours(self) -> float:
+        """Hours of speech heard without transcripts; an encoder that was not pre-trained heard none."""
+        return 0.0 if self.method == "scratch" else float(self.provenance["pretrain"]["notes"].get("hours") or 0.0)
+
+    @property
+    def labelled_hours(self) -> float:
+        return float(self.provenance["finetune"]["notes"].get("labelled_hours") or 0.0)
+
+    def seconds(self, stage: str) -> float:
+        """Wall time of a stage."""
+        return float(self.provenance[stage]["wall_seconds"])
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """One corpus and its features."""
+
+    info: dict[str, Any]  # corpus.json
+    quarantine: dict[str, int]  # reason -> recordings
+    frames: dict[str, int]  # split -> log-mel frames
+    provenance: dict[str, dict[str, Any]]  # by stage: corpus, features
+
+    @property
+    def name(self) -> str:
+        return self.info["name"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the report is made of."""
+
+    main_split: str
+    runs: list[Run]  # in the order of params.yaml
+    corpora: list[CorpusFacts]
+    finetune_corpora: list[str]
+    pretrain_corpora: list[str]
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of every pair of methods, as `compare_methods` returns them
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(r.method for r in self.runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(dict.fromkeys(r.seed for r in self.runs))
+
+    def of(self, method: str) -> list[Run]:
+        return [r for r in self.runs if r.method == method]
+
+    @property
+    def score_params(self) -> dict[str, Any]:
+        """confidence, bootstrap_samples and seed, with which the scores were made: the paired tests use the same."""
+        return self.runs[0].provenance["score"]["parts"]["params"]["score"]
+
+    @property
+    def synthetic(self) -> list[bool]:
+        """For each corpus that is scored: was its speech synthesised?"""
+        return [bool(c.info.get("synthetic")) for c in self.corpora if c.name in self.finetune_corpora]
+
+
+def read_json(path: Path) -> Any:
+    """Errors: BirqError where the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BirqError(f"{path}: missing; delete {path.parent} and run again") from None
+    except ValueError as e:
+        raise BirqError(f"{path}: not readable as JSON ({e}); delete {path.parent} and run again") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A curve: one JSON object per line; no file and an empty file are an empty curve."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as e:
+        raise BirqError(f"{path}: a line is not readable as JSON ({e}); delete {path.parent} and run again") from None
+
+
+def _quarantine(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as f:
+        return dict(Counter(row["reason"] for row in csv.DictReader(f, delimiter="\t")).most_common())
+
+
+def _by_run(folders: list[Path]) -> dict[tuple[str, int], tuple[Path, dict[str, Any]]]:
+    records = [(folder, read_provenance(folder)) for folder in folders]
+    return {(r["wildcards"]["method"], int(r["wildcards"]["seed"])): (folder, r) for folder, r in records}
+
+
+def _worst(folder: Path, split: str, n: int) -> list[dict[str, Any]]:
+    rows = pq.read_table(folder / "utterances.parquet", filters=[("split", "==", split)]).to_pylist()
+    rows.sort(key=lambda r: (-r["errors"], r["id"]))
+    return rows[:n]
+
+
+def _speed(timing: list[dict[str, Any]]) -> float | None:
+    values = sorted(t["audio_hours_per_hour"] for t in timing if t.get("audio_hours_per_hour"))
+    return values[len(values) // 2] if values else None
+
+
+def _run(who: tuple[str, int], found: dict[str, dict], main_split: str, worst: int) -> Run:
+    folders = {stage: found[stage][who][0] for stage in found}
+    scores = read_json(folders["score"] / "scores.json")
+    if main_split not in scores:
+        raise BirqError(
+            f"{folders['score']}/scores.json: no split {main_split!r}, it has {sorted(scores)}; set report.main_split to one of them"
+        )
+    return Run(
+        method=who[0],
+        seed=who[1],
+        config=read_json(folders["pretrain"] / "config.json"),
+        pretrain_curve=read_lines(folders["pretrain"] / "curve.jsonl"),
+        finetune_curve=read_lines(folders["finetune"] / "curve.jsonl"),
+        speed_hours_per_hour=_speed(read_lines(folders["pretrain"] / "timing.jsonl")),
+        scores=scores,
+        worst=_worst(folders["score"], main_split, worst),
+        probe=read_json(folders["probe"] / "probe.json"),
+        provenance={stage: found[stage][who][1] for stage in found},
+        score_folder=folders["score"],
+    )
+
+
+def gather(inputs: dict[str, list[Path]], main_split: str, worst: int, pretrain_corpora: list[str], finetune_corpora: list[str]) -> Facts:
+    """Read the artifacts that the report stands on.
+
+    inputs: folders by stage, as in `Job.inputs`. worst: how many utterances to keep per run.
+    Errors: BirqError for a file that is missing or damaged, and for a split that was not scored.
+    """
+    found = {stage: _by_run(inputs[stage]) for stage in ("pretrain", "finetune", "score", "probe")}
+    features = {r["wildcards"]["corpus"]: (f, r) for f, r in ((f, read_provenance(f)) for f in inputs["features"])}
+    corpora = []
+    for folder in inputs["corpus"]:
+        info = read_json(folder / "corpus.json")
+        feature_folder, feature_record = features[info["name"]]
+        frames = {split: s["frames"] for split, s in read_json(feature_folder / "splits.json").items()}
+        provenance = {"corpus": read_provenance(folder), "features": feature_record}
+        corpora.append(CorpusFacts(info, _quarantine(folder / "quarantine.tsv"), frames, provenance))
+    runs = [_run(who, found, main_split, worst) for who in found["score"]]
+    return Facts(main_split, runs, corpora, finetune_corpora, pretrain_corpora)

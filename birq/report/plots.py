@@ -1,0 +1,431 @@
+"""The figures: rows for CSV, Vega-Lite specifications by altair, SVG by vl-convert. No network, no browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from birq.report.gather import NAMES, Facts
+
+COLOURS = {"birq": "#1d5fd1", "best_rq": "#d9660a", "scratch": "#6b7480"}
+INK, MUTED, GRID = "#1c2430", "#5b6572", "#e6e9ee"
+WIDTH, HEIGHT = 520, 310  # of the whole figure, so that all figures of the page have letters of one size
+MAX_POINTS = 300  # of a line; more cannot be seen at this size
+DOT: dict[str, Any] = {
+    "size": 10,
+    "filled": False,
+    "strokeWidth": 3,
+    "opacity": 1,
+}  # a stroke, as the lines are, so that one legend serves both
+FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
+
+Row = dict[str, Any]
+
+CURVE_FIELDS = (
+    "step", "epoch", "loss", "enhanced_loss", "anchor_loss", "masked_accuracy", "label_fidelity", "enhanced_perplexity", "anchor_perplexity",
+    "enhanced_used_share", "anchor_used_share", "agreement", "gradient_norm", "gradient_cosine", "learning_rate", "hours_seen",
+)  # fmt: skip
+
+
+# ---- rows: what the CSV files hold and the figures show
+
+
+def curve_rows(facts: Facts) -> list[Row]:
+    """Pre-training curves of all runs, one row per logged step."""
+    return [{"method": r.method, "seed": r.seed} | {k: p.get(k) for k in CURVE_FIELDS} for r in facts.runs for p in r.pretrain_curve]
+
+
+def finetune_rows(facts: Facts) -> list[Row]:
+    """Fine-tuning curves; dev_wer in per cent, where it was taken."""
+    out = []
+    for r in facts.runs:
+        for p in r.finetune_curve:
+            wer = p.get("dev_wer")
+            fields = {k: p.get(k) for k in ("step", "loss", "gradient_norm", "learning_rate")}
+            out.append({"method": r.method, "seed": r.seed} | fields | {"dev_wer": None if wer is None else 100 * wer})
+    return out
+
+
+def wer_rows(facts: Facts) -> list[Row]:
+    """WER and CER of every run and split, in per cent."""
+    keys = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
+    return [
+        {"run": f"{r.method}-{r.seed}", "method": r.method, "seed": r.seed, "split": split}
+        | {k: None if s[k] is None else 100 * s[k] for k in keys}
+        for r in facts.runs
+        for split, s in r.scores.items()
+    ]
+
+
+def pnmi_rows(facts: Facts) -> list[Row]:
+    """Label quality by layer; the anchoring labels have no layer but the input."""
+    return [{"method": r.method, "seed": r.seed} | row for r in facts.runs if r.probe["available"] for row in r.probe["rows"]]
+
+
+def usage_rows(facts: Facts) -> list[Row]:
+    """Share of frames of each code, most used first, codebook 0; of large codebooks, evenly chosen ranks."""
+    out = []
+    for r in facts.runs:
+        for labels, shares in (r.probe.get("usage") or {}).items():
+            kept = _spread(len(shares))
+            out += [{"method": r.method, "seed": r.seed, "labels": labels, "rank": i, "share": shares[i - 1]} for i in kept]
+    return out
+
+
+def _spread(n: int) -> list[int]:
+    """Ranks 1 to n, evenly thinned to MAX_POINTS, both ends kept."""
+    if n <= MAX_POINTS:
+        return list(range(1, n + 1))
+    return sorted({round(1 + (n - 1) * i / (MAX_POINTS - 1)) for i in range(MAX_POINTS)})
+
+
+def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
+    """Rows under a head line; None is an empty cell. `columns` stand where there are no rows."""
+    names = list(rows[0]) if rows else list(columns)
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        writer = csv.DictWriter(f, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# ---- chart pieces
+
+
+def _data(rows: Iterable[Row]) -> alt.Data:
+    return alt.Data(values=[{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+
+
+def _named(rows: Iterable[Row]) -> list[Row]:
+    return [row | {"name": NAMES.get(row["method"], row["method"]), "run": f"{row['method']}-{row['seed']}"} for row in rows]
+
+
+def _legend(orient: str = "top", **more: Any) -> alt.Legend:
+    return alt.Legend(orient=orient, offset=6, symbolType="stroke", direction="horizontal", **more)
+
+
+def _colour(rows: Sequence[Row], legend: bool = True) -> alt.Color:
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    scale = alt.Scale(domain=[NAMES.get(m, m) for m in methods], range=[COLOURS.get(m, "#7a3fb0") for m in methods])
+    return alt.Color("name:N", scale=scale, title=None, legend=_legend() if legend else None)
+
+
+def _dash(kinds: Sequence[str]) -> alt.StrokeDash:
+    """Solid for the first kind of line, dashed for the second, dotted for the third."""
+    scale = alt.Scale(domain=list(kinds), range=[[1, 0], [5, 3], [1.5, 2.5]][: len(kinds)])
+    return alt.StrokeDash("kind:N", scale=scale, title=None, legend=_legend("bottom", symbolStrokeColor=MUTED))
+
+
+def _thin(rows: list[Row]) -> list[Row]:
+    """At most MAX_POINTS per run, the last point kept."""
+    longest = max((sum(1 for r in rows if (r["method"], r["seed"]) == who) for who in {(r["method"], r["seed"]) for r in rows}), default=0)
+    every = -(-longest // MAX_POINTS) or 1
+    if every == 1:
+        return rows
+    out: list[Row] = []
+    for i, row in enumerate(rows):
+        last = i + 1 == len(rows) or (rows[i + 1]["method"], rows[i + 1]["seed"]) != (row["method"], row["seed"])
+        if last or i % every == 0:
+            out.append(row)
+    return out
+
+
+def _finish(chart: alt.TopLevelMixin, title: str, subtitle: str, height: int = HEIGHT) -> dict[str, Any]:
+    styled = (
+        chart.properties(
+            title=alt.TitleParams(
+                title, subtitle=subtitle, anchor="start", frame="group", offset=8, fontSize=14, subtitleFontSize=11, subtitlePadding=4
+            ),
+            width=WIDTH,
+            height=height,
+            autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+        )
+        .configure(font=FONT, background="white", padding=8)
+        .configure_view(stroke=None)
+        .configure_title(color=INK, subtitleColor=MUTED, fontWeight=600)
+        .configure_axis(
+            labelColor=MUTED,
+            titleColor=MUTED,
+            titleFontWeight=400,
+            labelFontSize=11,
+            titleFontSize=11,
+            gridColor=GRID,
+            domainColor="#b6bdc7",
+            tickColor="#b6bdc7",
+        )
+        .configure_axisX(grid=False, tickCount=6)
+        .configure_axisY(tickCount=5, domain=False, ticks=False)
+        .configure_legend(labelColor=INK, labelFontSize=11, symbolStrokeWidth=2.2, symbolSize=160, padding=0, columnPadding=12)
+    )
+    return styled.to_dict()
+
+
+def _note(title: str, why: str) -> dict[str, Any]:
+    """A figure that says why there is none."""
+    chart = alt.Chart(alt.Data(values=[{"why": why}])).mark_text(color=MUTED, fontSize=12, lineBreak="\n").encode(text="why:N")
+    return _finish(chart, title, "")
+
+
+def _step(title: str = "step") -> alt.X:
+    return alt.X("step:Q", title=title, axis=alt.Axis(format=",d"))
+
+
+def _curves(rows: list[Row], y: str, title: str, subtitle: str, unit: str, *, rule: float | None = None, **scale: Any) -> dict[str, Any]:
+    """One field over steps, one colour per method, one line per seed; `rule` draws a level."""
+    rows = _named(r for r in rows if r.get(y) is not None)
+    if not rows:
+        return _note(title, "nothing was logged: no method of this run has it")
+    axis = alt.Y(f"{y}:Q", title=unit, scale=alt.Scale(**{"zero": False, "nice": True} | scale))
+    kept = ({k: r[k] for k in ("name", "run", "step", y)} for r in rows)
+    chart = alt.Chart(_data(kept)).mark_line(strokeWidth=1.8, clip=True).encode(x=_step(), y=axis, color=_colour(rows), detail="run:N")
+    if rule is not None:
+        level = alt.Chart(alt.Data(values=[{y: rule}])).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(y=axis)
+        chart = alt.layer(level, chart)
+    return _finish(chart, title, subtitle)
+
+
+# ---- the figures
+
+
+def wer(facts: Facts) -> dict[str, Any]:
+    """Word error rate by method, with intervals; one point per seed."""
+    rows = _named(r for r in wer_rows(facts) if r["split"] == facts.main_split and r["wer"] is not None)
+    if not rows:
+        return _note("Word error rate", f"no word in the references of {facts.main_split}")
+    seeds = len(facts.seeds)
+    for row in rows:
+        row["label"] = f"{row['wer']:.1f}"
+    order = list(dict.fromkeys(r["name"] for r in rows))
+    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelColor=INK, labelPadding=8))
+    offset = alt.YOffset("seed:O", scale=alt.Scale(paddingInner=0.1, paddingOuter=0.6))
+    base = alt.Chart(_data(rows)).encode(y=y, yOffset=offset, color=_colour(rows, legend=False))
+    x = alt.Scale(zero=False, nice=True, padding=24)
+    band = base.mark_rule(strokeWidth=5, opacity=0.28, strokeCap="round").encode(
+        x=alt.X("wer_low:Q", scale=x, title="word error rate (%)"), x2="wer_high:Q"
+    )
+    point = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("wer:Q", scale=x))
+    text = base.mark_text(align="left", dx=8, fontSize=12, fontWeight=600).encode(x=alt.X("wer_high:Q", scale=x), text="label:N")
+    sure = round(100 * facts.score_params["confidence"])
+    subtitle = f"{facts.main_split}, {sure} % interval by utterance; one point per seed; left is better"
+    return _finish(
+        alt.layer(band, point, text), "Word error rate by method", subtitle, height=max(HEIGHT, 90 + len(order) * (24 + 20 * seeds))
+    )
+
+
+def differences(facts: Facts) -> dict[str, Any]:
+    """Paired differences of WER, with their intervals by utterance and by speaker."""
+    title = "Paired differences"
+    if not facts.comparisons:
+        return _note(title, "one method only: nothing to compare")
+    rows = []
+    for c in facts.comparisons:
+        pair = f"{NAMES.get(c['a'], c['a'])} − {NAMES.get(c['b'], c['b'])}"
+        for low, high, unit in (("low", "high", "by utterance"), ("speaker_low", "speaker_high", "by speaker")):
+            if c.get(low) is not None:
+                rows.append(
+                    {"pair": pair, "method": c["a"], "seed": 0, "kind": unit}
+                    | {"low": 100 * c[low], "high": 100 * c[high], "value": 100 * c["difference"]}
+                )
+    rows = _named(rows)
+    order, kinds = list(dict.fromkeys(r["pair"] for r in rows)), ["by utterance", "by speaker"]
+    axis = alt.Axis(labelFontSize=12, labelColor=INK, labelPadding=8, labelLimit=220)
+    offset = alt.YOffset("kind:N", sort=kinds, scale=alt.Scale(paddingInner=0.1, paddingOuter=0.9))
+    x = alt.X("low:Q", title="difference of WER, points", scale=alt.Scale(zero=True, nice=True, padding=14))
+    base = alt.Chart(_data(rows)).encode(y=alt.Y("pair:N", sort=order, title=None, axis=axis), yOffset=offset)
+    zero = alt.Chart(alt.Data(values=[{"low": 0}])).mark_rule(color=INK, strokeWidth=1).encode(x=x)
+    colour = alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=[INK, "#98a2b0"]), legend=_legend())
+    span = base.mark_rule(strokeWidth=3, strokeCap="round").encode(x=x, x2="high:Q", color=colour)
+    point = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("value:Q"), color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[INK, "#98a2b0"]))
+    )
+    sure = round(100 * facts.score_params["confidence"])
+    return _finish(
+        alt.layer(zero, span, point),
+        title,
+        f"{facts.main_split}, {sure} % intervals; left of 0: the first makes fewer errors",
+        height=max(HEIGHT, 100 + 60 * len(order)),
+    )
+
+
+def pretrain_losses(facts: Facts) -> dict[str, Any]:
+    """G of every method and F of those that have enhanced labels."""
+    kinds = ("G, anchoring labels", "F, enhanced labels")
+    rows = []
+    for p in _thin(curve_rows(facts)):
+        for key, kind in zip(("anchor_loss", "enhanced_loss"), kinds, strict=True):
+            rows.append({"method": p["method"], "seed": p["seed"], "step": p["step"], "kind": kind, "value": p[key]})
+    rows = _named(r for r in rows if r["value"] is not None)
+    title, subtitle = "Pre-training losses", "cross-entropy on masked frames, nats"
+    if not rows:
+        return _note(title, "no method of this run is pre-trained")
+    present = [k for k in kinds if any(r["kind"] == k for r in rows)]
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_line(strokeWidth=1.8, clip=True)
+        .encode(
+            x=_step(),
+            y=alt.Y("value:Q", title="nats", scale=alt.Scale(zero=False)),
+            color=_colour(rows),
+            strokeDash=_dash(present),
+            detail=["run:N"],
+        )
+    )
+    return _finish(chart, title, subtitle)
+
+
+def masked_accuracy(facts: Facts) -> dict[str, Any]:
+    rows = [r | {"masked_accuracy": None if r["masked_accuracy"] is None else 100 * r["masked_accuracy"]} for r in _thin(curve_rows(facts))]
+    return _curves(rows, "masked_accuracy", "Masked accuracy", "masked frames whose likeliest code is the anchoring label", "%")
+
+
+def label_fidelity(facts: Facts) -> dict[str, Any]:
+    rows = _thin(curve_rows(facts))
+    subtitle = "share of drawn enhanced labels that are the nearest code; above one half is held"
+    return _curves(rows, "label_fidelity", "Label fidelity", subtitle, "share", rule=0.5, domain=[0, 1])
+
+
+def perplexity(facts: Facts) -> dict[str, Any]:
+    """Enhanced codes against the anchoring codes, with the band of a factor of 2 in which they hold."""
+    title, subtitle = "Code perplexity", "enhanced codes hold inside the band: half to twice the anchoring codes'"
+    rows = _named(r for r in _thin(curve_rows(facts)) if r["enhanced_perplexity"] and r["anchor_perplexity"])
+    if not rows:
+        return _note(title, "no method of this run has enhanced labels")
+    kinds = ("enhanced labels", "anchoring labels")
+    first = [r for r in rows if r["run"] == rows[0]["run"]]
+    band = [{"step": r["step"], "low": r["anchor_perplexity"] / 2, "high": r["anchor_perplexity"] * 2} for r in first]
+    long = [
+        {"run": r["run"], "method": r["method"], "name": r["name"], "step": r["step"], "kind": kind, "value": r[key]}
+        for r in rows
+        for kind, key in zip(kinds, ("enhanced_perplexity", "anchor_perplexity"), strict=True)
+    ]
+    y = alt.Y(
+        "value:Q",
+        title="codes in use",
+        scale=alt.Scale(type="log", nice=False, padding=4),
+        axis=alt.Axis(values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]),
+    )
+    area = (
+        alt.Chart(_data(band))
+        .mark_area(color="#1d5fd1", opacity=0.09)
+        .encode(x=_step(), y=alt.Y("low:Q", title="codes in use"), y2="high:Q")
+    )
+    line = (
+        alt.Chart(_data(long))
+        .mark_line(strokeWidth=1.8)
+        .encode(x=_step(), y=y, color=_colour(rows, legend=len({r["method"] for r in rows}) > 1), strokeDash=_dash(kinds), detail="run:N")
+    )
+    return _finish(alt.layer(area, line), title, subtitle)
+
+
+def finetune(facts: Facts) -> dict[str, Any]:
+    return _curves(_thin(finetune_rows(facts)), "loss", "Fine-tuning loss", "CTC, training batches", "CTC loss")
+
+
+def dev_wer(facts: Facts) -> dict[str, Any]:
+    """Dev WER where it was taken: the best one chose the checkpoint."""
+    rows = _named(r for r in finetune_rows(facts) if r["dev_wer"] is not None)
+    title, subtitle = "Dev word error rate while fine-tuning", "the checkpoint with the lowest one is kept"
+    if not rows:
+        return _note(title, "dev was not scored: the corpus has no dev split")
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(**DOT))
+        .encode(x=_step(), y=alt.Y("dev_wer:Q", title="WER (%)", scale=alt.Scale(zero=False)), color=_colour(rows), detail="run:N")
+    )
+    return _finish(chart, title, subtitle)
+
+
+def pnmi(facts: Facts) -> dict[str, Any]:
+    """PNMI of the enhanced labels at every layer, the anchoring labels and the floor beside them."""
+    title = "What the labels know of the phones"
+    found = pnmi_rows(facts)
+    if not found:
+        return _note(title, next((r.probe["why_not"] for r in facts.runs if r.probe.get("why_not")), None) or "no phone alignments")
+    kinds = ("layer outputs", "anchoring labels", "floor (shifted)")
+    layers = _named(r for r in found if r["labels"] == "enhanced")
+    anchors = _named(r for r in found if r["labels"] == "anchor")
+    # the same codes anchor every method of a seed; drawn grey so that no method claims them
+    level = sum(r["pnmi"] for r in anchors) / len(anchors) if anchors else None
+    long = [r | {"kind": kinds[0], "value": r["pnmi"]} for r in layers] + [r | {"kind": kinds[2], "value": r["pnmi_floor"]} for r in layers]
+    keep = ("name", "run", "layer", "kind", "value")
+    depth = max((r["layer"] for r in layers), default=1)
+    x = alt.X(
+        "layer:Q",
+        title="encoder layer",
+        scale=alt.Scale(domain=[min((r["layer"] for r in layers), default=0), depth]),
+        axis=alt.Axis(values=list(range(depth + 1)), format="d"),
+    )
+    y = alt.Y("value:Q", title="PNMI", scale=alt.Scale(zero=True))
+    line = (
+        alt.Chart(_data({k: r[k] for k in keep} for r in long))
+        .mark_line(strokeWidth=1.8)
+        .encode(x=x, y=y, color=_colour(layers), strokeDash=_dash(kinds), detail="run:N")
+    )
+    dots = alt.Chart(_data({k: r[k] for k in keep} for r in long if r["kind"] == kinds[0])).mark_point(**DOT)
+    parts = [line, dots.encode(x=x, y=y, color=_colour(layers))]
+    if level is not None:
+        rule = alt.Chart(alt.Data(values=[{"value": level}])).mark_rule(color=INK, strokeDash=[5, 3], strokeWidth=1.6).encode(y=y)
+        parts.insert(0, rule)
+    label_layer = facts.runs[0].probe.get("label_layer")
+    chosen = f"; enhanced labels are made at layer {label_layer}" if label_layer else ""
+    return _finish(alt.layer(*parts), title, f"mutual information of codes and phones{chosen}")
+
+
+def usage(facts: Facts) -> dict[str, Any]:
+    """Code frequencies, most used first."""
+    title, subtitle = "Code usage", "share of frames per code, codebook 0, most used first"
+    kinds = {"enhanced": "enhanced labels", "anchor": "anchoring labels"}
+    rows = _named(r | {"kind": kinds[r["labels"]]} for r in usage_rows(facts) if r["share"] > 0 and r["labels"] in kinds)
+    if not rows:
+        return _note(title, next((r.probe["why_not"] for r in facts.runs if r.probe.get("why_not")), None) or "the codes were not counted")
+    keep = ("name", "run", "kind", "rank", "share")
+    size = facts.runs[0].probe.get("codebook_size") or max(r["rank"] for r in rows)
+    rule = alt.Chart(alt.Data(values=[{"share": 100 / size}])).mark_rule(color=MUTED, strokeDash=[2, 3])
+    y = alt.Y(
+        "share:Q",
+        title="share of frames (%)",
+        scale=alt.Scale(type="log", nice=False, padding=4),
+        axis=alt.Axis(format="~g", values=[0.0001, 0.001, 0.01, 0.1, 1, 10, 100]),
+    )
+    line = (
+        alt.Chart(_data({k: r[k] * 100 if k == "share" else r[k] for k in keep} for r in rows))
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            x=alt.X("rank:Q", title=f"code, by rank (of {size}); dotted: all equally often"),
+            y=y,
+            color=_colour(rows),
+            strokeDash=_dash(list(kinds.values())),
+            detail="run:N",
+        )
+    )
+    return _finish(alt.layer(rule.encode(y=y), line), title, subtitle)
+
+
+FIGURES: dict[str, Callable[[Facts], dict[str, Any]]] = {
+    f.__name__: f for f in (wer, differences, dev_wer, finetune, pretrain_losses, masked_accuracy, perplexity, label_fidelity, pnmi, usage)
+}
+
+
+def write(facts: Facts, folder: Path) -> dict[str, str]:
+    """All figures as NAME.vl.json and NAME.svg and their numbers as CSV; returns the SVG texts by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "curves.csv", curve_rows(facts), ("method", "seed", *CURVE_FIELDS))
+    write_csv(
+        folder / "finetune.csv", finetune_rows(facts), ("method", "seed", "step", "loss", "gradient_norm", "learning_rate", "dev_wer")
+    )
+    write_csv(folder / "wer.csv", [r for r in wer_rows(facts) if r["split"] == facts.main_split])
+    quality = ("labels", "layer", "phone_purity", "cluster_purity", "pnmi", "pnmi_floor", "perplexity", "used_share", "agreement")
+    write_csv(folder / "pnmi.csv", pnmi_rows(facts), ("method", "seed", *quality))
+    write_csv(folder / "usage.csv", usage_rows(facts), ("method", "seed", "labels", "rank", "share"))
+    out = {}
+    for name, draw in FIGURES.items():
+        spec = draw(facts)
+        (folder / f"{name}.vl.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        out[name] = vl_convert.vegalite_to_svg(spec)
+        (folder / f"{name}.svg").write_text(out[name], encoding="utf-8")
+    return out
