@@ -6,13 +6,14 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _start_worker() -> None:
+    """A worker has one thread, and ends when the run that started it is killed."""
+    _one_thread()
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
 def _make_shard(task: _Task) -> dict[str, Any]:
     """Write a shard, unless a run before this one did, and say what is in it."""
     if task.facts.exists() and task.shard.exists():
@@ -202,7 +211,7 @@ def _make_shard(task: _Task) -> dict[str, Any]:
 
     shards.write_shard(task.shard, rows(), meta)
     facts |= {"speakers": sorted({u.speaker for u in task.utterances}), "total": total_F.tolist(), "square": square_F.tolist()}
-    part = task.facts.with_suffix(".part")
+    part = task.facts.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(facts), encoding="utf-8")
     os.rename(part, task.facts)
     return facts
@@ -257,7 +266,7 @@ def _finished(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, dic
     context = get_context("forkserver")  # a fork of a process with threads may hang
     context.set_forkserver_preload(["birq.features", "torch"])
     under_way: dict[Future[dict[str, Any]], _Task] = {}
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
             for task in tasks:
                 under_way[pool.submit(_make_shard, task)] = task
