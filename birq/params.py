@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -311,6 +312,13 @@ def _lists_to_pairs(tree: Any) -> Any:
     return tree
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, as DVC reads them: `1e-4` is one, where YAML 1.1 sees a string."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml.
 
@@ -318,7 +326,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise BirqError(f"{path}: no such file; run birq from the project's root folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:

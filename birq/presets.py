@@ -104,7 +104,9 @@ def _dump(tree: CommentedMap) -> str:
     _yaml().dump(tree, buffer)
     # a replaced mapping takes the blank line before the next section with it
     text = re.sub(r"(?<=[^\n])\n(?=[a-z_]+:)", "\n\n", buffer.getvalue())
-    return re.sub(r"\n{3,}", "\n\n", text)
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    # comments follow their value by one space, whatever column they stood in
+    return re.sub(r"(?<=\S) {2,}(?=# )", " ", text)
 
 
 def apply(name: str | None, settings: list[str], path: Path) -> list[str]:
