@@ -159,7 +159,7 @@ def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[st
         parts = key_parts(stage, wildcards, params)
         key = key_of(parts)
         target, stored, work = dag.artifact(stage, wildcards), store_path(stage, key), work / key
-        with _lock(work.with_suffix(".lock"), say):
+        with _lock(stored.with_suffix(".lock"), say):  # in the store, which several clones may share
             known = _usable(stored, say)
             if not known:
                 job = Job(stage, wildcards, key, dag.inputs(stage, wildcards, params), work / "out", work / "scratch", params)
