@@ -1,0 +1,346 @@
+"""BEST-RQ and BiRQ as theorems: what the losses are, and which way each gradient runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import batch, every_other, noise, objective, pretrainer
+from torch import Tensor
+
+from birq.model.encoder import valid_mask
+from birq.model.objectives import Losses, Pretrainer, enhanced_labels, mean_label_entropy
+from birq.model.quantizer import layer_norm, standardise
+
+LENGTHS = [24, 15, 9]
+NOT_TRAINED_BY_LABELS = ("head", "enhanced_head")
+
+
+def losses(p: Pretrainer, seed: int = 0, lengths: list[int] | None = None) -> Losses:
+    b = batch(lengths or LENGTHS)
+    return p(b.feats_BTF, b.lengths_B, every_other(b.lengths_B), noise(seed))
+
+
+def gradient(p: Pretrainer, loss: Tensor) -> dict[str, Tensor]:
+    p.zero_grad()
+    loss.backward()
+    return {n: torch.zeros_like(w) if w.grad is None else w.grad.clone() for n, w in p.named_parameters()}
+
+
+def by_hand(p: Pretrainer, *, detach: bool, seed: int = 0) -> dict[str, Tensor]:
+    """Algorithm 1 written out, soft labels, shared head, LayerNorm or standardised z; returns the losses F, G and the total."""
+    o, b = p.objective, batch(LENGTHS)
+    mask, lengths = every_other(b.lengths_B), b.lengths_B
+    x = p.encoder.stack(b.feats_BTF)
+    generator, m = noise(seed), int(mask.sum())
+    masked = x.clone()
+    masked[mask] = torch.randn(m, x.shape[-1], generator=generator) * o.mask_fill_std
+    logits = p.head(p.encoder(masked, lengths))[mask].view(m, o.n_codebooks, o.codebook_size)
+    logp = logits.log_softmax(-1)
+    v = F.normalize(x[mask] @ p.anchor_quantizer.projection, dim=-1)
+    y = torch.cdist(v, p.anchor_quantizer.codebook).argmin(-1).T
+    lower = F.cross_entropy(logits.flatten(0, 1), y.flatten())
+    z = p.encoder(x, lengths, n_layers=o.label_layer)
+    valid = valid_mask(lengths, x.shape[1])
+    z = standardise(z[valid])[mask[valid]] if o.label_norm == "standardise" else layer_norm(z[mask])
+    u = F.normalize(z @ p.quantizer.projection, dim=-1)
+    label_logits = -o.logit_scale * torch.cdist(u, p.quantizer.codebook, compute_mode="donot_use_mm_for_euclid_dist").square().transpose(
+        0, 1
+    )
+    if detach:
+        label_logits = label_logits.detach()
+    uniform = torch.rand(label_logits.shape, generator=generator).clamp_min(1e-20)
+    labels = ((label_logits - torch.log(-torch.log(uniform))) / o.temperature).softmax(-1)
+    upper = F.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1))
+    q = label_logits.softmax(-1).mean(0)
+    entropy = torch.distributions.Categorical(probs=q).entropy().mean()
+    total = o.enhanced_weight * (upper - o.entropy_weight * entropy) + o.anchor_weight * lower
+    return {"F": upper, "G": lower, "H": entropy, "total": total}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-4) -> None:
+    for name, grad in a.items():
+        torch.testing.assert_close(
+            grad, b[name], atol=tolerance * max(1.0, float(grad.abs().max())), rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+# ---- the losses are those of the paper
+
+
+@pytest.mark.parametrize("label_norm", ["standardise", "layer_norm"])
+@pytest.mark.parametrize("gradient_weight", [1.0, 0.0])
+@pytest.mark.parametrize("entropy_weight", [0.0, 1.0])
+def test_losses_and_gradients_are_those_of_algorithm_1(label_norm: str, gradient_weight: float, entropy_weight: float) -> None:
+    """Against the algorithm written out with distances, cross_entropy and torch's detach: the detached form is the reference with
+    detached labels, the full form the one without."""
+    p = pretrainer(label_norm=label_norm, label_gradient=gradient_weight, entropy_weight=entropy_weight, enhanced_weight=0.7)
+    here, hand = losses(p), by_hand(p, detach=gradient_weight == 0)
+    for mine, theirs in (
+        (here.enhanced, hand["F"]),
+        (here.anchor, hand["G"]),
+        (here.label_entropy, hand["H"]),
+        (here.total, hand["total"]),
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    same(gradient(p, here.total), gradient(p, hand["total"]), tolerance=1e-3)
+
+
+def test_uniform_logits_give_ln_v_for_both_losses() -> None:
+    """A head that says nothing has cross-entropy ln V against any label, hard or soft."""
+    p = pretrainer(codebook_size=32)
+    torch.nn.init.zeros_(p.head.weight)
+    torch.nn.init.zeros_(p.head.bias)
+    here = losses(p)
+    assert float(here.anchor) == pytest.approx(math.log(32), abs=1e-5)
+    assert float(here.enhanced) == pytest.approx(math.log(32), abs=1e-5)
+
+
+def test_w1_0_is_best_rq_bit_for_bit_over_several_steps() -> None:
+    """Without F, BiRQ is BEST-RQ: the same weights after every step of AdamW as a BEST-RQ loop that knows no enhanced labels."""
+    birq, plain = pretrainer(enhanced_weight=0.0), pretrainer()
+    optimisers = [torch.optim.AdamW(p.parameters(), lr=1e-2) for p in (birq, plain)]
+    for step in range(5):
+        b = batch(LENGTHS, seed=step)
+        mask, x = every_other(b.lengths_B), plain.encoder.stack(b.feats_BTF)
+        here = birq(b.feats_BTF, b.lengths_B, mask, noise(step))
+        codes = plain.anchor_labels(b.feats_BTF)[mask]
+        fill = torch.randn(len(codes), x.shape[-1], generator=noise(step)) * plain.objective.mask_fill_std
+        h = plain.encoder(x.masked_scatter(mask[:, :, None], fill), b.lengths_B)[mask]
+        logp = plain.head(h).view(len(codes), plain.objective.n_codebooks, -1).log_softmax(-1)
+        loss = plain.objective.anchor_weight * -logp.gather(-1, codes[:, :, None]).mean()
+        assert torch.equal(here.total, loss)
+        for optimiser, value in zip(optimisers, (here.total, loss), strict=True):
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+        for (name, a), (_, c) in zip(birq.state_dict().items(), plain.state_dict().items(), strict=True):
+            assert torch.equal(a, c), f"{name} at step {step}"
+    assert here.enhanced is None and here.label_entropy is None and here.enhanced_codes_MN is None
+
+
+def test_the_anchoring_part_is_the_same_with_and_without_f() -> None:
+    """G comes from the same masked pass and the same draws whatever w1, so its curve compares between methods."""
+    assert torch.equal(losses(pretrainer()).anchor, losses(pretrainer(enhanced_weight=0.0)).anchor)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [13]])
+def test_several_codebooks_are_the_mean_of_single_ones(lengths: list[int]) -> None:
+    """F, G and H are means over codebooks, so N codebooks weigh as much against each other as one."""
+    many = pretrainer(n_codebooks=3, gumbel_noise=False)
+    v, whole, single = many.objective.codebook_size, losses(many, lengths=lengths), []
+    for n in range(3):
+        one = Pretrainer(many.encoder, dataclasses.replace(many.objective, n_codebooks=1), seed=0)
+        for quantizer, theirs in ((one.anchor_quantizer, many.anchor_quantizer), (one.quantizer, many.quantizer)):
+            quantizer.projection.copy_(theirs.projection[n : n + 1])
+            quantizer.codebook.copy_(theirs.codebook[n : n + 1])
+        with torch.no_grad():
+            one.head.weight.copy_(many.head.weight[n * v : (n + 1) * v])
+            one.head.bias.copy_(many.head.bias[n * v : (n + 1) * v])
+        single.append(losses(one, lengths=lengths))
+    for name in ("total", "anchor", "enhanced", "label_entropy"):
+        torch.testing.assert_close(getattr(whole, name), torch.stack([getattr(s, name) for s in single]).mean(), atol=1e-5, rtol=1e-5)
+    assert int(whole.n_correct) == sum(int(s.n_correct) for s in single)
+
+
+# ---- enhanced labels
+
+
+def test_entropy_term_is_ln_v_for_uniform_usage_and_0_for_one_code() -> None:
+    """H(q̄) measures usage over frames, not doubt within a frame: certain labels that share the codes evenly give ln V."""
+    v = 16
+    evenly = 1e4 * torch.eye(v)[:, None, :]
+    assert float(mean_label_entropy(evenly)) == pytest.approx(math.log(v), abs=1e-5)
+    assert float(mean_label_entropy(torch.zeros(5, 1, v))) == pytest.approx(math.log(v), abs=1e-5)
+    assert float(mean_label_entropy(evenly[:1].expand(9, 1, v))) == pytest.approx(0.0, abs=1e-5)
+    both = torch.cat((evenly, evenly[:1].expand(v, 1, v)), dim=1)
+    assert float(mean_label_entropy(both)) == pytest.approx(math.log(v) / 2, abs=1e-5)
+
+
+def test_labels_are_distributions_and_hard_ones_are_one_hot_with_the_soft_gradient() -> None:
+    """Straight-through: the forward value is the one-hot of the sample, the backward pass that of the soft label."""
+    logits = torch.randn(50, 2, 12, generator=noise()).mul_(3).requires_grad_()
+    soft = enhanced_labels(logits, objective(labels="soft"), noise(1))
+    torch.testing.assert_close(soft.sum(-1), torch.ones(50, 2))
+    hard = enhanced_labels(logits, objective(labels="hard"), noise(1))
+    torch.testing.assert_close(hard, F.one_hot(soft.argmax(-1), 12).float(), atol=1e-6, rtol=0)
+    weight = torch.randn(50, 2, 12, generator=noise(2))
+    (grad_soft,) = torch.autograd.grad((soft * weight).sum(), logits)
+    (grad_hard,) = torch.autograd.grad((hard * weight).sum(), logits)
+    torch.testing.assert_close(grad_hard, grad_soft)
+    assert grad_soft.abs().max() > 0
+
+
+def test_gumbel_samples_follow_the_softmax() -> None:
+    """argmax(l + Gumbel) is a draw from softmax(l): the reason for eq. 4. Without noise the label is softmax(l/τ)."""
+    logits = torch.tensor([0.0, 1.0, 2.0]).expand(60_000, 1, 3)
+    drawn = enhanced_labels(logits, objective(), noise()).argmax(-1).flatten()
+    torch.testing.assert_close(drawn.bincount() / 60_000, logits[0, 0].softmax(-1), atol=0.01, rtol=0)
+    free = enhanced_labels(logits, objective(gumbel_noise=False), noise())
+    torch.testing.assert_close(free, (logits / 0.5).softmax(-1))
+
+
+def test_layer_normed_enhanced_labels_do_not_depend_on_batch_mates_or_padding() -> None:
+    """LayerNorm looks at one frame and the encoder at one utterance, so its labels alone are its labels in a batch."""
+    p, b = pretrainer(label_norm="layer_norm"), batch(LENGTHS)
+    mask = every_other(b.lengths_B)
+    together, begin = p.label_logits(p.encoder.stack(b.feats_BTF), b.lengths_B, mask), 0
+    for row, length in enumerate(LENGTHS):
+        feats, here = b.feats_BTF[row : row + 1, : 4 * length], mask[row : row + 1, :length]
+        alone = p.label_logits(p.encoder.stack(feats), b.lengths_B[row : row + 1], here)
+        torch.testing.assert_close(together[begin : begin + len(alone)], alone, atol=1e-3, rtol=0)
+        begin += len(alone)
+
+
+def test_enhanced_labels_come_from_the_unmasked_input_and_layer_k() -> None:
+    """What fills the mask does not change a label; a layer above k does not either, layer k does."""
+    p = pretrainer(n_layers=3, label_layer=2)
+    codes = losses(p, seed=0).enhanced_codes_MN
+    assert torch.equal(codes, losses(p, seed=1).enhanced_codes_MN)
+    for layer, same_codes in ((2, True), (1, False)):
+        torch.manual_seed(5)
+        for w in p.encoder.blocks[layer].parameters():
+            torch.nn.init.normal_(w)
+        assert torch.equal(losses(p).enhanced_codes_MN, codes) == same_codes
+
+
+# ---- which way the gradient of F runs
+
+
+def label_path_alone(weight: float, layers: int = 3, k: int = 2) -> tuple[Pretrainer, Tensor]:
+    """F with the prediction held constant: only the label path is left."""
+    p, b = pretrainer(n_layers=layers, label_layer=k, label_gradient=weight, heads="separate"), batch(LENGTHS)
+    logits = p.label_logits(p.encoder.stack(b.feats_BTF), b.lengths_B, every_other(b.lengths_B))
+    labels = enhanced_labels(logits, p.objective, noise())
+    logp = torch.randn(labels.shape, generator=noise(1)).log_softmax(-1)
+    return p, -(labels * logp).sum(-1).mean()
+
+
+def test_gradient_of_f_reaches_layers_up_to_k_through_the_labels_and_no_other() -> None:
+    """Bilevel: θ moves the labels too. With the prediction cut, exactly the layers that make labels get a gradient."""
+    p, upper = label_path_alone(1.0)
+    for name, grad in gradient(p, upper).items():
+        reached = name.startswith(("encoder.project", "encoder.blocks.0", "encoder.blocks.1"))
+        # a bias that the following normalisation removes has no gradient by right
+        assert bool(grad.abs().max() > 0) == reached or (reached and name.endswith("norm.bias")), name
+
+
+def test_gradient_of_f_is_zero_where_labels_are_detached_and_the_prediction_is_cut() -> None:
+    """label_gradient 0: labels are constants, so nothing is left to differentiate."""
+    _, upper = label_path_alone(0.0)
+    assert not upper.requires_grad
+
+
+def test_label_gradient_weighs_the_label_path_and_nothing_else() -> None:
+    """∇(w) = ∇(prediction) + w · ∇(labels), inside the whole objective; the loss itself does not change."""
+    found = {}
+    for weight in (0.0, 0.5, 1.0):
+        p = pretrainer(n_layers=3, label_layer=2, label_gradient=weight, enhanced_weight=1.0)
+        here = losses(p)
+        found[weight] = (here.total.item(), gradient(p, here.total))
+    assert found[0.0][0] == pytest.approx(found[1.0][0], abs=1e-5) and found[0.5][0] == pytest.approx(found[1.0][0], abs=1e-5)
+    none, half, full = (found[w][1] for w in (0.0, 0.5, 1.0))
+    same(half, {n: (none[n] + full[n]) / 2 for n in none}, tolerance=1e-5)
+    for name in none:
+        if name.startswith(("encoder.blocks.2", *NOT_TRAINED_BY_LABELS)):
+            torch.testing.assert_close(none[name], full[name], atol=1e-6, rtol=1e-5)
+    assert any((none[n] - full[n]).abs().max() > 1e-4 for n in none if n.startswith("encoder.blocks.0"))
+
+
+def test_half_the_label_gradient_is_half_of_it() -> None:
+    """The label path alone, to float precision."""
+    (p, half), (q, full) = label_path_alone(0.5), label_path_alone(1.0)
+    same({n: 2 * g for n, g in gradient(p, half).items()}, gradient(q, full), tolerance=1e-6)
+
+
+def test_gradient_of_the_entropy_runs_through_labels_only() -> None:
+    """H(q̄) is a function of the labels: no head sees it, and detached labels leave it a constant."""
+    with_it, without = (pretrainer(entropy_weight=w) for w in (1.0, 0.0))
+    a, b = gradient(with_it, losses(with_it).total), gradient(without, losses(without).total)
+    assert torch.equal(a["head.weight"], b["head.weight"])
+    assert not torch.equal(a["encoder.project.weight"], b["encoder.project.weight"])
+    assert not losses(pretrainer(label_gradient=0.0)).label_entropy.requires_grad
+
+
+def test_quantizers_are_equal_for_all_methods_of_a_seed_and_never_change() -> None:
+    """Labels compare between methods only if they are made alike; training must not move them."""
+    birq, best_rq = pretrainer(), pretrainer(enhanced_weight=0.0)
+    names = [n for n, _ in birq.named_buffers()]
+    assert sorted(names) == sorted(f"{q}.{b}" for q in ("anchor_quantizer", "quantizer") for b in ("projection", "codebook"))
+    before = {n: birq.state_dict()[n].clone() for n in names}
+    optimiser = torch.optim.AdamW(birq.parameters(), lr=0.1, weight_decay=0.5)
+    losses(birq).total.backward()
+    optimiser.step()
+    for n in names:
+        assert torch.equal(birq.state_dict()[n], before[n]) and torch.equal(best_rq.state_dict()[n], before[n]), n
+    assert torch.equal(birq.quantizer.codebook, birq.anchor_quantizer.codebook)
+    assert not torch.equal(pretrainer(seed=1).quantizer.codebook, birq.quantizer.codebook)
+
+
+# ---- options
+
+
+CHANGES = {
+    "enhanced_weight": 0.3,
+    "anchor_weight": 1.0,
+    "label_layer": 2,
+    "temperature": 2.0,
+    "logit_scale": 3.0,
+    "label_share": 0.4,
+    "entropy_weight": 0.0,
+    "labels": "hard",
+    "gumbel_noise": False,
+    "label_norm": "layer_norm",
+    "heads": "separate",
+    "mask_fill_std": 1.0,
+    "n_codebooks": 3,
+    "codebook_size": 16,
+    "codebook_dim": 4,
+}
+
+
+@pytest.mark.parametrize("option", sorted({f.name for f in dataclasses.fields(objective())} - {"label_gradient"}))
+def test_every_option_changes_the_loss(option: str) -> None:
+    """An option that changes nothing is one that is parsed and never used. (label_gradient changes the gradient: above.)"""
+    assert not torch.equal(losses(pretrainer(**{option: CHANGES[option]})).total, losses(pretrainer()).total)
+
+
+def test_a_share_of_the_labels_is_f_over_some_whole_utterances() -> None:
+    """label_share: F over a draw of utterances, each with its own labels and predictions; G stays that of the whole batch."""
+    fixed = {"label_norm": "layer_norm", "gumbel_noise": False, "mask_fill_std": 0.0, "entropy_weight": 0.0}
+    whole, part = losses(pretrainer(**fixed)), losses(pretrainer(**fixed, label_share=0.34))
+    assert torch.equal(whole.anchor, part.anchor) and part.n_masked == whole.n_masked
+    b = batch(LENGTHS)
+    mask, single = every_other(b.lengths_B), {}
+    for row in range(3):
+        n = LENGTHS[row]
+        alone = pretrainer(**fixed)(b.feats_BTF[row : row + 1, : 4 * n], b.lengths_B[row : row + 1], mask[row : row + 1, :n], noise())
+        single[alone.n_masked] = float(alone.enhanced)
+    assert float(part.enhanced) == pytest.approx(single[part.n_labelled], abs=1e-4)
+    assert part.n_labelled < whole.n_labelled == whole.n_masked
+
+
+def test_every_utterance_is_drawn_for_labels_equally_often() -> None:
+    """So F over a share has the expectation of F over the whole: cheaper, not another objective."""
+    p = pretrainer(label_share=0.34)
+    drawn = [losses(p, seed=s).n_labelled for s in range(60)]
+    assert set(drawn) == {int(every_other([n]).sum()) for n in LENGTHS}
+    assert min(drawn.count(n) for n in set(drawn)) >= 8
+
+
+def test_label_layer_beyond_the_encoder_is_an_error() -> None:
+    """Not the last layer in silence."""
+    with pytest.raises(ValueError, match="label_layer 3 of 2"):
+        pretrainer(label_layer=3)
+
+
+def test_counts_are_counts() -> None:
+    """Fidelity, agreement and accuracy are shares of masked frames × codebooks; without noise every sample is the nearest code."""
+    here = losses(pretrainer(gumbel_noise=False))
+    n = here.n_masked * 2
+    assert here.n_masked == int(every_other(LENGTHS).sum()) == here.n_labelled
+    assert int(here.n_faithful) == n
+    assert 0 <= int(here.n_correct) <= n and int(here.n_agreeing) == int((here.enhanced_codes_MN == here.anchor_codes_MN).sum())
