@@ -76,13 +76,18 @@ rule report:
     output:
         "data/report/provenance.json",
         "data/report/metrics.json",
+        "data/report/wer.json",
         report("data/report/index.html", category="Page", caption="../report/page.rst"),
         report("data/report/plots/wer.svg", category="Results", caption="../report/wer.rst"),
-        report("data/report/plots/finetune.svg", category="Training", caption="../report/finetune.rst"),
-        report("data/report/plots/pretrain_losses.svg", category="Training", caption="../report/pretrain_losses.rst"),
+        report("data/report/plots/differences.svg", category="Results", caption="../report/differences.rst"),
+        report("data/report/plots/dev_wer.svg", category="Fine-tuning", caption="../report/dev_wer.rst"),
+        report("data/report/plots/finetune.svg", category="Fine-tuning", caption="../report/finetune.rst"),
+        report("data/report/plots/pretrain_losses.svg", category="Pre-training", caption="../report/pretrain_losses.rst"),
+        report("data/report/plots/masked_accuracy.svg", category="Pre-training", caption="../report/masked_accuracy.rst"),
         report("data/report/plots/perplexity.svg", category="Labels", caption="../report/perplexity.rst"),
-        report("data/report/plots/usage.svg", category="Labels", caption="../report/usage.rst"),
+        report("data/report/plots/label_fidelity.svg", category="Labels", caption="../report/label_fidelity.rst"),
         report("data/report/plots/pnmi.svg", category="Labels", caption="../report/pnmi.rst"),
+        report("data/report/plots/usage.svg", category="Labels", caption="../report/usage.rst"),
     log:
         "data/logs/report.log",
     benchmark:
