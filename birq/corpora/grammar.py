@@ -8,35 +8,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-UNITS = "zero one two three four five six seven eight nine".split()
-TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = (
+
+def _list(words: str) -> list[str]:
+    return words.split()
+
+
+UNITS = _list("zero one two three four five six seven eight nine")
+TEENS = _list("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen")
+TENS = _list("twenty thirty forty fifty sixty seventy eighty ninety")
+ORDINALS = _list(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth seventeenth eighteenth nineteenth twentieth"
-).split()
-MONTHS = "january february march april may june july august september october november december".split()
-DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
-PLACES = (
+)
+MONTHS = _list("january february march april may june july august september october november december")
+DAYS = _list("monday tuesday wednesday thursday friday saturday sunday")
+PLACES = _list(
     "london paris berlin rome madrid vienna dublin boston chicago denver houston oxford cambridge glasgow leeds bristol "
     "toronto sydney cairo tokyo delhi moscow lisbon athens oslo prague warsaw geneva montreal florida texas norway"
-).split()
-LANDMARKS = "station airport harbour museum library market hospital school bridge castle park church theatre hotel bank".split()
-STREETS = "maple river church garden victoria mill station park lake hill king queen north south orchard forest".split()
-ROADS = "street road avenue lane square".split()
-ROOMS = "kitchen bedroom bathroom garage hall office garden attic basement nursery".split()
-DEVICES = "light lamp heater radio fan television oven alarm camera printer kettle speaker".split()
-OPENABLES = "window door gate curtain drawer cupboard".split()
-PEOPLE = "john mary peter susan david laura michael emma robert helen thomas alice george sarah martin julia oscar nina".split()
-MEDIA = "song film story record concert programme".split()
-MOODS = "quiet happy slow modern famous short long new".split()
-FOODS = "bread milk butter cheese coffee sugar apples oranges potatoes rice chicken fish salad soup eggs honey tea".split()
-COLOURS = "red green blue yellow white black brown orange purple grey".split()
-THINGS = "box book chair table bottle ticket letter jacket basket cup pencil blanket parcel key".split()
-MEASURES = "minutes hours days weeks miles metres pounds dollars degrees litres".split()
+)
+LANDMARKS = _list("station airport harbour museum library market hospital school bridge castle park church theatre hotel bank")
+STREETS = _list("maple river church garden victoria mill station park lake hill king queen north south orchard forest")
+ROADS = _list("street road avenue lane square")
+ROOMS = _list("kitchen bedroom bathroom garage hall office garden attic basement nursery")
+DEVICES = _list("light lamp heater radio fan television oven alarm camera printer kettle speaker")
+OPENABLES = _list("window door gate curtain drawer cupboard")
+PEOPLE = _list("john mary peter susan david laura michael emma robert helen thomas alice george sarah martin julia oscar nina")
+MEDIA = _list("song film story record concert programme")
+MOODS = _list("quiet happy slow modern famous short long new")
+FOODS = _list("bread milk butter cheese coffee sugar apples oranges potatoes rice chicken fish salad soup eggs honey tea")
+COLOURS = _list("red green blue yellow white black brown orange purple grey")
+THINGS = _list("box book chair table bottle ticket letter jacket basket cup pencil blanket parcel key")
+MEASURES = _list("minutes hours days weeks miles metres pounds dollars degrees litres")
 PERIODS = ["in the morning", "in the afternoon", "in the evening", "at night", "today", "tomorrow", "next week", "this weekend"]
-WEATHER = "rain snow wind fog sunshine thunder".split()
-VEHICLES = "train bus flight ferry taxi".split()
+WEATHER = _list("rain snow wind fog sunshine thunder")
+VEHICLES = _list("train bus flight ferry taxi")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ class _Writer:
 
     def time(self) -> str:
         hour = self.one(UNITS[1:] + TEENS[:3])
-        return self.one([f"half past {hour}", f"quarter to {hour}", f"quarter past {hour}", f"{hour} {self.one(TENS[:4])}", f"{hour} o'clock"])
+        return self.one(
+            [f"half past {hour}", f"quarter to {hour}", f"quarter past {hour}", f"{hour} {self.one(TENS[:4])}", f"{hour} o'clock"]
+        )
 
     def place(self) -> str:
         kind = self.rng.random()

@@ -345,9 +345,7 @@ def prepare(
         for u in record["utterances"]:
             relative = f"audio/{speaker}/{u['id']}.flac"
             os.link(scratch / relative, out / relative)
-            cuts[record["split"]].append(
-                manifests.cut(u["id"], relative, sample_rate_hz, u["n_samples"], speaker, u["text"], u["sha256"])
-            )
+            cuts[record["split"]].append(manifests.cut(u["id"], relative, sample_rate_hz, u["n_samples"], speaker, u["text"], u["sha256"]))
             phones += [(u["id"], *p) for p in u["phones"]]
     manifests.write_corpus(
         out,

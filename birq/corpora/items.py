@@ -1,0 +1,102 @@
+"""What a reader of a corpus hands over: one item per recording or transcript found, good or bad; and the text's normal form."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from birq import audio
+from birq.errors import BirqError
+
+
+@dataclass(frozen=True)
+class Item:
+    """A recording with what is known of it. `path` is relative to the corpus' audio root, "" where there is no audio.
+
+    `split` is set where the corpus fixes it. `reason` and `detail` are set once the item is to be quarantined.
+    """
+
+    id: str
+    path: str
+    speaker: str
+    text: str | None = None
+    split: str | None = None
+    reason: str | None = None
+    detail: str = ""
+
+    def bad(self, reason: str, detail: str = "") -> Item:
+        """The item, set aside; the first reason stays."""
+        return self if self.reason else replace(self, reason=reason, detail=detail)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A corpus as found on disk, before anything was decoded."""
+
+    root: Path  # audio root
+    items: list[Item]
+    licence: str
+    source: str
+    sample_rate_hz: int | None = None  # where every file must have it
+
+
+def audio_files(folder: Path, suffixes: tuple[str, ...] = audio.SUFFIXES) -> Iterator[Path]:
+    """Audio files below a folder, links followed, in a stable order; hidden files are left out."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(suffixes):
+                yield Path(place) / name
+
+
+def need_folder(root: Path, key: str) -> None:
+    """BirqError where a corpus' folder is missing, is a file, or is empty."""
+    if not root.exists():
+        raise BirqError(f"{key}: no folder {root}; correct the path in params.yaml")
+    if not root.is_dir():
+        raise BirqError(f"{key}: {root} is a file, a folder is wanted; correct the path in params.yaml")
+    if not any(root.iterdir()):
+        raise BirqError(f"{key}: the folder {root} is empty; put the corpus there or correct the path in params.yaml")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file; BirqError where it cannot be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise BirqError(f"{path}: no such file; complete the corpus folder") from None
+    except UnicodeDecodeError as e:
+        raise BirqError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert it, for instance with iconv") from None
+
+
+def transcripts(path: Path) -> dict[str, str]:
+    """A LibriSpeech-style `*.trans.txt`: utterance id -> text. An id that comes twice keeps its first text."""
+    found: dict[str, str] = {}
+    for line in read_lines(path):
+        id, _, text = line.strip().partition(" ")
+        if id:
+            found.setdefault(id, text.strip())
+    return found
+
+
+_TO_APOSTROPHE = str.maketrans(dict.fromkeys("’‘ʼ′`´＇", "'"))
+_TO_SPACE = "-‐‑‒–—―_/…"
+_DROPPED = '.,!?;:"“”„«»()[]'
+
+
+def normalise(text: str, alphabet: str) -> str:
+    """Unicode NFKC, lower case, straight apostrophes, hyphens and dashes as spaces, no punctuation, single spaces.
+
+    A character that the alphabet holds is always kept. What else the alphabet lacks stays too, for `outside` to find.
+    """
+    text = unicodedata.normalize("NFKC", text.translate(_TO_APOSTROPHE)).lower()
+    table = {c: " " for c in _TO_SPACE if c not in alphabet} | {c: "" for c in _DROPPED if c not in alphabet}
+    return " ".join(text.translate(str.maketrans(table)).split())
+
+
+def outside(text: str, alphabet: str) -> str:
+    """The characters of the text that the alphabet lacks, sorted, each once."""
+    return "".join(sorted(set(text) - set(alphabet)))
