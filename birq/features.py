@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CHUNK_FRAMES = 512  # the buffers of one chunk stay near a core, and calls are few
 BAND = 16  # mel bins per product: a triangle covers few FFT bins, so narrow products skip most zeros
 PREEMPHASIS = 0.97
+HOURS_PER_WORKER = 0.5  # of audio: below it, starting a process takes longer than the work
 
 
 # ---- the kernel
@@ -268,6 +269,8 @@ def _finished(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, dic
     under_way: dict[Future[dict[str, Any]], _Task] = {}
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
+            for _ in range(workers):
+                pool.submit(os.getpid)  # the workers start while the cuts are read here
             for task in tasks:
                 under_way[pool.submit(_make_shard, task)] = task
                 while len(under_way) >= 2 * workers:
@@ -319,7 +322,8 @@ def compute(job: Job) -> None:
     counts = manifests.info(corpus)["splits"]
     total = sum(counts[s]["utterances"] for s in splits)
     n_shards = sum(-(-counts[s]["utterances"] // settings.shard_utterances) for s in splits)
-    workers = max(1, min(len(os.sched_getaffinity(0)), n_shards))
+    hours = sum(counts[s]["hours"] for s in splits)
+    workers = max(1, min(len(os.sched_getaffinity(0)), n_shards, 1 + int(hours / HOURS_PER_WORKER)))
     found: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in splits}
     progress, done, seconds, before = Progress(f"features {name}", total, "utterance"), 0, 0.0, time.monotonic()
     for task, facts in _finished(_tasks(corpus, splits, job.scratch, settings), workers):
