@@ -16,10 +16,10 @@ from birq.evaluate.score import score_split
 from birq.params import Params, Score, load
 
 SCORE = {"confidence": 0.95, "bootstrap_samples": 400, "seed": 0}
-VOCABULARY = (
+SENTENCES = (
     "the second of july at four in berlin turn left and call seven nine two please stop near old bridge "
     "record eleven winter boats to oslo spell b r i q read it again"
-).split()
+)
 N_LAYERS, CODES = 4, 256
 # errors per word that the made-up recogniser makes
 SKILL = {"birq": 0.28, "best_rq": 0.33, "scratch": 0.46}
@@ -69,7 +69,7 @@ def corpus(root: Path, name: str, synthetic: bool) -> tuple[Path, Path]:
         s: {"utterances": n, "speakers": k, "hours": h, "labelled_utterances": n, "labelled_hours": h} for s, (n, k, h) in sizes.items()
     }
     info = {
-        "name": name, "kind": "synth" if synthetic else "local", "synthetic": synthetic, "licence": "none needed", "source": "espeak-ng <1.52>",
+        "name": name, "kind": "synth" if synthetic else "local", "synthetic": synthetic, "licence": "CC0", "source": "made up <here>",
         "audio_root": ".", "splits": splits, "quarantined": 3,
     }  # fmt: skip
     folder = _write(root / "data/corpus" / name, {"corpus.json": info})
@@ -119,7 +119,7 @@ def _say(text: str, errors_per_word: float, rng: np.random.Generator) -> str:
 
 def _decoded(split: str, n: int, speakers: int, skill: float, rng: np.random.Generator) -> pa.Table:
     words = np.random.default_rng(7)  # references are the same for every method
-    texts = [" ".join(words.choice(VOCABULARY, words.integers(2, 14))) for _ in range(n)]
+    texts = [" ".join(words.choice(SENTENCES.split(), words.integers(2, 14))) for _ in range(n)]
     hard = words.uniform(0.3, 1.7, speakers)
     return pa.table(
         {

@@ -26,21 +26,21 @@ def _models(facts: Facts) -> str:
     size = f"{config['n_parameters'] / 1e6:.2f} M parameters, " if config.get("n_parameters") else ""
     rate = 1000 / (f["frame_shift_ms"] * m["n_stack"])
     return (
-        f"A Conformer encoder ({size}{m['n_layers']} layers of width {m['d_model']}, {rate:g} frames per second) on {f['n_mels']} log-mel bins at "
-        f"{f['sample_rate_hz'] / 1000:g} kHz, with a linear CTC layer; greedy decoding, no language model. "
+        f"A Conformer encoder ({size}{m['n_layers']} layers of width {m['d_model']}, {rate:g} frames per second) "
+        f"on {f['n_mels']} log-mel bins at {f['sample_rate_hz'] / 1000:g} kHz, with a linear CTC layer; "
+        f"greedy decoding, no language model. "
         f"Methods: {listed([NAMES.get(n, n) for n in facts.methods])}; seeds {listed([str(s) for s in facts.seeds])}."
     )
 
 
 def _limits(facts: Facts) -> str:
-    text = ""
-    if any(facts.synthetic):
-        text += "Trained and tested on synthetic speech: a small grammar, few words, a synthesiser's voices. Nothing here carries over to people speaking. "
-    text += (
-        "Other languages, accents, microphones, rooms and vocabularies than the corpus above were not tested. Errors fall unevenly on speakers; the intervals by "
-        "speaker show how much. The ranking of methods may change with scale."
+    text = (
+        "Other languages, accents, microphones, rooms and vocabularies than the corpus above were not tested. "
+        "Errors fall unevenly on speakers; the intervals by speaker show how much. The ranking of methods may change with scale."
     )
-    return text
+    if not any(facts.synthetic):
+        return text
+    return f"Trained and tested on synthetic speech, with a synthesiser's voices: the rates do not carry over to people speaking. {text}"
 
 
 def card(facts: Facts, health: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from birq.errors import BirqError
 from birq.artifact import read_provenance
+from birq.errors import BirqError
 
 NAMES = {"birq": "BiRQ", "best_rq": "BEST-RQ", "scratch": "no pre-training"}
 

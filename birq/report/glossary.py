@@ -17,10 +17,12 @@ TERMS: dict[str, str] = {
     "Pre-training": "Learning from speech without transcripts: masked stretches are predicted from what surrounds them.",
     "Fine-tuning": "Learning to transcribe (CTC) from the pre-trained encoder and a limited amount of transcribed speech.",
     "Anchoring labels": (
-        "The nearest code, in a fixed random codebook, of each frame of the input after a fixed random projection. They never change: BEST-RQ."
+        "The nearest code, in a fixed random codebook, of each frame of the input after a fixed random projection. "
+        "They never change: BEST-RQ."
     ),
     "Enhanced labels": (
-        "The same kind of code, but of the encoder's own layer k on the unmasked input, drawn with Gumbel noise, with the gradient flowing through them."
+        "The same kind of code, but of the encoder's own layer k on the unmasked input, drawn with Gumbel noise, "
+        "with the gradient flowing through them."
     ),
     "F and G": "The two losses of BiRQ: cross-entropy on masked frames against enhanced labels (F) and against anchoring labels (G).",
     "Masked accuracy": "Share of masked frames for which the likeliest code is the anchoring label.",

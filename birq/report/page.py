@@ -42,7 +42,8 @@ def _header(page: Page) -> Markup:
     care = "".join(f"<li>{escape(n)}</li>" for n in notes)
     corpora = ", ".join(facts.finetune_corpora)
     return Markup(
-        f'<header><div class="inner"><p class="kicker">birq · {escape(corpora)} · {escape(verdict.speech_kind(facts))} · {escape(facts.main_split)}</p>'
+        f'<header><div class="inner"><p class="kicker">birq · {escape(corpora)} · {escape(verdict.speech_kind(facts))} · '
+        f"{escape(facts.main_split)}</p>"
         f"<h1>{escape(verdict.headline(facts))}</h1>"
         f'<p class="lead">{escape(verdict.lead(facts))}</p>{_tiles(facts)}'
         f'<div class="care"><b>Read this with care</b><ul>{care}</ul></div></div></header>'
@@ -94,7 +95,8 @@ def _comparisons(page: Page) -> Markup:
     head = ["", "WER difference, points", "by utterance", "p", "by speaker", "p", "Utterances", "Words"]
     note = (
         "Differences on the same utterances, errors averaged over seeds; negative: the method named first makes fewer errors. "
-        "Told apart only where both intervals leave out 0. p is two-sided, from the same bootstrap; it is not corrected for the number of comparisons."
+        "Told apart only where both intervals leave out 0. p is two-sided, from the same bootstrap; "
+        "it is not corrected for the number of comparisons."
     )
     return markup.table(head, rows) + markup.paragraph(note, "note")
 
@@ -152,8 +154,9 @@ def _quality(page: Page) -> Markup:
     why = next((r.probe.get("why_not") for r in facts.runs if not r.probe["available"]), None)
     p = facts.runs[0].probe
     note = (
-        f"{p['frames']:,} frames, {p['n_codebooks']} codebook{'s' if p['n_codebooks'] > 1 else ''} of {p['codebook_size']} codes. Compare PNMI only at equal "
-        "codebook and frame count, as here. Layers are read with the same kind of random codebook whatever the method, so each layer of every encoder has a row. "
+        f"{p['frames']:,} frames, {p['n_codebooks']} codebook{'s' if p['n_codebooks'] > 1 else ''} of {p['codebook_size']} codes. "
+        "Compare PNMI only at equal codebook and frame count, as here. Layers are read with the same kind of random codebook whatever the "
+        "method, so each layer of every encoder has a row. "
         "Tie to anchoring: normalised mutual information of the two label streams."
     )
     missing = markup.paragraph(f"Phones are not known here: {why}.", "note") if why else Markup("")
@@ -188,7 +191,8 @@ def _worst(page: Page) -> Markup:
         f'<span class="wI">I inserted (+)</span> Most errors first, {escape(facts.main_split)}, the first seed of each method.</p>'
     )
     blocks = [
-        f"<details{' open' if i == 0 else ''}><summary>{markup.method(r.method)}, seed {r.seed}: the {len(r.worst)} utterances with the most errors</summary>"
+        f"<details{' open' if i == 0 else ''}><summary>{markup.method(r.method)}, seed {r.seed}: "
+        f"the {len(r.worst)} utterances with the most errors</summary>"
         f"{_utterances(r)}</details>"
         for i, r in enumerate(first)
     ]
@@ -233,7 +237,7 @@ def _pipeline(page: Page) -> Markup:
     facts: Facts = page["facts"]
     runs, corpora = len(facts.runs), len(facts.corpora)
     times = {n: runs if s.wildcards == ("method", "seed") else corpora if s.wildcards else 1 for n, s in dagdraw.STAGES.items()}
-    note = "An arrow is drawn where no longer path says the same; report, for instance, also reads corpus, features and every run's curves and scores."
+    note = "An arrow is drawn where no longer path says the same: report, for instance, also reads corpus, features and every run's curves."
     return Markup(f'<figure class="dag">{dagdraw.svg(times)}</figure>') + markup.paragraph(note, "note")
 
 
@@ -266,9 +270,8 @@ def _cost(page: Page) -> Markup:
                 device,
             ]
         )
-    head = [
-        "Method", "Seed", "Encoder", "Pre-training steps", "Speech heard, h", "h of speech per h", "took", "Fine-tuning steps", "kept", "took", "Device",
-    ]  # fmt: skip
+    head = ["Method", "Seed", "Encoder", "Pre-training steps", "Speech heard, h", "h of speech per h", "took"]
+    head += ["Fine-tuning steps", "kept", "took", "Device"]
     return markup.table(head, rows, left=(0, 10))
 
 
@@ -360,6 +363,6 @@ def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str]) -> 
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>{_header(page)}<nav><div class=inner>{links}</div></nav>\n"
-        f"<main>{body}<footer>Made by birq from the artifacts named above. Figures as SVG and Vega-Lite, and their numbers as CSV, lie in plots/ beside this page; "
-        "metrics.json holds one record per method, seed and split.</footer></main></body></html>\n"
+        f"<main>{body}<footer>Made by birq from the artifacts named above. Figures as SVG and Vega-Lite, and their numbers as CSV, "
+        "lie in plots/ beside this page; metrics.json holds one record per method, seed and split.</footer></main></body></html>\n"
     )

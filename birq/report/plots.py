@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import altair as alt
 import vl_convert
 
 from birq.report.gather import NAMES, Facts
+from birq.report.series import MAX_POINTS, Row, curve_rows, finetune_rows, pnmi_rows, usage_rows, wer_rows, write_all
 
 COLOURS = {"birq": "#1d5fd1", "best_rq": "#d9660a", "scratch": "#6b7480"}
 INK, MUTED, GRID = "#1c2430", "#5b6572", "#e6e9ee"
 WIDTH, HEIGHT = 520, 310  # of the whole figure, so that all figures of the page have letters of one size
-MAX_POINTS = 300  # of a line; more cannot be seen at this size
 DOT: dict[str, Any] = {
     "size": 10,
     "filled": False,
@@ -24,77 +24,6 @@ DOT: dict[str, Any] = {
     "opacity": 1,
 }  # a stroke, as the lines are, so that one legend serves both
 FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
-
-Row = dict[str, Any]
-
-CURVE_FIELDS = (
-    "step", "epoch", "loss", "enhanced_loss", "anchor_loss", "masked_accuracy", "label_fidelity", "enhanced_perplexity", "anchor_perplexity",
-    "enhanced_used_share", "anchor_used_share", "agreement", "gradient_norm", "gradient_cosine", "learning_rate", "hours_seen",
-)  # fmt: skip
-
-
-# ---- rows: what the CSV files hold and the figures show
-
-
-def curve_rows(facts: Facts) -> list[Row]:
-    """Pre-training curves of all runs, one row per logged step."""
-    return [{"method": r.method, "seed": r.seed} | {k: p.get(k) for k in CURVE_FIELDS} for r in facts.runs for p in r.pretrain_curve]
-
-
-def finetune_rows(facts: Facts) -> list[Row]:
-    """Fine-tuning curves; dev_wer in per cent, where it was taken."""
-    out = []
-    for r in facts.runs:
-        for p in r.finetune_curve:
-            wer = p.get("dev_wer")
-            fields = {k: p.get(k) for k in ("step", "loss", "gradient_norm", "learning_rate")}
-            out.append({"method": r.method, "seed": r.seed} | fields | {"dev_wer": None if wer is None else 100 * wer})
-    return out
-
-
-def wer_rows(facts: Facts) -> list[Row]:
-    """WER and CER of every run and split, in per cent."""
-    keys = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
-    return [
-        {"run": f"{r.method}-{r.seed}", "method": r.method, "seed": r.seed, "split": split}
-        | {k: None if s[k] is None else 100 * s[k] for k in keys}
-        for r in facts.runs
-        for split, s in r.scores.items()
-    ]
-
-
-def pnmi_rows(facts: Facts) -> list[Row]:
-    """Label quality by layer; the anchoring labels have no layer but the input."""
-    return [{"method": r.method, "seed": r.seed} | row for r in facts.runs if r.probe["available"] for row in r.probe["rows"]]
-
-
-def usage_rows(facts: Facts) -> list[Row]:
-    """Share of frames of each code, most used first, codebook 0; of large codebooks, evenly chosen ranks."""
-    out = []
-    for r in facts.runs:
-        for labels, shares in (r.probe.get("usage") or {}).items():
-            kept = _spread(len(shares))
-            out += [{"method": r.method, "seed": r.seed, "labels": labels, "rank": i, "share": shares[i - 1]} for i in kept]
-    return out
-
-
-def _spread(n: int) -> list[int]:
-    """Ranks 1 to n, evenly thinned to MAX_POINTS, both ends kept."""
-    if n <= MAX_POINTS:
-        return list(range(1, n + 1))
-    return sorted({round(1 + (n - 1) * i / (MAX_POINTS - 1)) for i in range(MAX_POINTS)})
-
-
-def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
-    """Rows under a head line; None is an empty cell. `columns` stand where there are no rows."""
-    names = list(rows[0]) if rows else list(columns)
-    with open(path, "w", encoding="utf-8", newline="") as f:
-        writer = csv.DictWriter(f, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-# ---- chart pieces
 
 
 def _data(rows: Iterable[Row]) -> alt.Data:
@@ -411,21 +340,20 @@ FIGURES: dict[str, Callable[[Facts], dict[str, Any]]] = {
 }
 
 
+def _numbered_from_0(svg: str) -> str:
+    """The renderer counts clip paths over the life of the process; counted per figure, equal figures are equal files."""
+    names = {old: f"clip{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', svg)))}
+    return re.sub(r"\bclip\d+\b", lambda m: names.get(m[0], m[0]), svg)
+
+
 def write(facts: Facts, folder: Path) -> dict[str, str]:
     """All figures as NAME.vl.json and NAME.svg and their numbers as CSV; returns the SVG texts by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "curves.csv", curve_rows(facts), ("method", "seed", *CURVE_FIELDS))
-    write_csv(
-        folder / "finetune.csv", finetune_rows(facts), ("method", "seed", "step", "loss", "gradient_norm", "learning_rate", "dev_wer")
-    )
-    write_csv(folder / "wer.csv", [r for r in wer_rows(facts) if r["split"] == facts.main_split])
-    quality = ("labels", "layer", "phone_purity", "cluster_purity", "pnmi", "pnmi_floor", "perplexity", "used_share", "agreement")
-    write_csv(folder / "pnmi.csv", pnmi_rows(facts), ("method", "seed", *quality))
-    write_csv(folder / "usage.csv", usage_rows(facts), ("method", "seed", "labels", "rank", "share"))
+    write_all(facts, folder)
     out = {}
     for name, draw in FIGURES.items():
         spec = draw(facts)
         (folder / f"{name}.vl.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        out[name] = vl_convert.vegalite_to_svg(spec)
+        out[name] = _numbered_from_0(vl_convert.vegalite_to_svg(spec))
         (folder / f"{name}.svg").write_text(out[name], encoding="utf-8")
     return out

@@ -7,7 +7,8 @@ CSS = """
   --good: #12703f; --bad: #b3261e; --warn: #8a5a00; --mono: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; scroll-padding-top: 3.6rem; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", Arial, sans-serif; }
+body { margin: 0; background: #fff; color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", Arial, sans-serif; }
 main, .inner { max-width: 1180px; margin: 0 auto; padding: 0 24px; }
 header { background: var(--soft); border-bottom: 1px solid var(--line); padding: 34px 0 28px; }
 .kicker { margin: 0 0 6px; color: var(--muted); font-size: 13px; letter-spacing: .02em; }
@@ -21,14 +22,17 @@ nav { position: sticky; top: 0; z-index: 2; background: rgba(255,255,255,.96); b
 nav .inner { display: flex; flex-wrap: wrap; gap: 4px 20px; padding-top: 10px; padding-bottom: 10px; font-size: 13.5px; }
 nav a { color: var(--muted); text-decoration: none; } nav a:hover { color: var(--accent); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin: 24px 0 0; }
-.tile { background: #fff; border: 1px solid var(--line); border-left: 4px solid var(--c, var(--muted)); border-radius: 8px; padding: 12px 16px; }
-.tile b { display: block; font-size: 13.5px; font-weight: 600; } .tile .big { font-size: 29px; line-height: 1.25; font-weight: 650; letter-spacing: -.02em; }
+.tile { background: #fff; border: 1px solid var(--line); border-left: 4px solid var(--c, var(--muted));
+  border-radius: 8px; padding: 12px 16px; }
+.tile b { display: block; font-size: 13.5px; font-weight: 600; }
+.tile .big { font-size: 29px; line-height: 1.25; font-weight: 650; letter-spacing: -.02em; }
 .tile .unit { font-size: 15px; font-weight: 500; color: var(--muted); } .tile small { color: var(--muted); font-size: 12.5px; }
 .care { margin: 22px 0 0; padding: 12px 18px; border: 1px solid #ecd9ae; background: #fffaf0; border-radius: 8px; font-size: 14px; }
 .care b { color: var(--warn); } .care ul { margin: 4px 0 0; padding-left: 20px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; min-width: 50%; }
-th, td { padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; vertical-align: baseline; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; vertical-align: baseline; font-variant-numeric: tabular-nums; }
 th { color: var(--muted); font-weight: 500; font-size: 12.5px; border-bottom: 1px solid #b9c1cc; }
 th.l, td.l { text-align: left; } td.wrap { white-space: normal; min-width: 16em; }
 tbody tr:hover { background: var(--soft); }
@@ -36,7 +40,8 @@ tr.group td { border-top: 1px solid #b9c1cc; }
 th:first-child, td:first-child { padding-left: 4px; }
 .iv { color: var(--muted); font-size: 12.5px; margin-left: 5px; }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; background: var(--c, var(--muted)); }
-.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; } .even { color: var(--muted); font-weight: 600; }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+.even { color: var(--muted); font-weight: 600; }
 code, .mono { font-family: var(--mono); font-size: .9em; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 18px; margin: 16px 0; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: 8px; background: #fff; }
@@ -55,8 +60,12 @@ details { border-bottom: 1px solid var(--line); padding: 8px 0; } summary { curs
 .key span { display: inline-block; padding: 0 7px; border-radius: 4px; margin-right: 8px; }
 dl { display: grid; grid-template-columns: minmax(9em, max-content) 1fr; gap: 7px 20px; font-size: 14px; margin: 12px 0; }
 dt { font-weight: 600; } dd { margin: 0; max-width: 58em; }
-pre { background: var(--soft); border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; overflow-x: auto; font: 12.5px/1.5 var(--mono); }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px;
+  overflow-x: auto; font: 12.5px/1.5 var(--mono); }
 footer { margin: 60px 0 0; padding: 18px 0 40px; border-top: 1px solid var(--line); color: var(--muted); font-size: 13px; }
-@media (max-width: 700px) { main, .inner { padding: 0 14px; } .figures { grid-template-columns: 1fr; } dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 8px; } }
+@media (max-width: 700px) {
+  main, .inner { padding: 0 14px; } .figures { grid-template-columns: 1fr; }
+  dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 8px; }
+}
 @media print { nav { display: none; } figure, .tile, .utt, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """

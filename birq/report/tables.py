@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from birq.report.gather import read_json
-from birq.report.verdict import points, verdict
+from birq.report.verdict import points as signed_points
+from birq.report.verdict import verdict
 
 Record = dict[str, Any]
+
+
+def points(value: float | None) -> str:
+    """Signed percentage points, in ASCII: not every terminal knows more."""
+    return "-" if value is None else signed_points(value).replace("−", "-")
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

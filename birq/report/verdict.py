@@ -104,8 +104,9 @@ def lead(facts: Facts) -> str:
     low, high = (100 * mean([r.scores[split][k] for r in runs]) for k in ("wer_low", "wer_high"))
     seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
     text = (
-        f"On {speech_kind(facts)} ({listed(facts.finetune_corpora)}), fine-tuned on {amount(runs[0].labelled_hours)} of transcripts and tested on "
-        f"{score['utterances']:,} {split} utterances of {score['speakers']} voices, {NAMES.get(who, who)} makes {percent(rate(facts, who))} word errors "
+        f"On {speech_kind(facts)} ({listed(facts.finetune_corpora)}), fine-tuned on {amount(runs[0].labelled_hours)} of transcripts "
+        f"and tested on {score['utterances']:,} {split} utterances of {score['speakers']} voices, "
+        f"{NAMES.get(who, who)} makes {percent(rate(facts, who))} word errors "
         f"({sure} % interval {low:.1f} to {high:.1f}, {seeds})."
     )
     return text + "".join(f" It is {_compared(facts, c)}." for c in against(who, facts))
@@ -165,8 +166,8 @@ def _time_caveat(facts: Facts) -> list[str]:
 def health(run: Run) -> dict[str, Any] | None:
     """Did the codes hold over the whole of a pre-training run? None where nothing was pre-trained.
 
-    ratio_min, ratio_max: enhanced over anchoring perplexity, worst of the run. held: ratio within 1/2 to 2 and fidelity above 1/2 throughout;
-    None for a method without enhanced labels.
+    ratio_min, ratio_max: enhanced over anchoring perplexity, worst of the run. held: ratio within 1/2 to 2 and fidelity above 1/2
+    throughout; None for a method without enhanced labels.
     """
     if not run.pretrain_curve:
         return None

@@ -1,0 +1,327 @@
+"""The report: what it says follows from the scores, and its page needs nothing but itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jiwer
+import pyarrow.parquet as pq
+import pytest
+import report_artifacts as artifacts
+
+from birq.dag import STAGES
+from birq.errors import BirqError
+from birq.report import build, dagdraw, glossary, markup, plots, tables, verdict
+from birq.report.aligned import align, counts
+from birq.report.gather import Facts, gather
+from birq.stage import Job
+
+ROOT = Path(__file__).parent.parent
+PAIR = {"a": "birq", "b": "best_rq", "difference": -0.02, "low": -0.03, "high": -0.01, "speaker_low": -0.04, "speaker_high": -0.005}
+
+
+def make(root: Path, methods: dict[str, float], seeds: tuple[int, ...], **options) -> Path:
+    inputs = artifacts.everything(root, methods, seeds, **options)
+    out = root / "data/report"
+    out.mkdir(parents=True)
+    build.compute(Job("report", {}, "k" * 32, inputs, out, root, artifacts.params(methods=list(methods), seeds=list(seeds))))
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """Three methods, two seeds, clear differences."""
+    return make(tmp_path_factory.mktemp("report"), artifacts.SKILL, (0, 1))
+
+
+@pytest.fixture(scope="module")
+def facts(report: Path) -> Facts:
+    root = report.parent.parent
+    inputs = {s: sorted((root / "data" / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
+    return gather(inputs, "test", 20, ["synth"], ["synth"])
+
+
+# ---- alignments
+
+
+def test_an_alignment_loses_no_word_and_counts_as_the_scores_do(report: Path):
+    """Reading one side of the columns gives the sentence back, and S, D, I are those by which the utterance was scored."""
+    rows = pq.read_table(report.parent / "score/birq-0/utterances.parquet").to_pylist()
+    assert sum(r["errors"] for r in rows) > 50
+    for r in rows:
+        pairs = align(r["text"], r["hypothesis"])
+        assert [p.reference for p in pairs if p.kind != "I"] == r["text"].split()
+        assert [p.hypothesis for p in pairs if p.kind != "D"] == r["hypothesis"].split()
+        assert counts(pairs) == {"S": r["substitutions"], "D": r["deletions"], "I": r["insertions"]}
+
+
+@pytest.mark.parametrize(("reference", "hypothesis"), [("", "a b"), ("a b", ""), ("", ""), ("a a a", "a"), ("a b c d", "x b y d e")])
+def test_an_alignment_is_the_cheapest(reference: str, hypothesis: str):
+    """Its errors are jiwer's edit distance, empty sides included; no alignment has fewer."""
+    out = jiwer.process_words([reference], [hypothesis])
+    assert sum(counts(align(reference, hypothesis)).values()) == out.substitutions + out.deletions + out.insertions
+
+
+# ---- verdicts
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({}, "better than"),
+        ({"high": 0.001}, "not told apart from"),
+        ({"speaker_high": 0.0}, "not told apart from"),
+        ({"speaker_low": None, "speaker_high": None}, "better than"),
+        ({"low": 0.01, "high": 0.03, "speaker_low": 0.001, "speaker_high": 0.04}, "worse than"),
+        ({"low": 0.01, "high": 0.03}, "not told apart from"),
+    ],
+)
+def test_methods_are_told_apart_only_where_both_intervals_leave_out_zero(change: dict, word: str):
+    """A claim must survive other utterances and other speakers; where one interval holds 0 there is none. Seen from b it is the mirror."""
+    assert verdict.verdict(PAIR | change) == word
+    mirror = {"better than": "worse than", "worse than": "better than"}.get(word, word)
+    assert verdict.verdict(verdict.turned(PAIR | change)) == mirror
+    assert verdict.turned(verdict.turned(PAIR | change)) == PAIR | change
+
+
+@pytest.mark.parametrize(("sign", "word"), [(-1, "better than"), (1, "worse than")])
+def test_the_headline_follows_the_scores(facts: Facts, sign: int, word: str):
+    """The sentence comes from the intervals, so a lost comparison is said to be lost, whichever method is named first."""
+    pair = PAIR if sign < 0 else {**verdict.turned(PAIR), "a": "birq", "b": "best_rq"}
+    for c in (pair, verdict.turned(pair)):
+        here = replace(facts, comparisons=[c])
+        assert f"{word} BEST-RQ" in verdict.headline(here)
+        assert f"{word} BEST-RQ" in verdict.lead(here)
+        assert "by 2.0 points (1.0 to 3.0 by utterance, 0.5 to 4.0 by speaker)" in verdict.lead(here)
+        assert "synthetic speech" in verdict.headline(here)
+    undecided = replace(facts, comparisons=[PAIR | {"high": 0.01}])
+    assert "not told apart from BEST-RQ" in verdict.headline(undecided)
+    assert not re.search("better|worse", verdict.lead(undecided))
+
+
+def test_recorded_speech_is_not_called_synthetic(facts: Facts):
+    """The corpus says what its speech is; the report repeats it."""
+    recorded = replace(facts, corpora=[replace(c, info=c.info | {"synthetic": False}) for c in facts.corpora])
+    assert "recorded speech" in verdict.headline(recorded)
+    assert not any("synthetic" in note for note in verdict.caveats(recorded, []))
+
+
+def test_pretraining_that_did_not_help_is_a_caveat(facts: Facts):
+    """A reader must not take a method's name for a gain that was not measured."""
+    even = [PAIR | {"a": "birq", "b": "scratch", "low": -0.05, "high": 0.01}, PAIR | {"a": "scratch", "b": "best_rq"}]
+    (note,) = [n for n in verdict.caveats(replace(facts, comparisons=even), []) if "No gain" in n]
+    assert "BiRQ and BEST-RQ are not better" in note
+    won = [PAIR | {"a": "birq", "b": "scratch"}]
+    assert not any("No gain" in n for n in verdict.caveats(replace(facts, comparisons=won), []))
+
+
+def test_codes_held_only_if_they_held_at_every_step(facts: Facts):
+    """One bad step in the middle is a collapse, even if the last step looks well; a method without enhanced labels is not judged."""
+    run = facts.of("birq")[0]
+    assert verdict.health(run)["held"] is True
+    cases = (("enhanced_perplexity", 30.0, "fell"), ("enhanced_perplexity", 300.0, "rose"), ("label_fidelity", 0.5, "fidelity"))
+    for key, value, why in cases:
+        curve = [p | {key: value} if i == 40 else p for i, p in enumerate(run.pretrain_curve)]
+        found = verdict.health(replace(run, pretrain_curve=curve))
+        assert found["held"] is False
+        assert why in found["why"]
+        assert f"step {curve[40]['step']}" in found["why"]
+    assert verdict.health(facts.of("best_rq")[0])["held"] is None
+    assert verdict.health(facts.of("scratch")[0]) is None
+
+
+# ---- files
+
+
+def test_metrics_hold_one_record_per_method_seed_and_split(report: Path, facts: Facts):
+    """The records are the scores; wer.json is their mean over seeds in per cent, on the main split."""
+    records = json.loads((report / "metrics.json").read_text())
+    assert len({(r["method"], r["seed"], r["split"]) for r in records}) == len(records) == 3 * 2 * 2
+    by_method = json.loads((report / "wer.json").read_text())
+    for method in artifacts.SKILL:
+        mine = [r["wer"] for r in records if r["method"] == method and r["split"] == "test"]
+        assert by_method[method]["wer"] == pytest.approx(100 * sum(mine) / 2, abs=1e-3)
+        assert set(by_method[method]) == {"wer", "wer_low", "wer_high", "cer"}
+    one = next(r for r in records if (r["method"], r["seed"], r["split"]) == ("birq", 1, "test"))
+    run = facts.of("birq")[1]
+    assert one["keys"] == {stage: p["key"] for stage, p in run.provenance.items()}
+    assert (one["unlabelled_hours"], one["labelled_hours"], one["pretrain_seconds"], one["finetune_seconds"]) == (4.2, 1.0, 260.0, 190.2)
+    assert all(r["unlabelled_hours"] == 0 for r in records if r["method"] == "scratch"), "it was not pre-trained, so it heard none"
+
+
+def test_the_page_needs_nothing_but_itself(report: Path):
+    """No script, no file or address to load: it opens from a mail, without network."""
+    page = (report / "index.html").read_text()
+    assert not re.search(r"<script|<link|<img|<iframe|@import|\bsrc=|url\((?!#)", page)
+    assert set(re.findall(r'href="([^"]+)"', page)) <= {f"#{i}" for i in re.findall(r'id="([^"]+)"', page)}
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)), "an id used twice lets one figure clip another"
+    assert {r for r in re.findall(r"url\(#([^)]+)\)", page)} <= set(ids)
+
+
+def test_the_page_shows_what_it_promises(report: Path, facts: Facts):
+    """Result, pairs, figures, worst utterances, corpus, pipeline, provenance: each from the artifacts, none left out."""
+    page = (report / "index.html").read_text()
+    assert "on synthetic speech, better than BEST-RQ and no pre-training" in page
+    for name in plots.FIGURES:
+        assert f'id="fig-{name}"' in page
+    for u in facts.of("birq")[0].worst:
+        assert u["id"] in page
+    for stage in STAGES:
+        assert f'class="dag-name">{stage}<' in page
+    for run in facts.runs:
+        for record in run.provenance.values():
+            assert record["key"][:12] in page
+    for text in ("2 too short; 1 unreadable", "0123456789", "+ changes", "torch 2.13.0", "Intended use", "held"):
+        assert text in page
+
+
+def test_text_from_data_is_escaped(report: Path):
+    """A host, an id or a transcript that looks like HTML stays text."""
+    page = (report / "index.html").read_text()
+    assert "node<7>" not in page and "node&lt;7&gt;" in page
+    assert "<here>" not in page
+    assert "<b>" not in markup.alignment(align("<b>x", "y")) and "&lt;b&gt;x" in markup.alignment(align("<b>x", "y"))
+
+
+def test_figures_come_as_specification_svg_and_numbers(report: Path):
+    """Each figure can be drawn again elsewhere: the specification carries its data, the SVG parses; it has a caption for Snakemake."""
+    for name in plots.FIGURES:
+        spec = json.loads((report / f"plots/{name}.vl.json").read_text())
+        assert "vega-lite" in spec["$schema"] and '"url"' not in json.dumps(spec)
+        root = ElementTree.fromstring((report / f"plots/{name}.svg").read_text())
+        assert root.tag.endswith("svg")
+        assert (float(root.get("width")), float(root.get("height"))) == pytest.approx((plots.WIDTH, plots.HEIGHT), abs=80)
+        assert (ROOT / f"workflow/report/{name}.rst").is_file()
+
+
+def test_figures_keep_a_colour_per_method_whoever_else_is_shown(facts: Facts):
+    """A method is known by its colour, so leaving another method out must not change it."""
+    for shown in (facts, replace(facts, runs=facts.of("best_rq"))):
+        spec = json.dumps(plots.masked_accuracy(shown))
+        scale = re.search(r'"domain": (\[[^]]*\]), "range": (\[[^]]*\])', spec)
+        colours = dict(zip(json.loads(scale[1]), json.loads(scale[2]), strict=True))
+        assert colours["BEST-RQ"] == plots.COLOURS["best_rq"]
+
+
+def test_csv_files_have_the_columns_that_dvc_plots(report: Path):
+    """dvc.yaml names these columns; an empty cell, not a 0, stands for what a method does not have."""
+    wanted = {
+        "curves": {"method", "seed", "step", "masked_accuracy", "enhanced_perplexity", "anchor_perplexity", "label_fidelity"},
+        "finetune": {"method", "seed", "step", "loss", "dev_wer"},
+        "wer": {"run", "wer", "wer_low", "wer_high"},
+        "pnmi": {"method", "seed", "labels", "layer", "pnmi", "pnmi_floor"},
+        "usage": {"method", "seed", "labels", "rank", "share"},
+    }
+    for name, columns in wanted.items():
+        with open(report / f"plots/{name}.csv", encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+        assert rows and columns <= set(rows[0])
+        if name == "curves":
+            assert {r["enhanced_perplexity"] for r in rows if r["method"] == "best_rq"} == {""}
+            assert len(rows) == 4 * 80
+
+
+def test_the_table_is_printed_with_the_page_below(report: Path):
+    """What a new user sees last: every run, the comparisons, the codes' health and where the page is."""
+    lines = tables.from_file(report / "metrics.json").splitlines()
+    assert lines[0].startswith("test: 120 utterances") and lines[0].endswith("synthetic speech")
+    assert [line.split()[:2] for line in lines[4:10]] == [[m, s] for m in artifacts.SKILL for s in "01"]
+    assert re.search(r"birq +0 +\d+\.\d \[\d+\.\d, \d+\.\d\]", lines[4])
+    assert sum("points" in line for line in lines) == 3
+    assert sum(line.startswith("codes of birq-") and line.endswith(": held") for line in lines) == 2
+    assert lines[-1] == str(report / "index.html")
+    assert "\n".join(lines).isascii(), "not every terminal knows more"
+
+
+# ---- other runs
+
+
+def test_a_collapsed_run_without_alignments_says_so(tmp_path: Path):
+    """Nothing that went wrong is left out: collapse, missing phones, a single seed; and the figures that cannot be drawn say why."""
+    out = make(tmp_path, {"best_rq": 0.3, "birq": 0.3}, (0,), collapse=True, aligned=False, n=30)
+    page = (out / "index.html").read_text()
+    assert "did not hold" in page
+    assert "Phones are not known here" in page
+    assert "One seed" in page
+    assert "no alignments of an4" in (out / "plots/pnmi.svg").read_text()
+    assert "DID NOT HOLD" in tables.from_file(out / "metrics.json")
+    assert "not told apart from BEST-RQ" in page
+
+
+def test_one_method_without_pretraining_has_a_report(tmp_path: Path):
+    """Supervised training alone is a legal run: no curves, no comparisons, still every file."""
+    out = make(tmp_path, {"scratch": 0.3}, (0,), n=30, synthetic=False)
+    assert {p.stem for p in (out / "plots").glob("*.svg")} == set(plots.FIGURES)
+    assert "nothing to compare" in (out / "index.html").read_text()
+    assert "recorded speech" in (out / "index.html").read_text()
+    assert (out / "plots/curves.csv").read_text().startswith("method,seed,step,")
+
+
+def test_equal_artifacts_make_equal_reports(tmp_path: Path):
+    """The store keeps one report per key, so its bytes may depend on nothing but the artifacts."""
+    inputs = artifacts.everything(tmp_path, {"birq": 0.3, "best_rq": 0.4}, (0,), n=30)
+    found = []
+    for i in "ab":
+        out = tmp_path / i
+        out.mkdir()
+        build.compute(Job("report", {}, "k", inputs, out, tmp_path, artifacts.params(methods=["birq", "best_rq"])))
+        found.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    assert found[0] == found[1]
+
+
+def test_damaged_and_missing_inputs_are_named(report: Path, tmp_path: Path):
+    """The error names the file or split at fault and the way out."""
+    root = tmp_path / "data"
+    shutil.copytree(report.parent, root)
+    inputs = {s: sorted((root / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
+    with pytest.raises(BirqError, match=r"no split 'train'.*report\.main_split"):
+        gather(inputs, "train", 5, ["synth"], ["synth"])
+    (root / "pretrain/birq-0/curve.jsonl").write_text('{"step": 1')
+    with pytest.raises(BirqError, match=r"birq-0/curve\.jsonl.*run again"):
+        gather(inputs, "test", 5, ["synth"], ["synth"])
+    (root / "score/best_rq-0/scores.json").unlink()
+    with pytest.raises(BirqError, match=r"best_rq-0/scores\.json.*missing"):
+        gather(inputs, "test", 5, ["synth"], ["synth"])
+
+
+# ---- the pipeline's picture
+
+
+def _reachable(pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    out = set(pairs)
+    while more := {(a, d) for a, b in out for c, d in out if b == c} - out:
+        out |= more
+    return out
+
+
+def test_the_picture_orders_the_stages_as_the_table_does():
+    """Fewer arrows, the same order of work; every arrow points right; no box covers another."""
+    pairs = dagdraw.edges()
+    assert _reachable(dagdraw.reduced(pairs)) == _reachable(pairs)
+    columns = dagdraw.ranks(pairs)
+    assert all(columns[a] < columns[b] for a, b in pairs)
+    root = ElementTree.fromstring(dagdraw.svg({}))
+    boxes = [(float(r.get("x")), float(r.get("y"))) for r in root.iter() if r.tag.endswith("rect")]
+    assert len(boxes) == len(STAGES)
+    for i, (x, y) in enumerate(boxes):
+        assert all(abs(x - u) >= dagdraw.BOX_W or abs(y - v) >= dagdraw.BOX_H for u, v in boxes[:i])
+
+
+def test_the_glossary_page_says_what_the_report_says():
+    """One wording in both places; `glossary.markdown()` writes the page."""
+    assert (ROOT / "docs/glossary.md").read_text(encoding="utf-8") == glossary.markdown()
+
+
+def test_the_report_starts_without_torch():
+    """Its machine may have none, and importing it takes longer than the whole report."""
+    code = "import sys, birq.report.build, birq.report.tables; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
