@@ -1,0 +1,199 @@
+"""The stage table, the Snakefile and dvc.yaml say the same; profiles, environment file and figures fit them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from birq import code, dag, params, stamps
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOW = ("Snakefile", "workflow", "params.yaml", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", "birq")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a tool thinks of one stage with its wildcards filled in."""
+
+    command: str
+    inputs: frozenset[str]  # artifact folders
+    outputs: frozenset[str]
+    params: frozenset[str]
+    code: frozenset[str]  # files
+
+
+def tracked_copy(target: Path) -> Path:
+    """The files of the workflow in a folder of their own, a git repository as DVC wants it."""
+    for name in WORKFLOW:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target / name)
+    for link in ("slurm", "profiles"):
+        (target / link).symlink_to((ROOT / link).readlink())
+    subprocess.run(["git", "init", "-q", "."], cwd=target, check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two corpora with different roles, two methods, two seeds: enough to tell every input apart."""
+    folder = tracked_copy(tmp_path_factory.mktemp("workflow"))
+    tree = yaml.safe_load((folder / "params.yaml").read_text())
+    tree["corpora"]["other"] = dict(tree["corpora"]["synth"])
+    tree["run"] = {"methods": ["birq", "scratch"], "seeds": [0, 1], "pretrain_corpora": ["other", "synth"], "finetune_corpora": ["synth"]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(project: Path) -> params.Params:
+    return params.load(project / "params.yaml")
+
+
+def code_files(stage: str) -> frozenset[str]:
+    return frozenset(str(code.module_source(m).relative_to(ROOT)) for m in code.modules(dag.STAGES[stage].code))
+
+
+def expected(loaded: params.Params) -> dict[str, Spec]:
+    specs = {}
+    for name in dag.STAGES:
+        for w in dag.instances(name, loaded):
+            inputs = frozenset(str(p) for paths in dag.inputs(name, w, loaded).values() for p in paths)
+            command = " ".join(["python -m birq", name, *(f"--{k} {v}" for k, v in w.items())])
+            folder = str(dag.artifact(name, w))
+            specs[folder] = Spec(command, inputs, frozenset([folder]), frozenset(dag.sections(name, w)), code_files(name))
+    return specs
+
+
+def snakemake(project: Path, environment: dict[str, str], *args: str) -> str:
+    command = ["snakemake", "--dry-run", "--cores", "2", *args]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def rules(project: Path, environment: dict[str, str]) -> list[dict[str, str]]:
+    """Every job of a dry run: its rule, input, output, command, ..."""
+    text = snakemake(project, environment, "--forceall", "--printshellcmds", "--workflow-profile", "none")
+    jobs = []
+    for block in re.split(r"\n(?=(?:local)?rule \w+:)", text)[1:]:
+        job = {"rule": re.match(r"(?:local)?rule (\w+):", block)[1]}
+        job |= dict(re.findall(r"^    (\w+): (.*)$", block, flags=re.M))
+        job["command"] = "".join(re.findall(r"^Shell command: (.*)$", block, flags=re.M))
+        jobs.append(job)
+    return [j for j in jobs if j["rule"] != "all"]
+
+
+def test_snakefile_equals_the_stage_table(project: Path, loaded: params.Params, rules: list[dict[str, str]]) -> None:
+    """Both tools must rerun a stage for the same reasons; params and code reach a rule through its stamp."""
+    seen = {}
+    for job in rules:
+        inputs, outputs = job["input"].split(", "), job["output"].split(", ")
+        stamp = next(i for i in inputs if ".stamps" in i)
+        record = json.loads((project / stamp).read_text())
+        assert record["code"] == code.digest(dag.STAGES[job["rule"]].code)
+        folders = {i.removesuffix("/provenance.json") for i in inputs if i != stamp}
+        command, _, log = job["command"].partition(" 2>&1 | tee ")
+        assert log == job["log"], "what a job says is shown and kept"
+        assert outputs[0].endswith("/provenance.json")
+        folder = outputs[0].removesuffix("/provenance.json")
+        assert all(o.startswith(folder + "/") for o in outputs)
+        seen[folder] = Spec(command, frozenset(folders), frozenset([folder]), frozenset(record["params"]), code_files(job["rule"]))
+        wildcards = dict(x.split("=") for x in job.get("wildcards", "").split(", ") if x)
+        assert stamp == str(stamps.path(job["rule"], wildcards))
+    assert seen == expected(loaded)
+
+
+def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> None:
+    """A dependency on `data/features` stands for all corpora; code dependencies are the files that the stage's module imports."""
+    from dvc.repo import Repo
+
+    def expand(path: str) -> set[str]:
+        return {str(p.relative_to(project)) for p in (project / path).rglob("*.py")} if (project / path).is_dir() else {path}
+
+    want = expected(loaded)
+    seen = {}
+    for stage in Repo(str(project)).index.stages:
+        deps = [d.def_path for d in stage.deps if type(d).__name__ != "ParamsDependency"]
+        read = frozenset(k for d in stage.deps if type(d).__name__ == "ParamsDependency" for k in d.params)
+        (out,) = [o.def_path for o in stage.outs]
+        name = out.split("/")[1]
+        whole = {s.removeprefix("+").partition(":")[0] for s in dag.STAGES[name].inputs if s.startswith("+")}
+        inputs = set()
+        for dep in (d for d in deps if d.startswith("data/")):
+            part = dep.split("/")[1]
+            if part in whole:
+                assert dep == f"data/{part}"
+                inputs |= {i for i in want[out].inputs if i.startswith(dep + "/") or i == dep}
+            else:
+                inputs.add(dep)
+        files = frozenset(f for d in deps if d.startswith("birq") for f in expand(d))
+        missing, idle = code_files(name) - files, files - code_files(name)
+        assert not missing and not idle, f"dvc.yaml, {name}: deps lack {sorted(missing)}, and do not need {sorted(idle)}"
+        seen[out] = Spec(stage.cmd, frozenset(inputs), frozenset([out]), read, files)
+    assert seen == want
+
+
+def test_dvc_orders_stages_by_their_parent_folders(project: Path) -> None:
+    """A dependency on a folder of artifacts must make an edge from each stage that writes into it."""
+    from dvc.repo import Repo
+
+    graph = Repo(str(project)).index.graph
+    edges = {(a.name, b.name) for a, b in graph.edges}
+    assert ("pretrain@birq-0", "features@other") in edges and ("report", "score@scratch-1") in edges
+
+
+def test_every_figure_is_shown_by_both_tools(rules: list[dict[str, str]]) -> None:
+    """A figure on the page is also in `snakemake --report`, with a caption, and in `dvc plots show`."""
+    from birq.report import plots
+
+    figures = {f"data/report/plots/{name}.svg" for name in plots.FIGURES}
+    (report,) = [j for j in rules if j["rule"] == "report"]
+    assert {o for o in report["output"].split(", ") if o.endswith(".svg")} == figures
+    assert {p for p in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if isinstance(p, str)} == figures
+    for name in (*plots.FIGURES, "page", "workflow"):
+        assert (ROOT / "workflow" / "report" / f"{name}.rst").read_text().strip()
+
+
+def test_slurm_profile(project: Path, environment: dict[str, str]) -> None:
+    """The literal command finds the profile through its link, asks for GPUs for training only, and its commented lines are legal."""
+    text = snakemake(project, environment, "--profile", "slurm")
+    blocks = {m[1]: m[0] for m in re.finditer(r"rule (\w+):\n(?:    .*\n)+", text)}
+    assert "gpu=1" in blocks["pretrain"] and "gpu=1" in blocks["finetune"] and "gpu=1" not in blocks["features"]
+    profile = project / "workflow" / "profiles" / "slurm" / "config.yaml"
+    before = profile.read_text()
+    after = re.sub(r"^( *)# (slurm-|- slurm_|slurm_partition)", r"\1\2", before, flags=re.M)
+    assert after.count("slurm_partition") > before.count("\n    slurm_partition") and "\nslurm-no-account: true" in after
+    profile.write_text(after)
+    try:
+        assert "slurm_partition=gpu" in snakemake(project, environment, "--profile", "slurm")
+    finally:
+        profile.write_text(before)
+
+
+def test_default_profile_is_found_and_keeps_contents_out(project: Path, environment: dict[str, str]) -> None:
+    """Snakemake's memory of file contents overlooks what DVC made in between, so only times count."""
+    profile = yaml.safe_load((project / "profiles" / "default" / "config.yaml").read_text())
+    assert profile["max-checksum-file-size"] == "0"
+    done = subprocess.run(["snakemake", "-n", "--cores", "1"], cwd=project, env=environment, capture_output=True, text=True, check=True)
+    assert "profiles/default" in done.stderr
+
+
+def test_one_list_of_packages() -> None:
+    """The conda environment file and pyproject.toml name the same packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "birq.yaml").read_text())
+    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
+    assert pip == project["dependencies"]
