@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
+            with zipfile.ZipFile(path) as records:  # torch.load does not look at the checksums that torch.save wrote
+                if damaged := records.testzip():
+                    raise ValueError(f"checksum of {damaged} differs")
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as e:
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, zipfile.BadZipFile) as e:
             problems.append(f"{path}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
             print(f"checkpoint {path} cannot be read and is left out", flush=True)
     if problems:

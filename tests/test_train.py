@@ -1,0 +1,414 @@
+"""Training for real on speech of tones: schedules are stepped, killed runs end in the same bits, failures are sentences, CTC learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny import (
+    LETTERS,
+    batch,
+    child_environment,
+    curve,
+    job,
+    noise,
+    params,
+    pretrainer,
+    rows,
+    sentences,
+    speech,
+    tree,
+    write_features,
+)
+
+from birq import stage, tokenizer
+from birq.batches import Batch, sequential
+from birq.errors import BirqError
+from birq.model.ctc import greedy
+from birq.params import parse
+from birq.shards import open_split
+from birq.stage import Job
+from birq.train import finetune, pretrain
+from birq.train.schedule import tri_stage, warmup_cosine
+from birq.train.state import load_checkpoint, load_ctc, load_pretrained
+
+RUN = {"method": "birq", "seed": "0"}
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speech(tmp_path_factory.mktemp("speech") / "features")
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.characters(LETTERS + " ").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scratch_encoder(tmp_path_factory: pytest.TempPathFactory, features: Path) -> Path:
+    """The artifact of the method `scratch`: an encoder that was not pre-trained."""
+    return pretrained(tmp_path_factory.mktemp("scratch"), features, method="scratch")
+
+
+def pretrained(folder: Path, features: Path, method: str = "birq", seed: int = 0, **changes) -> Path:
+    j = job("pretrain", folder, {"features": [features]}, params(**changes), method, seed)
+    pretrain.compute(j)
+    return j.out
+
+
+def finetune_job(folder: Path, encoder: Path, letters: Path, features: Path, **changes) -> Job:
+    return job("finetune", folder, {"pretrain": [encoder], "tokenizer": [letters], "features": [features]}, params(**changes))
+
+
+# ---- the schedule
+
+
+def test_pretraining_steps_its_schedule(tmp_path: Path, features: Path) -> None:
+    """The rates that were used stand in the curve: warm-up and cosine, step by step."""
+    lines = curve(pretrained(tmp_path, features, pretrain__log_every_steps=1, pretrain__final_rate_share=0.1))
+    factor = warmup_cosine(12, 4, 0.1)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.002 * factor(s) for s in range(12)], rel=1e-5)
+    assert len({line["learning_rate"] for line in lines}) > 8
+
+
+def test_finetuning_steps_its_tri_stage_schedule(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
+    """Warm-up, hold, anneal, as used."""
+    j = finetune_job(tmp_path, scratch_encoder, letters, features, finetune__log_every_steps=1, finetune__warmup_share=0.25)
+    finetune.compute(j)
+    factor = tri_stage(12, 0.25, 0.4, 0.02)
+    assert [line["learning_rate"] for line in curve(j.out)] == pytest.approx([0.002 * factor(s) for s in range(12)], rel=1e-5)
+
+
+# ---- kill and resume
+
+
+def project(folder: Path, **changes) -> Path:
+    """A folder where `python -m birq` runs: params.yaml and features that are there already."""
+    (folder / "data" / "features").mkdir(parents=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree(**changes)))
+    return folder
+
+
+def killed_then_run_again(folder: Path, verb: str) -> tuple[dict[str, bytes], str]:
+    """Run a verb, kill -9 it in the middle, run the same command again; the artifact's files and what the second run said."""
+    command = [sys.executable, "-m", "birq", verb, "--method", "birq", "--seed", "0"]
+    child = subprocess.Popen(command, cwd=folder, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work = folder / "data" / ".work" / verb
+    try:
+        deadline = time.monotonic() + 300
+        while not any(p.exists() for p in work.glob("*/scratch/checkpoint.pt.before")):
+            assert child.poll() is None and time.monotonic() < deadline, f"{verb} ended before it was killed"
+            time.sleep(0.005)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    assert not (folder / "data" / verb).exists(), "a killed run publishes nothing"
+    done = subprocess.run(command, cwd=folder, env=child_environment(), capture_output=True, text=True, check=True)
+    return contents(folder / "data" / verb / "birq-0"), done.stdout
+
+
+def contents(artifact: Path) -> dict[str, bytes]:
+    names = ("encoder.safetensors", "model.safetensors", "curve.jsonl", "config.json")
+    return {n: (artifact / n).read_bytes() for n in names if (artifact / n).exists()}
+
+
+def test_kill_9_then_the_same_command_ends_in_the_same_bits(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything random at a step follows from (seed, step), and the checkpoint holds the rest: weights and curve of a pre-training and a
+    fine-tuning that were killed are those of runs that were not. Dropout, masks, Gumbel noise, SpecAugment and dev WER are all on."""
+    changes = {"pretrain__steps": 150, "finetune__steps": 150, "pretrain__dropout": 0.1, "pretrain__gradient_cosine_every_steps": 10}
+    killed, whole = (project(tmp_path / name, **changes) for name in ("killed", "whole"))
+    for folder in (killed, whole):
+        shutil.copytree(features, folder / "data" / "features" / "tones")
+    p = parse(tree(**changes))
+    monkeypatch.chdir(whole)
+    monkeypatch.delenv("BIRQ_STORE", raising=False)
+    stage.run("tokenizer", {}, p)
+    shutil.copytree(whole / "data" / "tokenizer", killed / "data" / "tokenizer")
+    for verb in ("pretrain", "finetune"):
+        stage.run(verb, RUN, p)
+        want = contents(whole / "data" / verb / "birq-0")
+        found, said = killed_then_run_again(killed, verb)
+        assert "resumes at step" in said
+        assert set(found) == set(want) and len(found) == 3
+        for name, value in want.items():
+            assert found[name] == value, f"{verb}: {name} differs after a kill"
+    steps = [json.loads(line)["step"] for line in found["curve.jsonl"].splitlines()]
+    assert steps == sorted(set(steps)), "no line twice"
+
+
+def resumed(j: Job, out: Path) -> Job:
+    """The same work folder, a fresh output."""
+    out.mkdir()
+    return Job(j.stage, j.wildcards, j.key, j.inputs, out, j.scratch, j._params)
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, features: Path) -> None:
+    """A checkpoint that cannot be read costs the steps since the one before it, and nothing else: the same bits come out."""
+    j = job("pretrain", tmp_path, {"features": [features]}, params())
+    pretrain.compute(j)
+    newest = j.scratch / "checkpoint.pt"
+    step = load_checkpoint(j.scratch)["position"]["step"]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    assert load_checkpoint(j.scratch)["position"]["step"] == step - 2
+    again = resumed(j, tmp_path / "again")
+    pretrain.compute(again)
+    assert contents(again.out) == contents(j.out)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "flipped"])
+def test_no_readable_checkpoint_is_an_error_with_the_way_out(tmp_path: Path, features: Path, damage: str) -> None:
+    """Starting anew in silence would throw hours away; the message names both files and what to delete."""
+    j = job("pretrain", tmp_path, {"features": [features]}, params(pretrain__steps=6))
+    pretrain.compute(j)
+    for name in ("checkpoint.pt", "checkpoint.pt.before"):
+        data = bytearray((j.scratch / name).read_bytes())
+        middle = len(data) // 2
+        data[middle::1000] = bytes(255 - b for b in data[middle::1000])
+        bad = {"empty": b"", "half": bytes(data[:middle]), "text": b"<html>quota exceeded</html>\n" * 40, "flipped": bytes(data)}
+        (j.scratch / name).write_bytes(bad[damage])
+    with pytest.raises(BirqError, match="no checkpoint can be read") as e:
+        pretrain.compute(resumed(j, tmp_path / "again"))
+    assert "checkpoint.pt:" in str(e.value) and "checkpoint.pt.before:" in str(e.value)
+    assert f"delete {j.scratch}" in str(e.value)
+
+
+# ---- methods
+
+
+def test_birq_with_w1_0_is_best_rq_bit_for_bit(tmp_path: Path, features: Path) -> None:
+    """The whole stage: the same weights and the same curve, for a run that calls itself birq and one that calls itself best_rq."""
+    zero = pretrained(tmp_path / "birq", features, "birq", pretrain__enhanced_weight=0.0)
+    plain = pretrained(tmp_path / "best_rq", features, "best_rq")
+    for name in ("encoder.safetensors", "curve.jsonl"):
+        assert (zero / name).read_bytes() == (plain / name).read_bytes(), name
+    assert all(line["enhanced_loss"] is None and line["enhanced_perplexity"] is None for line in curve(plain))
+
+
+def test_methods_of_a_seed_share_quantizers_and_first_weights(tmp_path: Path, features: Path, scratch_encoder: Path) -> None:
+    """Quantizer buffers travel in the artifact and are equal for all methods of a seed; another seed has others."""
+    made = {m: load_file(pretrained(tmp_path / m, features, m, pretrain__steps=2) / "encoder.safetensors") for m in ("birq", "best_rq")}
+    made["scratch"] = load_file(scratch_encoder / "encoder.safetensors")
+    other = load_file(pretrained(tmp_path / "other", features, "scratch", seed=1) / "encoder.safetensors")
+    names = [n for n in made["birq"] if "quantizer" in n]
+    assert len(names) == 4
+    for n in names:
+        assert torch.equal(made["birq"][n], made["best_rq"][n]) and torch.equal(made["birq"][n], made["scratch"][n]), n
+        assert not torch.equal(made["birq"][n], other[n])
+    fresh = pretrain.build_pretrainer(json.loads((scratch_encoder / "config.json").read_text())).state_dict()
+    assert all(torch.equal(fresh[n], w) for n, w in made["scratch"].items()), "scratch is the untrained encoder that the others began with"
+    assert curve(scratch_encoder) == []
+
+
+def test_a_loaded_pretrainer_gives_the_labels_it_was_trained_with(tmp_path: Path, features: Path) -> None:
+    """Projection and codebook come from the file, not from a seed that some later version might use otherwise."""
+    out = pretrained(tmp_path, features, pretrain__steps=2)
+    weights = load_file(out / "encoder.safetensors")
+    loaded = load_pretrained(out)
+    assert torch.equal(loaded.pretrainer.anchor_quantizer.projection, weights["anchor_quantizer.projection"])
+    assert torch.equal(loaded.pretrainer.quantizer.codebook, weights["quantizer.codebook"])
+    assert loaded.mean_F.shape == loaded.std_F.shape == (20,) and not loaded.pretrainer.training
+
+
+LITERAL = {"pretrain__anchor_weight": 0.0, "pretrain__entropy_weight": 0.0, "pretrain__min_perplexity": 1.0}
+BUDGET = {"pretrain__steps": 120, "pretrain__log_every_steps": 10, "pretrain__checkpoint_seconds": 60.0}
+
+
+@pytest.mark.parametrize(("label_norm", "left"), [("layer_norm", 1.5), ("standardise", 5.0)])
+def test_w2_0_in_the_literal_form_collapses(tmp_path: Path, features: Path, label_norm: str, left: float) -> None:
+    """F alone is lowest when all frames get one code: nothing holds the labels, and their perplexity falls towards 1."""
+    lines = curve(pretrained(tmp_path, features, pretrain__label_norm=label_norm, **LITERAL, **BUDGET))
+    assert lines[0]["enhanced_perplexity"] > 10
+    assert lines[-1]["enhanced_perplexity"] < left
+
+
+def test_the_shipped_form_does_not_collapse(tmp_path: Path, features: Path) -> None:
+    """With the constants of params.yaml and the same budget the enhanced labels use codes as widely as the anchoring ones."""
+    lines = curve(pretrained(tmp_path, features, **BUDGET))
+    assert lines[-1]["enhanced_perplexity"] > 0.7 * lines[-1]["anchor_perplexity"] > 10
+    assert lines[-1]["label_fidelity"] > 0.5
+
+
+# ---- gradient accumulation
+
+
+def pieces(b: Batch, cuts: list[slice]) -> list[Batch]:
+    return [Batch(b.feats_BTF[c], b.lengths_B[c], b.ids[c], b.texts[c], b.index[c], float(b.lengths_B[c].sum()) / 25) for c in cuts]
+
+
+def accumulated(folder: Path, batches: list[Batch], **changes) -> torch.Tensor:
+    p = params()
+    model = pretrainer(**{"gumbel_noise": False, "mask_fill_std": 0.0, **changes})
+    task = pretrain.PretrainTask(model, p.pretrain, job("pretrain", folder, {}, p), torch.device("cpu"), 0, 10.0)
+    task.backward(batches, 0, 0)
+    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"enhanced_weight": 0.0}, {"label_norm": "layer_norm", "entropy_weight": 0.0, "enhanced_weight": 1.0, "label_gradient": 0.0}],
+    ids=["best_rq", "birq, frame-wise labels"],
+)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, changes: dict) -> None:
+    """A mean over masked frames is a sum over micro-batches weighted by their masked frames, however unlike these are. (Standardised z
+    and the entropy of the mean label are those of a micro-batch: an approximation, which larger micro-batches make smaller.)"""
+    b = batch([60, 60, 40, 4, 3])
+    whole = accumulated(tmp_path, [b], **changes)
+    parts = accumulated(tmp_path, pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), **changes)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+
+
+# ---- failures are sentences
+
+
+def test_loss_that_is_not_finite_is_an_error(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
+    """Both stages stop at the step, name the remedy and publish nothing."""
+    with pytest.raises(BirqError, match=r"pretrain/birq/0: .*not finite at step \d+; try a lower learning_rate"):
+        pretrained(tmp_path / "pretrain", features, pretrain__learning_rate=1e30)
+    assert not list((tmp_path / "pretrain").glob("out*/*"))
+    j = finetune_job(tmp_path / "finetune", scratch_encoder, letters, features, finetune__learning_rate=1e30)
+    with pytest.raises(BirqError, match=r"finetune/birq/0: .*not finite at step \d+"):
+        finetune.compute(j)
+
+
+def test_collapse_is_an_error_that_names_entropy_weight(tmp_path: Path, features: Path) -> None:
+    """Labels that say nothing are found out in minutes, not after the run."""
+    literal = {**LITERAL, **BUDGET, "pretrain__min_perplexity": 2.0, "pretrain__steps": 400, "pretrain__label_norm": "layer_norm"}
+    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise pretrain.entropy_weight"):
+        pretrained(tmp_path, features, **literal)
+    assert len(curve(tmp_path / "scratch")) < 20
+
+
+def test_finetuning_without_labelled_speech_is_an_error(tmp_path: Path, letters: Path, scratch_encoder: Path) -> None:
+    """It says what is missing and where to name it."""
+    bare = speech(tmp_path / "features", n=4, labelled=False)
+    with pytest.raises(BirqError, match="no labelled speech in the train split.*run.finetune_corpora"):
+        finetune.compute(finetune_job(tmp_path / "run", scratch_encoder, letters, bare))
+
+
+def test_batch_shorter_than_an_utterance_is_an_error_that_names_both(tmp_path: Path, features: Path) -> None:
+    """No silent loss of long utterances: the message has the utterance, its length and the budget."""
+    split = open_split([features], "train")
+    longest = int(split.n_frames.argmax())
+    with pytest.raises(BirqError, match="batch_seconds is 1") as e:
+        pretrained(tmp_path, features, pretrain__batch_seconds=1.0, pretrain__micro_batch_seconds=1.0)
+    assert split.ids[longest] in str(e.value) and f"{split.n_frames[longest] / 100:.2f} s" in str(e.value)
+
+
+def test_transcripts_too_fast_for_ctc_are_an_error(tmp_path: Path, letters: Path, scratch_encoder: Path) -> None:
+    """More tokens than encoder frames have no path: the loss would be infinite. The message names n_stack and the tokenizer."""
+    fast = write_features(tmp_path / "features", {"train": rows(["abcdefgh" * 5] * 4, "train", heard=["abc"] * 4)})
+    with pytest.raises(BirqError, match=r"4 of 4 labelled utterances have more tokens than encoder frames; use a smaller model.n_stack"):
+        finetune.compute(finetune_job(tmp_path / "run", scratch_encoder, letters, fast))
+
+
+# ---- fine-tuning
+
+
+PLAIN = {"finetune__time_masks": 0, "finetune__freq_masks": 0, "finetune__dropout": 0.0, "finetune__checkpoint_seconds": 60.0}
+
+
+def dev_wer(out: Path, features: Path, split: str) -> float:
+    """WER of a published model, decoded here."""
+    bundle, speech = load_ctc(out), open_split([features], split)
+    index = np.arange(len(speech))
+    references, hypotheses = [], []
+    with torch.inference_mode():
+        for b in sequential(speech, index, bundle.mean_F, bundle.std_F, 240.0, 4, 10.0):
+            ids = greedy(*bundle.model(b.feats_BTF, b.lengths_B), bundle.model.blank)
+            hypotheses += [bundle.tokenizer.decode(row) for row in ids]
+            references += b.texts
+    return jiwer.wer(references, hypotheses)
+
+
+def test_ctc_learns_four_utterances_by_heart(tmp_path: Path, letters: Path) -> None:
+    """Features, encoder, loss, tokenizer and decoding agree with each other only if a small model can reach WER 0 on four utterances."""
+    texts = sentences(4, seed=3, shortest=5, longest=8)
+    four = write_features(tmp_path / "features", {"train": rows(texts, "train"), "dev": rows(texts, "dev")})
+    encoder = pretrained(tmp_path / "encoder", four, "scratch")
+    settings = {"finetune__steps": 250, "finetune__learning_rate": 0.01, "finetune__evaluations": 5, "finetune__log_every_steps": 50}
+    j = finetune_job(tmp_path / "run", encoder, letters, four, **settings, **PLAIN)
+    finetune.compute(j)
+    assert dev_wer(j.out, four, "train") == 0
+    assert curve(j.out)[-1]["loss"] < 0.1 < curve(j.out)[0]["loss"]
+
+
+def test_the_checkpoint_with_the_best_dev_wer_is_published(tmp_path: Path, letters: Path) -> None:
+    """Dev transcripts that are one short word while the audio says many: the more is learned the worse, so the best is not the last."""
+    train = rows(sentences(6, seed=3), "train")
+    heard = ["ab cd ef gh ab cd"] * 3
+    odd = write_features(tmp_path / "features", {"train": train, "dev": rows(["h"] * 3, "dev", heard=heard)})
+    encoder = pretrained(tmp_path / "encoder", odd, "scratch")
+    settings = {"finetune__steps": 150, "finetune__learning_rate": 0.01, "finetune__evaluations": 5}
+    j = finetune_job(tmp_path / "run", encoder, letters, odd, **settings, **PLAIN)
+    finetune.compute(j)
+    wers = {line["step"]: line["dev_wer"] for line in curve(j.out) if line["dev_wer"] is not None}
+    assert sorted(wers) == [30, 60, 90, 120, 150]
+    best = json.loads((j.out / "config.json").read_text())["best_step"]
+    assert wers[best] == min(wers.values()) < wers[150]
+    assert dev_wer(j.out, odd, "dev") == pytest.approx(wers[best], rel=1e-5)
+
+
+def test_frozen_steps_leave_the_encoder_unchanged(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
+    """Neither gradient nor weight decay may touch it until they are over; the CTC layer learns from the first step."""
+    before = load_file(scratch_encoder / "encoder.safetensors")
+    for frozen, moved in ((12, False), (6, True)):
+        j = finetune_job(tmp_path / str(frozen), scratch_encoder, letters, features, finetune__frozen_steps=frozen, finetune__evaluations=1)
+        finetune.compute(j)
+        after = load_file(j.out / "model.safetensors")
+        same = [torch.equal(after[n], before[n]) for n in after if n.startswith("encoder.")]
+        assert all(same) != moved and len(same) > 10
+        assert after["head.bias"].abs().max() > 0
+
+
+def test_rate_factor_of_the_head_is_used(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
+    """One AdamW step moves a weight by about the rate: ten times the factor, ten times the way."""
+    start, moves = {}, []
+    for factor in (1.0, 10.0):
+        settings = {"finetune__steps": 1, "finetune__evaluations": 1, "finetune__weight_decay": 0.0, "finetune__frozen_steps": 1}
+        j = finetune_job(tmp_path / str(factor), scratch_encoder, letters, features, finetune__head_rate_factor=factor, **settings)
+        finetune.compute(j)
+        moves.append(load_file(j.out / "model.safetensors")["head.weight"])
+        torch.manual_seed(0)
+        start = torch.nn.Linear(16, 10).weight.detach()
+    assert float((moves[1] - start).abs().median() / (moves[0] - start).abs().median()) == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.parametrize("n_masks", [0, 1, 2])
+def test_spec_augment_masks_no_more_than_the_widest_allowed(n_masks: int) -> None:
+    """torchaudio's masks are at most `widest` long, drawn per utterance, and set values to 0, the corpus mean."""
+    section = params(finetune__time_masks=n_masks, finetune__freq_masks=0, finetune__time_mask_ms=100.0).finetune
+    widest, seen = 0, set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        masked_BT = (finetune.spec_augment(torch.ones(5, 60, 20), section, 10.0) == 0).all(-1)
+        seen |= {tuple(row.nonzero().flatten().tolist()) for row in masked_BT}
+        widest = max(widest, int(masked_BT.sum(1).max()))
+    assert widest <= n_masks * 10
+    assert (widest > 5 * n_masks and len(seen) > 20) if n_masks else seen == {()}
+
+
+def test_spec_augment_masks_bins_and_keeps_the_rest(tmp_path: Path) -> None:
+    """Frequency masks cover whole bins of one utterance, no more than allowed; every other value is as it was."""
+    section = params(finetune__time_masks=0, finetune__freq_masks=2, finetune__freq_mask_bins=6).finetune
+    feats = torch.randn(8, 50, 20, generator=noise())
+    torch.manual_seed(0)
+    out = finetune.spec_augment(feats, section, 10.0)
+    gone_BF = (out == 0).all(1)
+    assert 0 < gone_BF.sum(1).max() <= 12 and len({tuple(r.tolist()) for r in gone_BF}) > 3
+    assert torch.equal(out, feats * ~gone_BF[:, None, :])
