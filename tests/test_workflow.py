@@ -105,7 +105,7 @@ def test_snakefile_equals_the_stage_table(project: Path, loaded: params.Params, 
         record = json.loads((project / stamp).read_text())
         assert record["code"] == code.digest(dag.STAGES[job["rule"]].code)
         folders = {i.removesuffix("/provenance.json") for i in inputs if i != stamp}
-        command, _, log = job["command"].partition(" 2>&1 | tee ")
+        command, _, log = job["command"].partition(" 2>&1 | tee -a ")
         assert log == job["log"], "what a job says is shown and kept"
         assert outputs[0].endswith("/provenance.json")
         folder = outputs[0].removesuffix("/provenance.json")

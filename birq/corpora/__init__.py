@@ -1,0 +1,1 @@
+"""Corpora: recorded or synthesised speech becomes lhotse cuts, split by speaker."""

@@ -1,0 +1,1 @@
+"""Evaluation: hypotheses, error rates with intervals, what labels know of phones."""

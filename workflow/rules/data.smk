@@ -14,7 +14,7 @@ rule corpus:
         mem_mb=4000,
         runtime=240,
     shell:
-        "python -m birq corpus --corpus {wildcards.corpus} 2>&1 | tee {log}"
+        "python -m birq corpus --corpus {wildcards.corpus} 2>&1 | tee -a {log}"
 
 
 rule features:
@@ -34,7 +34,7 @@ rule features:
         mem_mb=8000,
         runtime=240,
     shell:
-        "python -m birq features --corpus {wildcards.corpus} 2>&1 | tee {log}"
+        "python -m birq features --corpus {wildcards.corpus} 2>&1 | tee -a {log}"
 
 
 rule tokenizer:
@@ -54,4 +54,4 @@ rule tokenizer:
         mem_mb=2000,
         runtime=60,
     shell:
-        "python -m birq tokenizer 2>&1 | tee {log}"
+        "python -m birq tokenizer 2>&1 | tee -a {log}"
