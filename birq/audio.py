@@ -47,7 +47,10 @@ def torchaudio() -> types.ModuleType:
 
 @lru_cache(maxsize=16)
 def _resampler(from_hz: int, to_hz: int) -> Any:
-    return torchaudio().transforms.Resample(from_hz, to_hz)
+    import torch
+
+    # the filter's angles lose 5 digits in float32
+    return torchaudio().transforms.Resample(from_hz, to_hz, dtype=torch.float64).float()
 
 
 def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import contextlib
 import ctypes
 import os
@@ -62,33 +63,35 @@ class Espeak:
     def __init__(self, data: str) -> None:
         """`data`: espeak-ng's data folder, from `data_folder()`."""
         self._library, self._data = _loader().get_library_path(), data
+        if not (Path(data) / "phontab").is_file():
+            raise _no_espeak(f"its data at {data} lacks the file phontab")
         self._libc = ctypes.CDLL(None)
-        self._lib: Any = None
         self._wave: list[np.ndarray] = []
         self._phones: list[PhoneEvent] = []
         self._callback = _Callback(self._collect)
-        self.sample_rate_hz = self._load()
+        with self._loaded() as (_, rate):
+            self.sample_rate_hz = rate
 
-    def _load(self) -> int:
-        if self._lib is not None:
-            import _ctypes
-
-            self._lib.espeak_Terminate()
-            handle, self._lib = self._lib._handle, None
-            _ctypes.dlclose(handle)
+    @contextlib.contextmanager
+    def _loaded(self) -> Iterator[tuple[Any, int]]:
+        """The library, fresh, and its sample rate; nobody holds it afterwards, or the next one would not be fresh."""
         try:
-            self._lib = ctypes.CDLL(self._library)
+            lib = ctypes.CDLL(self._library)
         except OSError as e:
             raise _no_espeak(e) from e
-        flags = INITIALIZE_PHONEME_EVENTS | INITIALIZE_DONT_EXIT
-        rate = self._lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, self._data.encode(), flags)
-        if rate <= 0:
-            raise _no_espeak(f"its data at {self._data} cannot be used")
-        self._lib.espeak_SetSynthCallback(self._callback)
-        # espeak-ng seeds its noise from the clock; its Klatt voices draw from the C library
-        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self._libc.srand(1)
-        return int(rate)
+        try:
+            flags = INITIALIZE_PHONEME_EVENTS | INITIALIZE_DONT_EXIT
+            rate = lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, self._data.encode(), flags)
+            if rate <= 0:
+                raise _no_espeak(f"its data at {self._data} cannot be used")
+            lib.espeak_SetSynthCallback(self._callback)
+            # espeak-ng seeds its noise from the clock; its Klatt voices draw from the C library
+            lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            self._libc.srand(1)
+            yield lib, int(rate)
+        finally:
+            lib.espeak_Terminate()
+            _ctypes.dlclose(lib._handle)
 
     def _collect(self, wave: Any, n: int, events: Any) -> int:
         if n > 0 and wave:
@@ -103,15 +106,15 @@ class Espeak:
 
     def speak(self, text: str, voice: str, speed_wpm: int, pitch: int) -> tuple[np.ndarray, list[PhoneEvent]]:
         """Synthesise `text` with `voice` (such as `gmw/en-US+f1`) -> int16 samples [n] at `sample_rate_hz`, phone events in order."""
-        self._load()
         self._wave, self._phones = [], []
-        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise _no_espeak(f"it has no voice {voice!r}")
-        self._lib.espeak_SetParameter(RATE, speed_wpm, 0)
-        self._lib.espeak_SetParameter(PITCH, pitch, 0)
-        data = text.encode("utf-8") + b"\0"
-        if self._lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8, None, None) != 0 or not self._wave:
-            raise BirqError(f"espeak-ng spoke nothing for {text!r} with voice {voice!r}; install espeakng-loader again")
+        with self._loaded() as (lib, _):
+            if lib.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise _no_espeak(f"it has no voice {voice!r}")
+            lib.espeak_SetParameter(RATE, speed_wpm, 0)
+            lib.espeak_SetParameter(PITCH, pitch, 0)
+            data = text.encode("utf-8") + b"\0"
+            if lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8, None, None) != 0 or not self._wave:
+                raise BirqError(f"espeak-ng spoke nothing for {text!r} with voice {voice!r}; install espeakng-loader again")
         return np.concatenate(self._wave), self._phones
 
 

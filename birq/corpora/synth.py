@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -344,7 +345,7 @@ def prepare(
         (out / "audio" / speaker).mkdir(parents=True)
         for u in record["utterances"]:
             relative = f"audio/{speaker}/{u['id']}.flac"
-            os.link(scratch / relative, out / relative)
+            _link(scratch / relative, out / relative)
             cuts[record["split"]].append(manifests.cut(u["id"], relative, sample_rate_hz, u["n_samples"], speaker, u["text"], u["sha256"]))
             phones += [(u["id"], *p) for p in u["phones"]]
     manifests.write_corpus(
@@ -360,6 +361,13 @@ def prepare(
     )
     manifests.write_quarantine(out / "quarantine.tsv", [])
     manifests.write_alignments(out / "alignments.parquet", sorted(phones, key=lambda p: (p[0], p[1])))
+
+
+def _link(made: Path, target: Path) -> None:
+    try:
+        os.link(made, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(made, target)
 
 
 def _check_alphabet(alphabet: str) -> None:
