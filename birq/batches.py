@@ -58,9 +58,10 @@ def _even_out(groups: list[np.ndarray], frames: np.ndarray, budget: int) -> None
 def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, window: int = WINDOW) -> list[np.ndarray]:
     """Batches of one epoch: every utterance in exactly one, none above `batch_frames` (padding not counted).
 
-    Utterances are shuffled, sorted by length within windows and packed greedily; what a window leaves over goes into the next one, so that
-    only the epoch's last batch can be short, and where it is below half the budget it shares evenly with the one before it. Then the order
-    of the batches is shuffled. Errors: BirqError if an utterance is longer than a batch.
+    Utterances are shuffled, sorted by length within windows and packed greedily. What a window leaves over goes into the next one, so only
+    the epoch's last batch can be short; below half the budget it shares evenly with the one before it. Where one window holds everything,
+    ranks are shaken by about a batch, or an utterance would meet the same mates in every epoch. Then the order of the batches is shuffled.
+    Errors: BirqError if an utterance is longer than a batch.
     """
     n_frames = np.asarray(n_frames, dtype=np.int64)
     if not len(n_frames):
@@ -74,6 +75,8 @@ def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, wind
     for start in range(0, len(order), window):
         here = np.concatenate([left, order[start : start + window]])
         here = here[np.argsort(n_frames[here], kind="stable")]
+        if len(order) <= window:
+            here = here[np.argsort(np.arange(len(here)) + rng.uniform(0, batch_frames / n_frames.mean(), len(here)))]
         groups += _pack(here, n_frames, batch_frames)
         left = groups.pop()
     groups.append(left)
@@ -161,6 +164,7 @@ class Feed:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """The epoch's steps from `start` on, read lazily; they depend on (seed, epoch) alone, so a resumed run sees the same ones."""
         for group in self._plan(epoch)[start:]:
+            group = group[np.argsort(self.split.n_frames[group], kind="stable")]
             parts = _pack(group, self.split.n_frames, self.micro_frames)
             _even_out(parts, self.split.n_frames, self.micro_frames)
             yield [collate(self.split, p, self.mean_F, self.std_F, self.n_stack, self.frame_shift_ms) for p in parts]

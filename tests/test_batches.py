@@ -73,6 +73,15 @@ def test_plan_depends_on_seed_and_epoch_only():
     assert flat[0] == flat[1] and flat[0] != flat[2] and flat[0] != flat[3]
 
 
+def test_mates_change_between_epochs():
+    """Sorting alone would give a small corpus the same batches for ever; the price in padding must stay small."""
+    frames = lengths(4000)
+    plans = [batches.plan(frames, 6000, seed=0, epoch=e) for e in range(2)]
+    seen = [{frozenset(b.tolist()) for b in plan} for plan in plans]
+    assert len(seen[0] & seen[1]) <= 0.02 * len(seen[0])
+    assert sum(int(frames[b].max()) * len(b) for b in plans[0]) / frames.sum() - 1 <= 0.02
+
+
 def test_batch_order_is_not_by_length():
     """Sorting serves padding; the order of steps must not run from short to long."""
     frames = lengths(8000)
