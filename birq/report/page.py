@@ -68,7 +68,8 @@ def _results(page: Page) -> Markup:
     facts: Facts = page["facts"]
     sure = round(100 * facts.score_params["confidence"])
     s = facts.runs[0].scores[facts.main_split]
-    size = f"{facts.main_split}: {s['utterances']:,} utterances, {s['words']:,} words, {s['speakers']:,} speakers, {s['hours']:.2f} h."
+    size = f"{facts.main_split}: {verdict.counted(s['utterances'], 'utterance')}, {s['words']:,} words, "
+    size += f"{verdict.counted(s['speakers'], 'speaker')}, {s['hours']:.2f} h."
     meaning = f"Pale numbers: {sure} % bootstrap interval, utterances drawn; “by speaker”: whole speakers drawn."
     out = _rates(facts, facts.main_split) + markup.paragraph(f"{size} {meaning}", "note")
     for split in facts.runs[0].scores:
@@ -261,7 +262,7 @@ def _cost(page: Page) -> Markup:
                 r.seed,
                 size,
                 steps,
-                markup.text(seen, 1),
+                markup.text(seen, 1 if seen and seen >= 1 else 2),
                 speed,
                 took,
                 last,

@@ -101,7 +101,7 @@ def _note(title: str, why: str) -> dict[str, Any]:
 
 
 def _step(title: str = "step") -> alt.X:
-    return alt.X("step:Q", title=title, axis=alt.Axis(format=",d"))
+    return alt.X("step:Q", title=title, axis=alt.Axis(format=",d", tickMinStep=1))
 
 
 def _curves(rows: list[Row], y: str, title: str, subtitle: str, unit: str, *, rule: float | None = None, **scale: Any) -> dict[str, Any]:

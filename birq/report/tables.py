@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from birq.report.gather import read_json
+from birq.report.verdict import counted, verdict
 from birq.report.verdict import points as signed_points
-from birq.report.verdict import verdict
 
 Record = dict[str, Any]
 
@@ -93,7 +93,7 @@ def render(
             continue
         kept = [r for r in records if r["split"] == name]
         first = kept[0]
-        title = f"{name}: {first['utterances']} utterances, {first['speakers']} speakers, {first['hours']:.2f} h"
+        title = f"{name}: {counted(first['utterances'], 'utterance')}, {counted(first['speakers'], 'speaker')}, {first['hours']:.2f} h"
         blocks.append("\n".join([title + (", synthetic speech" if synthetic else ""), "", *_results(kept)]))
     if comparisons:
         blocks.append("\n".join(_comparison(c) for c in comparisons))

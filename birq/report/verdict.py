@@ -90,6 +90,11 @@ def speech_kind(facts: Facts) -> str:
     return "synthetic speech" if kinds == {True} else "recorded speech" if kinds == {False} else "synthetic and recorded speech"
 
 
+def counted(n: int, unit: str) -> str:
+    """`1 speaker`, `2,500 utterances`."""
+    return f"{n:,} {unit}{'' if n == 1 else 's'}"
+
+
 def amount(hours: float) -> str:
     """`12 min` or `4.2 h`."""
     return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
@@ -105,7 +110,7 @@ def lead(facts: Facts) -> str:
     seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
     text = (
         f"On {speech_kind(facts)} ({listed(facts.finetune_corpora)}), fine-tuned on {amount(runs[0].labelled_hours)} of transcripts "
-        f"and tested on {score['utterances']:,} {split} utterances of {score['speakers']} voices, "
+        f"and tested on {counted(score['utterances'], split + ' utterance')} of {counted(score['speakers'], 'voice')}, "
         f"{NAMES.get(who, who)} makes {percent(rate(facts, who))} word errors "
         f"({sure} % interval {low:.1f} to {high:.1f}, {seeds})."
     )
@@ -135,6 +140,8 @@ def caveats(facts: Facts, codes: list[dict[str, Any]]) -> list[str]:
         notes.append("One seed: the intervals cover the choice of test utterances and speakers, not the luck of one training run.")
     else:
         notes.append(f"{len(facts.seeds)} seeds: each interval is that of the test data; how far seeds lie apart shows in the table.")
+    if facts.runs[0].scores[facts.main_split]["speakers"] == 1:
+        notes.append("One test speaker: what is found for this voice need not hold for another.")
     notes += _time_caveat(facts)
     if "scratch" in facts.methods:
         lost = [c["a"] for c in map(_from_pretrained, facts.comparisons) if c["b"] == "scratch" and verdict(c) != "better than"]
@@ -160,7 +167,7 @@ def _time_caveat(facts: Facts) -> list[str]:
     (fast, least), (slow, most) = min(seconds.items(), key=lambda x: x[1]), max(seconds.items(), key=lambda x: x[1])
     if least <= 0 or most / least < 1.1:
         return []
-    return [f"Equal steps, not equal time: pre-training {NAMES[slow]} took {most / least:.1f} times as long as {NAMES[fast]}."]
+    return [f"Equal steps, not equal time: pre-training {NAMES[slow]} took {most / least:.1f} times as long as {NAMES[fast]} (wall time)."]
 
 
 def health(run: Run) -> dict[str, Any] | None:
