@@ -203,6 +203,7 @@ class Pretrain(Optimisation):
 class Finetune(Optimisation):
     labelled_minutes: Positive
     head_rate_factor: Positive
+    reset_layers: Annotated[int, Field(ge=0)]
     frozen_steps: Annotated[int, Field(ge=0)]
     warmup_share: Share
     hold_share: Share
@@ -267,6 +268,10 @@ class Params(Section):
         if self.pretrain.label_layer > self.model.n_layers:
             raise ValueError(
                 f"pretrain.label_layer: {self.pretrain.label_layer} is above the depth; legal: 1 to model.n_layers = {self.model.n_layers}"
+            )
+        if self.finetune.reset_layers > self.model.n_layers:
+            raise ValueError(
+                f"finetune.reset_layers: {self.finetune.reset_layers} is above the depth; legal: 0 to model.n_layers = {self.model.n_layers}"
             )
         for stage in (self.pretrain, self.finetune, self.decode):
             longest = getattr(stage, "micro_batch_seconds", stage.batch_seconds)

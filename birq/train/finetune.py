@@ -13,6 +13,7 @@ from birq.audio import torchaudio
 from birq.batches import Batch, Feed, labelled_subset, sequential
 from birq.errors import BirqError
 from birq.model.ctc import CtcModel, ctc_loss, frames_needed, greedy
+from birq.model.encoder import Block
 from birq.params import Finetune
 from birq.shards import Split, open_split
 from birq.stage import Job
@@ -143,6 +144,8 @@ def compute(job: Job) -> None:
     torch.manual_seed(seed)
     encoder = pretrained.pretrainer.encoder
     encoder.dropout = section.dropout
+    for i in range(shape.n_layers - section.reset_layers, shape.n_layers):
+        encoder.blocks[i] = Block(shape)
     model = CtcModel(encoder, tokenizer.size).to(device)
     shared = {"n_stack": shape.n_stack, "frame_shift_ms": frame_shift_ms}
     feed = Feed(
