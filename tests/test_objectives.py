@@ -39,7 +39,6 @@ def by_hand(p: Pretrainer, *, detach: bool, seed: int = 0) -> dict[str, Tensor]:
     masked = x.clone()
     masked[mask] = torch.randn(m, x.shape[-1], generator=generator) * o.mask_fill_std
     logits = p.head(p.encoder(masked, lengths))[mask].view(m, o.n_codebooks, o.codebook_size)
-    logp = logits.log_softmax(-1)
     v = F.normalize(x[mask] @ p.anchor_quantizer.projection, dim=-1)
     y = torch.cdist(v, p.anchor_quantizer.codebook).argmin(-1).T
     lower = F.cross_entropy(logits.flatten(0, 1), y.flatten())

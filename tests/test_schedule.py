@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_cosine_falls_without_a_jump_to_the_final_share() -> None:
     factor = warmup_cosine(101, 0, 0.1)
     values = [factor(s) for s in range(101)]
     assert values[0] == pytest.approx(1) and values[50] == pytest.approx(0.55) and values[100] == pytest.approx(0.1)
-    assert all(0 <= a - b < 0.02 for a, b in zip(values, values[1:], strict=False))
+    assert all(0 <= a - b < 0.02 for a, b in pairwise(values))
     assert factor(500) == pytest.approx(0.1)
 
 
@@ -31,7 +32,7 @@ def test_tri_stage_warms_up_holds_and_anneals_exponentially() -> None:
     values = [factor(s) for s in range(100)]
     assert values[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert values[10:50] == [1.0] * 40
-    ratios = [b / a for a, b in zip(values[50:], values[51:], strict=False)]
+    ratios = [b / a for a, b in pairwise(values[50:])]
     assert ratios == pytest.approx([ratios[0]] * len(ratios)) and ratios[0] < 1
     assert values[-1] == pytest.approx(0.02)
 

@@ -289,7 +289,7 @@ def test_loss_that_is_not_finite_is_an_error(tmp_path: Path, features: Path, let
 def test_collapse_is_an_error_that_names_entropy_weight(tmp_path: Path, features: Path) -> None:
     """Labels that say nothing are found out in minutes, not after the run."""
     literal = {**LITERAL, **BUDGET, "pretrain__min_perplexity": 2.0, "pretrain__steps": 400, "pretrain__label_norm": "layer_norm"}
-    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise pretrain.entropy_weight"):
+    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise pretrain\.entropy_weight"):
         pretrained(tmp_path, features, **literal)
     assert len(curve(tmp_path / "scratch")) < 20
 
@@ -297,7 +297,7 @@ def test_collapse_is_an_error_that_names_entropy_weight(tmp_path: Path, features
 def test_finetuning_without_labelled_speech_is_an_error(tmp_path: Path, letters: Path, scratch_encoder: Path) -> None:
     """It says what is missing and where to name it."""
     bare = speech(tmp_path / "features", n=4, labelled=False)
-    with pytest.raises(BirqError, match="no labelled speech in the train split.*run.finetune_corpora"):
+    with pytest.raises(BirqError, match=r"no labelled speech in the train split.*run\.finetune_corpora"):
         finetune.compute(finetune_job(tmp_path / "run", scratch_encoder, letters, bare))
 
 
