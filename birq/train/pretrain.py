@@ -46,9 +46,9 @@ class CodeCounts:
 class PretrainTask:
     """Masks, the objective and its figures."""
 
-    def __init__(self, model: Pretrainer, section: Pretrain, job: Job, device: torch.device, seed: int, frame_shift_ms: float):
+    def __init__(self, model: Pretrainer, section: Pretrain, name: str, device: torch.device, seed: int, frame_shift_ms: float):
         self.model, self.section, self.device, self.seed = model, section, device, seed
-        self.name = "/".join([job.stage, *job.wildcards.values()])
+        self.name = name
         n_stack = model.encoder.shape.n_stack
         self.start_probability = stacked_start_probability(section.mask_start_probability, n_stack)
         self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
@@ -200,7 +200,7 @@ def compute(job: Job) -> None:
             seed=seed,
         )
         optimiser = adamw([{"params": list(model.parameters())}], section)
-        task = PretrainTask(model, section, job, device, seed, features.frame_shift_ms)
+        task = PretrainTask(model, section, "/".join([job.stage, method, str(seed)]), device, seed, features.frame_shift_ms)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = train(job, model, optimiser, schedule, feed, task, section, seed)
         job.notes.update({"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds})

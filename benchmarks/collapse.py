@@ -1,0 +1,126 @@
+"""Which forms of BiRQ keep their enhanced labels alive?
+
+    python -m benchmarks.collapse [--steps 400] [--seeds 0 1]
+
+Pre-trains with the features, the model and the constants of params.yaml (`make demo` makes the features), once for every form below, and
+writes benchmarks/results/collapse.json and docs/figures/collapse.svg. docs/method.md discusses the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+import altair
+import numpy as np
+import torch
+
+from birq import params as birq_params
+from birq.batches import Feed
+from birq.shards import open_split, read_stats
+from birq.train.loop import adamw, step_seed
+from birq.train.pretrain import PretrainTask
+from birq.train.schedule import warmup_cosine
+from birq.train.state import build_pretrainer
+
+LITERAL = {"entropy_weight": 0.0, "label_share": 1.0, "label_gradient": 1.0}
+FORMS = {
+    "literal, LayerNorm": LITERAL | {"label_norm": "layer_norm"},
+    "literal, standardised": LITERAL | {"label_norm": "standardise"},
+    "literal, s = 1": LITERAL | {"logit_scale": 1.0},
+    "literal, noise-free": LITERAL | {"gumbel_noise": False},
+    "literal, label gradient 0.05": LITERAL | {"label_gradient": 0.05},
+    "detached labels": LITERAL | {"label_gradient": 0.0},
+    "birq's default": {},
+}
+
+
+def run(params: birq_params.Params, form: dict, steps: int, seed: int) -> list[dict]:
+    """The curve of one form, a line every 25 steps."""
+    section = params.pretrain.model_copy(update={**form, "steps": steps, "min_perplexity": 1.0, "gradient_cosine_every_steps": 50})
+    folders = [Path("data/features") / c for c in params.run.pretrain_corpora]
+    mean_F, std_F = read_stats(folders)
+    split = open_split(folders, "train")
+    config = {
+        "seed": seed,
+        "model": params.model.model_dump(mode="json"),
+        "features": params.features.model_dump(mode="json"),
+        "pretrain": section.model_dump(mode="json"),
+    }
+    model = build_pretrainer(config).train()
+    feed = Feed(
+        split,
+        np.arange(len(split)),
+        mean_F,
+        std_F,
+        batch_seconds=section.batch_seconds,
+        micro_batch_seconds=section.micro_batch_seconds,
+        n_stack=params.model.n_stack,
+        frame_shift_ms=params.features.frame_shift_ms,
+        seed=seed,
+    )
+    task = PretrainTask(model, section, "collapse", torch.device("cpu"), seed, params.features.frame_shift_ms)
+    optimiser = adamw([{"params": list(model.parameters())}], section)
+    schedule = warmup_cosine(steps, section.warmup_steps, section.final_rate_share)
+    lines, step, epoch = [], 0, 0
+    while step < steps:
+        for batches in feed.epoch(epoch):
+            for group in optimiser.param_groups:
+                group["lr"] = section.learning_rate * schedule(step)
+            torch.manual_seed(step_seed(seed, step))
+            optimiser.zero_grad(set_to_none=True)
+            task.backward(batches, step, epoch)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_norm)
+            optimiser.step()
+            step += 1
+            if step == 1 or step % 25 == 0 or step == steps:
+                lines.append({"step": step, **task.figures(step)})
+            if step == steps:
+                break
+        epoch += 1
+    return lines
+
+
+def draw(records: list[dict], path: Path) -> None:
+    rows = [{"form": r["form"], **line} for r in records if r["seed"] == records[0]["seed"] for line in r["curve"]]
+    base = altair.Chart(altair.Data(values=rows)).mark_line().encode(x=altair.X("step:Q", title="step of pre-training"))
+    enhanced = base.encode(
+        y=altair.Y("enhanced_perplexity:Q", scale=altair.Scale(type="log"), title="perplexity of the enhanced codes"),
+        color=altair.Color("form:N", title=None, sort=list(FORMS), legend=altair.Legend(labelLimit=300)),
+    )
+    anchor = base.mark_line(color="black", strokeDash=[4, 3]).encode(y="mean(anchor_perplexity):Q")
+    (enhanced + anchor).properties(width=520, height=280).save(str(path))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    options = parser.parse_args()
+    params = birq_params.load()
+    torch.set_num_threads(params.pretrain.cpu_threads)
+    records = []
+    for seed in options.seeds:
+        for form in options.forms:
+            begun = time.monotonic()
+            curve = run(params, FORMS[form], options.steps, seed)
+            records.append({"form": form, "seed": seed, "seconds": round(time.monotonic() - begun, 1), "curve": curve})
+            last, low = curve[-1], min(line["enhanced_perplexity"] for line in curve)
+            print(
+                f"{form:30s} seed {seed}  perplexity {last['enhanced_perplexity']:6.1f} (lowest {low:6.1f})  anchors {last['anchor_perplexity']:6.1f}"
+                f"  fidelity {last['label_fidelity']:.2f}  G {last['anchor_loss']:.3f}  {records[-1]['seconds']} s",
+                flush=True,
+            )
+    about = {"date": date.today().isoformat(), "machine": platform.machine(), "torch": torch.__version__, "steps": options.steps}
+    about |= {"command": f"python -m benchmarks.collapse --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}"}
+    Path("benchmarks/results/collapse.json").write_text(json.dumps({**about, "runs": records}) + "\n")
+    draw(records, Path("docs/figures/collapse.svg"))
+
+
+if __name__ == "__main__":
+    main()
