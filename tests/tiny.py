@@ -23,6 +23,7 @@ from birq.model.encoder import Encoder, Shape
 from birq.model.objectives import Objective, Pretrainer
 from birq.params import Params, parse
 from birq.stage import Job
+from birq.train import pretrain
 
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "abcdefgh"
@@ -143,6 +144,18 @@ def job(stage: str, folder: Path, inputs: dict[str, list[Path]], params: Params,
     out.mkdir(parents=True)
     scratch.mkdir(exist_ok=True)
     return Job(stage, wildcards, "0" * 32, inputs, out, scratch, params)
+
+
+def pretrained(folder: Path, features: Path, method: str = "birq", seed: int = 0, **changes: Any) -> Path:
+    """Folder of a pretrain artifact."""
+    j = job("pretrain", folder, {"features": [features]}, params(**changes), method, seed)
+    pretrain.compute(j)
+    return j.out
+
+
+def finetune_job(folder: Path, encoder: Path, letters: Path, features: Path, **changes: Any) -> Job:
+    """A job of the finetune stage."""
+    return job("finetune", folder, {"pretrain": [encoder], "tokenizer": [letters], "features": [features]}, params(**changes))
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
