@@ -38,7 +38,7 @@ $(BIN)/python:
 	@touch .venv/.installed $@
 
 demo: .venv/.installed
-	@snakemake --cores $(CORES)
+	@snakemake --cores $(CORES) --quiet host reason rules
 	@echo
 	@python -m birq table
 	@echo
