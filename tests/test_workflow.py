@@ -197,3 +197,15 @@ def test_one_list_of_packages() -> None:
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "birq.yaml").read_text())
     (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
     assert pip == project["dependencies"]
+
+
+def test_bad_params_stop_snakemake_with_the_message(project: Path, environment: dict[str, str]) -> None:
+    """One sentence, not a traceback through Snakemake."""
+    before = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(before.replace("label_layer: 3", "label_layer: 30"))
+    try:
+        done = subprocess.run(["snakemake", "-n"], cwd=project, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        (project / "params.yaml").write_text(before)
+    assert done.returncode == 1 and "pretrain.label_layer: 30 is above the depth" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -100,7 +100,7 @@ def test_kill_everything_while_pretraining(project: Path, here: dict[str, str]) 
     command = ["snakemake", "--cores", "2"]
     log = open(project / "killed.log", "w")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=project, env=here, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     try:
         while not (found := list(project.glob("data/.work/pretrain/*/scratch/checkpoint.pt"))):
             assert process.poll() is None and time.monotonic() < deadline, (project / "killed.log").read_text()[-4000:]
@@ -156,6 +156,16 @@ def test_dvc_after_snakemake_computes_nothing(project: Path, run: Run) -> None:
     assert "Data and pipelines are up to date" in run("dvc", "repro").stdout
     assert not computed(run("snakemake", "--cores", "2")), "and Snakemake after DVC computes nothing either"
     assert "Data and pipelines are up to date" in run("dvc", "repro").stdout
+
+
+def test_dvc_sees_a_change_of_params(project: Path, run: Run) -> None:
+    """The same stages as under Snakemake, and what Snakemake made is not made again."""
+    set_finetune_steps(project, 5)
+    done = run("dvc", "repro")
+    assert set(re.findall(r"^Running stage '(\w+)", done.stdout, flags=re.M)) == LATER and not computed(done)
+    set_finetune_steps(project, 4)
+    assert not computed(run("dvc", "repro"))
+    assert "every hash and every key holds" in run(sys.executable, "-m", "birq", "verify").stdout
     run("git", "add", "-A")
     run("git", "commit", "-qm", "first results")
 

@@ -8,13 +8,18 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 
 from birq import dag, params as birq_params, stamps
+from birq.errors import BirqError
+from snakemake.exceptions import WorkflowError
 
 # rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
-P = birq_params.load("params.yaml")
-# params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
-stamps.write_all(P)
+try:
+    P = birq_params.load("params.yaml")
+    # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
+    stamps.write_all(P)
+except BirqError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def made(stage, role="runs"):
