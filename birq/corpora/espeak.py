@@ -19,6 +19,7 @@ from birq.errors import BirqError
 AUDIO_OUTPUT_SYNCHRONOUS = 2
 INITIALIZE_PHONEME_EVENTS, INITIALIZE_DONT_EXIT = 0x0001, 0x8000
 CHARS_UTF8 = 1
+BUFFER_MS = 2000  # of audio per callback
 RATE, PITCH = 1, 3
 EVENT_END_OF_LIST, EVENT_PHONEME = 0, 7
 LONGEST_DATA_PATH = 130  # espeak-ng keeps paths in fixed buffers of 160 bytes
@@ -81,7 +82,7 @@ class Espeak:
             raise _no_espeak(e) from e
         try:
             flags = INITIALIZE_PHONEME_EVENTS | INITIALIZE_DONT_EXIT
-            rate = lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, self._data.encode(), flags)
+            rate = lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, BUFFER_MS, self._data.encode(), flags)
             if rate <= 0:
                 raise _no_espeak(f"its data at {self._data} cannot be used")
             lib.espeak_SetSynthCallback(self._callback)
