@@ -14,28 +14,45 @@ from birq.errors import BirqError
 PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024, 200)}
 
 
+WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", "seed": "one of run.seeds"}
+
+
+def _reads(spec: dag.Stage) -> str:
+    """What a stage depends on, for its help."""
+    inputs = list(dict.fromkeys(dag.STAGES[i.removeprefix("+").partition(":")[0]].pattern for i in spec.inputs))
+    text = f", from {', '.join(inputs) or 'audio'} and the params {', '.join(spec.sections)}. "
+    return text + "What is in the store already is not computed again; a killed run goes on."
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(prog="birq", description="From a speech corpus to a word error rate, with BiRQ pre-training in between.")
+    top = argparse.ArgumentParser(
+        prog="birq",
+        description="From a speech corpus to a word error rate, with BiRQ pre-training in between.",
+        epilog="`snakemake --cores all` or `dvc repro` call the stages in their order; `birq pretrain --help` says what a stage reads. "
+        "Run in the project's root folder: every number stands in params.yaml there.",
+    )
     top.add_argument("--version", action="version", version=f"birq {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="verb")
 
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        p = verbs.add_parser(name, help=text, description=text)
+    def verb(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+        p = verbs.add_parser(name, help=text, description=text + more)
         p.add_argument("--params", default="params.yaml", help="file with the numbers (default: params.yaml)")
         return p
 
     for name, spec in dag.STAGES.items():
-        p = verb(name, f"stage: makes {spec.pattern}")
+        p = verb(name, f"stage: makes {spec.pattern}", _reads(spec))
         for wildcard in spec.wildcards:
-            p.add_argument(f"--{wildcard}", required=True, metavar=wildcard.upper())
+            p.add_argument(f"--{wildcard}", required=True, metavar=wildcard.upper(), help=WILDCARDS[wildcard])
     p = verb("preset", "rewrite params.yaml with a preset; comments stay")
     p.add_argument("name", nargs="?", help="without it, the presets are listed")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="dotted key and YAML value; repeatable")
     p = verb("params", "check params.yaml, count the encoder's parameters, or print the schema")
     p.add_argument("what", choices=("check", "count", "schema"))
     verb("verify", "hash every artifact again and hold its key against params, inputs and code")
-    verb("table", "print the report's table")
+    p = verb("table", "print the report's table")
+    p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
+    verb("dag", "print the pipeline's picture as SVG")
     verb("stamp", "write the files by which Snakemake sees changed params and code")
     return top
 
@@ -45,8 +62,8 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     wildcards = {w: getattr(args, w) for w in spec.wildcards}
     legal = dag.instances(args.verb, loaded)
     if wildcards not in legal:
-        known = ", ".join(" ".join(f"--{k} {v}" for k, v in w.items()) for w in legal)
-        raise BirqError(f"{args.params}: {args.verb} has no {wildcards}; legal: {known}")
+        asked, *known = (" ".join(f"--{k} {v}" for k, v in w.items()) for w in (wildcards, *legal))
+        raise BirqError(f"{args.params} lists no {asked} for {args.verb}; legal: {', '.join(known)}")
     for one in legal:
         if stamps.path(args.verb, one) == stamps.path(args.verb, wildcards):
             stamps.write(args.verb, one, loaded)
@@ -69,18 +86,24 @@ def _count(loaded: params.Params) -> None:
         print(f"{name:<14} {model['n_layers']:>3} layers x {model['d_model']:>5}  {count / 1e6:8.1f} M parameters")
 
 
-def _table() -> None:
+def _table(markdown: bool) -> None:
     path = dag.artifact("report", {}) / "metrics.json"
     if not path.is_file():
         raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
     from birq.report import tables
 
-    print(tables.from_file(path))
+    print(tables.from_file(path, markdown=markdown))
+
+
+def _dag(loaded: params.Params) -> None:
+    from birq.report import dagdraw
+
+    print(dagdraw.svg({name: len(dag.instances(name, loaded)) for name in dag.STAGES}), end="")
 
 
 def _dispatch(args: argparse.Namespace) -> None:
     if args.verb == "table":
-        return _table()
+        return _table(args.markdown)
     if args.verb == "params" and args.what == "schema":
         return print(json.dumps(params.schema(), indent=1))
     if args.verb == "preset":
@@ -92,6 +115,8 @@ def _dispatch(args: argparse.Namespace) -> None:
         stamps.write_all(loaded)
     elif args.verb == "verify":
         print(verify.everything(loaded))
+    elif args.verb == "dag":
+        _dag(loaded)
     elif args.what == "count":
         _count(loaded)
     else:

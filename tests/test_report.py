@@ -242,6 +242,19 @@ def test_the_table_is_printed_with_the_page_below(report: Path):
     assert "\n".join(lines).isascii(), "not every terminal knows more"
 
 
+def test_the_markdown_table_holds_the_same_figures(report: Path):
+    """README's table is pasted from it, so it may say nothing else than the terminal does."""
+    plain = tables.from_file(report / "metrics.json").splitlines()
+    lines = tables.from_file(report / "metrics.json", markdown=True).splitlines()
+    assert lines[0] == plain[0]
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert {len(r) for r in rows} == {8} and set("".join(rows[1])) == set("-:")
+    cells = [re.split(r" {2,}", line) for line in plain[2:10]]
+    assert [rows[0], *rows[2:]] == [cells[0], *cells[2:]]
+    assert [line[2:] for line in lines if line.startswith("- ")] == [line for line in plain[10:-1] if line]
+    assert "index.html" not in "\n".join(lines)
+
+
 # ---- other runs
 
 
@@ -314,6 +327,12 @@ def test_the_picture_orders_the_stages_as_the_table_does():
     assert len(boxes) == len(STAGES)
     for i, (x, y) in enumerate(boxes):
         assert all(abs(x - u) >= dagdraw.BOX_W or abs(y - v) >= dagdraw.BOX_H for u, v in boxes[:i])
+
+
+def test_the_readmes_picture_is_the_present_pipeline():
+    """`python -m birq dag > docs/dag.svg` writes it; how often a stage runs is up to params.yaml."""
+    tracked = (ROOT / "docs/dag.svg").read_text(encoding="utf-8")
+    assert re.sub(r"\d+ ×", "n ×", tracked) == re.sub(r"\d+ ×", "n ×", dagdraw.svg({}))
 
 
 def test_the_glossary_page_says_what_the_report_says():

@@ -1,8 +1,8 @@
-"""The results as plain text, for the terminal."""
+"""The results as plain text for the terminal, or as Markdown for a README."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> l
     return [line(head), "  ".join("-" * w for w in widths), *map(line, rows)]
 
 
+def pipes(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The same as a Markdown table."""
+    rule = ["---" if i < left else "---:" for i in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
 def interval(record: Record, rate: str) -> str:
     """`31.2 [29.8, 32.7]`, in per cent."""
     if record.get(rate) is None:
@@ -41,7 +47,7 @@ def _minutes(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds / 60:.1f}"
 
 
-def _results(records: Sequence[Record]) -> list[str]:
+def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> list[str]:
     sure = round(100 * records[0].get("confidence", 0.95))
     head = ["method", "seed", f"WER % [{sure} %]", f"CER % [{sure} %]", "unlabelled h", "labelled h", "pretrain min", "finetune min"]
     rows = [
@@ -57,7 +63,7 @@ def _results(records: Sequence[Record]) -> list[str]:
         ]
         for r in records
     ]
-    return grid(head, rows)
+    return layout(head, rows)
 
 
 def _comparison(c: Record) -> str:
@@ -82,11 +88,13 @@ def render(
     *,
     split: str | None = None,
     synthetic: bool | None = None,
+    markdown: bool = False,
 ) -> str:
     """Table of results, paired differences and the codes' health.
 
     records: as in metrics.json; `split` keeps one of their splits, None shows each under its name.
     """
+    layout, item = (pipes, "- {}") if markdown else (grid, "{}")
     blocks: list[str] = []
     for name in dict.fromkeys(r["split"] for r in records):
         if split not in (None, name):
@@ -94,22 +102,23 @@ def render(
         kept = [r for r in records if r["split"] == name]
         first = kept[0]
         title = f"{name}: {counted(first['utterances'], 'utterance')}, {counted(first['speakers'], 'speaker')}, {first['hours']:.2f} h"
-        blocks.append("\n".join([title + (", synthetic speech" if synthetic else ""), "", *_results(kept)]))
+        blocks.append("\n".join([title + (", synthetic speech" if synthetic else ""), "", *_results(kept, layout)]))
     if comparisons:
-        blocks.append("\n".join(_comparison(c) for c in comparisons))
-    lines = [_health(h) for h in health if h.get("ratio_min") is not None]
+        blocks.append("\n".join(item.format(_comparison(c)) for c in comparisons))
+    lines = [item.format(_health(h)) for h in health if h.get("ratio_min") is not None]
     if lines:
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def from_file(metrics: Path, page: Path | None = None) -> str:
-    """The table of a finished report, with the page's path below it.
+def from_file(metrics: Path, page: Path | None = None, *, markdown: bool = False) -> str:
+    """The table of a finished report; on the terminal the page's path stands below it.
 
     metrics: metrics.json of the report; the comparisons and the codes' health lie beside it.
     Errors: BirqError if the report has not been made.
     """
     records = read_json(metrics)
     rest = read_json(metrics.parent / "comparisons.json")
-    text = render(records, rest["comparisons"], rest["health"], split=rest["main_split"], synthetic=any(rest["synthetic"]))
-    return f"{text}\n\n{page or metrics.parent / 'index.html'}"
+    synthetic = any(rest["synthetic"])
+    text = render(records, rest["comparisons"], rest["health"], split=rest["main_split"], synthetic=synthetic, markdown=markdown)
+    return text if markdown else f"{text}\n\n{page or metrics.parent / 'index.html'}"
