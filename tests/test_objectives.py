@@ -94,8 +94,8 @@ def test_uniform_logits_give_ln_v_for_both_losses() -> None:
     torch.nn.init.zeros_(p.head.weight)
     torch.nn.init.zeros_(p.head.bias)
     here = losses(p)
-    assert float(here.anchor) == pytest.approx(math.log(32), abs=1e-5)
-    assert float(here.enhanced) == pytest.approx(math.log(32), abs=1e-5)
+    assert here.anchor.item() == pytest.approx(math.log(32), abs=1e-5)
+    assert here.enhanced.item() == pytest.approx(math.log(32), abs=1e-5)
 
 
 def test_w1_0_is_best_rq_bit_for_bit_over_several_steps() -> None:
@@ -317,8 +317,8 @@ def test_a_share_of_the_labels_is_f_over_some_whole_utterances() -> None:
     for row in range(3):
         n = LENGTHS[row]
         alone = pretrainer(**fixed)(b.feats_BTF[row : row + 1, : 4 * n], b.lengths_B[row : row + 1], mask[row : row + 1, :n], noise())
-        single[alone.n_masked] = float(alone.enhanced)
-    assert float(part.enhanced) == pytest.approx(single[part.n_labelled], abs=1e-4)
+        single[alone.n_masked] = alone.enhanced.item()
+    assert part.enhanced.item() == pytest.approx(single[part.n_labelled], abs=1e-4)
     assert part.n_labelled < whole.n_labelled == whole.n_masked
 
 

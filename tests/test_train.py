@@ -26,6 +26,7 @@ from tiny import (
     pretrained,
     pretrainer,
     rows,
+    shipped,
     speech,
     tree,
     write_features,
@@ -98,9 +99,8 @@ def killed_then_run_again(folder: Path, verb: str) -> tuple[dict[str, bytes], st
     child = subprocess.Popen(command, cwd=folder, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work = folder / "data" / ".work" / verb
     try:
-        deadline = time.monotonic() + 300
         while not any(p.exists() for p in work.glob("*/scratch/checkpoint.pt.before")):
-            assert child.poll() is None and time.monotonic() < deadline, f"{verb} ended before it was killed"
+            assert child.poll() is None, f"{verb} ended before it was killed"
             time.sleep(0.005)
     finally:
         os.kill(child.pid, signal.SIGKILL)
@@ -226,7 +226,7 @@ def test_w2_0_in_the_literal_form_collapses(tmp_path: Path, features: Path, labe
 
 def test_the_shipped_form_does_not_collapse(tmp_path: Path, features: Path) -> None:
     """With the constants of params.yaml and the same budget the enhanced labels use codes as widely as the anchoring ones."""
-    lines = curve(pretrained(tmp_path, features, **BUDGET))
+    lines = curve(pretrained(tmp_path, features, **BUDGET, **shipped()))
     assert lines[-1]["enhanced_perplexity"] > 0.7 * lines[-1]["anchor_perplexity"] > 10
     assert lines[-1]["label_fidelity"] > 0.5
 

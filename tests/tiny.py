@@ -30,43 +30,102 @@ LETTERS = "abcdefgh"
 N_MELS = 20
 SETTINGS = {"sample_rate_hz": 16000, "n_mels": N_MELS, "frame_length_ms": 25.0, "frame_shift_ms": 10.0, "low_hz": 20.0, "high_hz": 0.0}
 
+# every number of the model and of training: tests must not change with the recipe of the day
 SMALL: dict[str, Any] = {
-    "run.pretrain_corpora": ["tones"],
-    "run.finetune_corpora": ["tones"],
-    "features.n_mels": N_MELS,
-    "tokenizer.alphabet": LETTERS + " ",
-    "model.d_model": 16,
-    "model.n_layers": 2,
-    "model.n_heads": 2,
-    "model.ff_expansion": 2,
-    "model.conv_kernel": 5,
-    "model.conv_expansion": 1,
-    "pretrain.steps": 12,
-    "pretrain.batch_seconds": 8.0,
-    "pretrain.micro_batch_seconds": 8.0,
-    "pretrain.warmup_steps": 4,
-    "pretrain.n_codebooks": 2,
-    "pretrain.codebook_size": 32,
-    "pretrain.codebook_dim": 8,
-    "pretrain.label_layer": 1,
-    "pretrain.log_every_steps": 2,
-    "pretrain.checkpoint_seconds": 0.0,
-    "pretrain.gradient_cosine_every_steps": 0,
-    "finetune.steps": 12,
-    "finetune.batch_seconds": 8.0,
-    "finetune.micro_batch_seconds": 8.0,
-    "finetune.log_every_steps": 2,
-    "finetune.checkpoint_seconds": 0.0,
-    "finetune.evaluations": 3,
+    "run": {"pretrain_corpora": ["tones"], "finetune_corpora": ["tones"]},
+    "features": {"n_mels": N_MELS},
+    "tokenizer": {"alphabet": LETTERS + " "},
+    "model": {
+        "n_stack": 4,
+        "d_model": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "ff_expansion": 2,
+        "conv_kernel": 5,
+        "conv_expansion": 1,
+        "positions": "rotary",
+        "attention_window": 0,
+    },
+    "pretrain": {
+        "steps": 12,
+        "batch_seconds": 8.0,
+        "micro_batch_seconds": 8.0,
+        "learning_rate": 0.002,
+        "warmup_steps": 4,
+        "final_rate_share": 0.05,
+        "weight_decay": 0.01,
+        "adam_beta2": 0.98,
+        "clip_norm": 1.0,
+        "dropout": 0.0,
+        "mask_start_probability": 0.02,
+        "mask_span_ms": 400.0,
+        "mask_fill_std": 0.1,
+        "n_codebooks": 2,
+        "codebook_size": 32,
+        "codebook_dim": 8,
+        "label_layer": 1,
+        "enhanced_weight": 0.1,
+        "anchor_weight": 2.4,
+        "temperature": 0.5,
+        "logit_scale": 20.0,
+        "label_share": 1.0,
+        "label_gradient": 1.0,
+        "entropy_weight": 1.0,
+        "labels": "soft",
+        "gumbel_noise": True,
+        "label_norm": "standardise",
+        "heads": "shared",
+        "min_perplexity": 2.0,
+        "gradient_cosine_every_steps": 0,
+        "log_every_steps": 2,
+        "checkpoint_seconds": 0.0,
+        "cpu_threads": 1,
+    },
+    "finetune": {
+        "labelled_minutes": 60.0,
+        "steps": 12,
+        "batch_seconds": 8.0,
+        "micro_batch_seconds": 8.0,
+        "learning_rate": 0.002,
+        "head_rate_factor": 1.0,
+        "reset_layers": 0,
+        "frozen_steps": 0,
+        "warmup_share": 0.1,
+        "hold_share": 0.4,
+        "final_rate_share": 0.02,
+        "weight_decay": 0.01,
+        "adam_beta2": 0.98,
+        "clip_norm": 1.0,
+        "dropout": 0.1,
+        "time_masks": 2,
+        "time_mask_ms": 400.0,
+        "freq_masks": 2,
+        "freq_mask_bins": 6,
+        "evaluations": 3,
+        "log_every_steps": 2,
+        "checkpoint_seconds": 0.0,
+        "cpu_threads": 1,
+    },
 }
+# of the objective, what a recipe decides rather than the size of the model
+CONSTANTS = ("enhanced_weight", "anchor_weight", "temperature", "logit_scale", "label_share", "label_gradient", "entropy_weight")
+CONSTANTS += ("labels", "gumbel_noise", "label_norm", "heads")
+
+
+def shipped() -> dict[str, Any]:
+    """The objective's constants as params.yaml has them, as changes for `params`."""
+    section = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["pretrain"]
+    return {f"pretrain__{name}": section[name] for name in CONSTANTS}
 
 
 def tree(**changes: Any) -> dict[str, Any]:
     """params.yaml made small; `pretrain__steps=3` sets pretrain.steps."""
     out = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     out["corpora"] = {"tones": out["corpora"]["synth"]}
-    for key, value in {**SMALL, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
-        section, name = key.split(".")
+    for section, values in SMALL.items():
+        out[section] |= values
+    for key, value in changes.items():
+        section, name = key.split("__")
         out[section][name] = value
     return out
 
@@ -178,7 +237,7 @@ def shape(**changes: Any) -> Shape:
 
 
 def objective(**changes: Any) -> Objective:
-    """The shipped constants with a small codebook; `changes` on top."""
+    """The constants of `SMALL`, `changes` on top."""
     section = params().pretrain.model_dump()
     return Objective(**({f.name: section[f.name] for f in fields(Objective)} | changes))
 
