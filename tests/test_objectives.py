@@ -206,6 +206,13 @@ def test_enhanced_labels_come_from_the_unmasked_input_and_layer_k() -> None:
         assert torch.equal(losses(p).enhanced_codes_MN, codes) == same_codes
 
 
+def test_enhanced_labels_are_made_without_dropout() -> None:
+    """In training, with dropout on, codes are those of evaluation: the label's only noise is Gumbel's."""
+    p = pretrainer()
+    p.encoder.dropout = 0.5
+    assert p.training and torch.equal(losses(p).enhanced_codes_MN, losses(p.eval()).enhanced_codes_MN)
+
+
 # ---- which way the gradient of F runs
 
 

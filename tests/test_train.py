@@ -32,17 +32,15 @@ from tiny import (
     write_features,
 )
 
-from birq import stage, tokenizer
+from birq import __main__ as birq
+from birq import tokenizer
 from birq.batches import Batch
 from birq.errors import BirqError
-from birq.params import parse
 from birq.shards import open_split
 from birq.stage import Job
 from birq.train import finetune, pretrain
 from birq.train.schedule import tri_stage, warmup_cosine
 from birq.train.state import load_checkpoint, load_pretrained
-
-RUN = {"method": "birq", "seed": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -86,28 +84,26 @@ def test_finetuning_steps_its_tri_stage_schedule(tmp_path: Path, features: Path,
 # ---- kill and resume
 
 
-def project(folder: Path, **changes) -> Path:
+def project(folder: Path, features: Path, **changes) -> Path:
     """A folder where `python -m birq` runs: params.yaml and features that are there already."""
-    (folder / "data" / "features").mkdir(parents=True)
+    shutil.copytree(features, folder / "data" / "features" / "tones")
     (folder / "params.yaml").write_text(yaml.safe_dump(tree(**changes)))
     return folder
 
 
-def killed_then_run_again(folder: Path, verb: str) -> tuple[dict[str, bytes], str]:
-    """Run a verb, kill -9 it in the middle, run the same command again; the artifact's files and what the second run said."""
-    command = [sys.executable, "-m", "birq", verb, "--method", "birq", "--seed", "0"]
-    child = subprocess.Popen(command, cwd=folder, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    work = folder / "data" / ".work" / verb
+def kill_in_the_middle(folder: Path, command: list[str]) -> None:
+    """Run `python -m birq COMMAND` in a folder and kill -9 it after its second checkpoint."""
+    run = [sys.executable, "-m", "birq", *command]
+    child = subprocess.Popen(run, cwd=folder, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work = folder / "data" / ".work" / command[0]
     try:
         while not any(p.exists() for p in work.glob("*/scratch/checkpoint.pt.before")):
-            assert child.poll() is None, f"{verb} ended before it was killed"
+            assert child.poll() is None, f"{command} ended before it was killed"
             time.sleep(0.005)
     finally:
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    assert not (folder / "data" / verb).exists(), "a killed run publishes nothing"
-    done = subprocess.run(command, cwd=folder, env=child_environment(), capture_output=True, text=True, check=True)
-    return contents(folder / "data" / verb / "birq-0"), done.stdout
+    assert not (folder / "data" / command[0]).exists(), "a killed run publishes nothing"
 
 
 def contents(artifact: Path) -> dict[str, bytes]:
@@ -115,26 +111,28 @@ def contents(artifact: Path) -> dict[str, bytes]:
     return {n: (artifact / n).read_bytes() for n in names if (artifact / n).exists()}
 
 
-def test_kill_9_then_the_same_command_ends_in_the_same_bits(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_9_then_the_same_command_ends_in_the_same_bits(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Everything random at a step follows from (seed, step), and the checkpoint holds the rest: weights and curve of a pre-training and a
     fine-tuning that were killed are those of runs that were not. Dropout, masks, Gumbel noise, SpecAugment and dev WER are all on."""
     changes = {"pretrain__steps": 150, "finetune__steps": 150, "pretrain__dropout": 0.1, "pretrain__gradient_cosine_every_steps": 10}
-    killed, whole = (project(tmp_path / name, **changes) for name in ("killed", "whole"))
-    for folder in (killed, whole):
-        shutil.copytree(features, folder / "data" / "features" / "tones")
-    p = parse(tree(**changes))
-    monkeypatch.chdir(whole)
+    killed, whole = (project(tmp_path / name, features, **changes) for name in ("killed", "whole"))
     monkeypatch.delenv("BIRQ_STORE", raising=False)
-    stage.run("tokenizer", {}, p)
-    shutil.copytree(whole / "data" / "tokenizer", killed / "data" / "tokenizer")
-    for verb in ("pretrain", "finetune"):
-        stage.run(verb, RUN, p)
-        want = contents(whole / "data" / verb / "birq-0")
-        found, said = killed_then_run_again(killed, verb)
-        assert "resumes at step" in said
-        assert set(found) == set(want) and len(found) == 3
-        for name, value in want.items():
-            assert found[name] == value, f"{verb}: {name} differs after a kill"
+    for verb in ("tokenizer", "pretrain", "finetune"):
+        command = [verb] if verb == "tokenizer" else [verb, "--method", "birq", "--seed", "0"]
+        for folder in (whole, killed):
+            monkeypatch.chdir(folder)
+            if folder == killed and verb != "tokenizer":
+                kill_in_the_middle(folder, command)
+                capsys.readouterr()
+            assert birq.main(command) == 0
+        if verb != "tokenizer":
+            assert "resumes at step" in capsys.readouterr().out
+            found, want = (contents(folder / "data" / verb / "birq-0") for folder in (killed, whole))
+            assert set(found) == set(want) and len(found) == 3
+            for name, value in want.items():
+                assert found[name] == value, f"{verb}: {name} differs after a kill"
     steps = [json.loads(line)["step"] for line in found["curve.jsonl"].splitlines()]
     assert steps == sorted(set(steps)), "no line twice"
 
