@@ -206,12 +206,17 @@ def test_a_distance_tensor_of_frames_by_codes_by_dimensions_and_float64_codebook
 def test_schedule_in_the_config_that_is_never_stepped(tmp_path: Path, features: Path) -> None:
     """SpeechBrain PR #2309: the rate was constant.
 
-    Here: the rate of every step, as the optimiser had it, follows warm-up and decay. (test_train.py has the exact values.)
+    Here: the rate of every step follows warm-up and decay (test_train.py has the exact values), and it is the optimiser's: a second step
+    at the rate 0 leaves the weights as one step made them.
     """
     j = run_pretrain(tmp_path, features, pretrain__log_every_steps=1)
     rates = [line["learning_rate"] for line in curve(j.out)]
     assert rates[:4] == pytest.approx([0.0005, 0.001, 0.0015, 0.002]) and rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] == pytest.approx(0.05 * 0.002)
+    settings = {"pretrain__warmup_steps": 0, "pretrain__final_rate_share": 0.0}
+    one, two = (run_pretrain(tmp_path / str(n), features, pretrain__steps=n, **settings) for n in (1, 2))
+    assert [line["learning_rate"] for line in curve(two.out)] == [0.002, 0.0]
+    assert (one.out / "encoder.safetensors").read_bytes() == (two.out / "encoder.safetensors").read_bytes()
 
 
 def test_feature_normalisation_differs_between_pretraining_and_finetuning(tmp_path: Path, features: Path) -> None:
