@@ -42,7 +42,6 @@ demo: .venv/.installed
 	@echo
 	@python -m birq table
 	@echo
-	@echo "report: $(CURDIR)/data/report/index.html"
 
 test: .venv/.installed-dev
 	@python -m pytest $(PYTEST_ARGS)

@@ -112,8 +112,8 @@ def main() -> None:
             records.append({"form": form, "seed": seed, "seconds": round(time.monotonic() - begun, 1), "curve": curve})
             last, low = curve[-1], min(line["enhanced_perplexity"] for line in curve)
             print(
-                f"{form:30s} seed {seed}  perplexity {last['enhanced_perplexity']:6.1f} (lowest {low:6.1f})  anchors {last['anchor_perplexity']:6.1f}"
-                f"  fidelity {last['label_fidelity']:.2f}  G {last['anchor_loss']:.3f}  {records[-1]['seconds']} s",
+                f"{form:30s} seed {seed}  perplexity {last['enhanced_perplexity']:6.1f} (lowest {low:6.1f})  "
+                f"anchors {last['anchor_perplexity']:6.1f}  fidelity {last['label_fidelity']:.2f}  G {last['anchor_loss']:.3f}",
                 flush=True,
             )
     about = {"date": date.today().isoformat(), "machine": platform.machine(), "torch": torch.__version__, "steps": options.steps}

@@ -21,7 +21,7 @@ class Stage:
     @property
     def pattern(self) -> str:
         """`data/<stage>/<wildcards>`, the artifact's folder."""
-        tail = "-".join("{%s}" % w for w in self.wildcards)
+        tail = "-".join("{" + w + "}" for w in self.wildcards)
         return f"data/{self.name}/{tail}" if tail else f"data/{self.name}"
 
 

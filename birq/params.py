@@ -271,7 +271,8 @@ class Params(Section):
             )
         if self.finetune.reset_layers > self.model.n_layers:
             raise ValueError(
-                f"finetune.reset_layers: {self.finetune.reset_layers} is above the depth; legal: 0 to model.n_layers = {self.model.n_layers}"
+                f"finetune.reset_layers: {self.finetune.reset_layers} is above the depth; "
+                f"legal: 0 to model.n_layers = {self.model.n_layers}"
             )
         for stage in (self.pretrain, self.finetune, self.decode):
             longest = getattr(stage, "micro_batch_seconds", stage.batch_seconds)

@@ -139,7 +139,7 @@ def train(
 
     Errors: BirqError when the loss or the gradient is not finite; the checkpoint before it stays.
     """
-    name = "/".join([job.stage, *job.wildcards.values()])
+    name = f"{job.stage}/{'-'.join(job.wildcards.values())}"
     position = Position()
     if saved := load_checkpoint(job.scratch):
         model.load_state_dict(saved["model"])

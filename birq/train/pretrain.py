@@ -200,7 +200,7 @@ def compute(job: Job) -> None:
             seed=seed,
         )
         optimiser = adamw([{"params": list(model.parameters())}], section)
-        task = PretrainTask(model, section, "/".join([job.stage, method, str(seed)]), device, seed, features.frame_shift_ms)
+        task = PretrainTask(model, section, f"pretrain/{method}-{seed}", device, seed, features.frame_shift_ms)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = train(job, model, optimiser, schedule, feed, task, section, seed)
         job.notes.update({"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds})
