@@ -167,6 +167,9 @@ def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[st
             # Snakemake declares the report's files one by one, and refuses to rewrite read-only ones: they are copied
             transit = data_root() / ".work" / "placing" / name
             there = artifact.place(stored, target, transit, link=stage != "report")
+            # Snakemake counts a rule's benchmark file among its outputs: an old one would make the rule stale after `dvc repro`
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(data_root() / "logs" / f"{name}.benchmark.tsv")
             if known:
                 say(f"{name}: {'up to date' if there else 'restored from the store'} ({key[:12]})")
     except Exception as e:
