@@ -147,8 +147,8 @@ def caveats(facts: Facts, codes: list[dict[str, Any]]) -> list[str]:
         lost = [c["a"] for c in map(_from_pretrained, facts.comparisons) if c["b"] == "scratch" and verdict(c) != "better than"]
         if lost:
             notes.append(
-                f"No gain from pre-training could be measured: {listed([NAMES.get(m, m) for m in lost])} "
-                f"{'is' if len(lost) == 1 else 'are'} not better than the same encoder without it."
+                f"No gain from pre-training by {listed([NAMES.get(m, m) for m in lost])} could be told apart from chance: "
+                "the same encoder without it does as well, within an interval."
             )
     for c in codes:
         if c["held"] is False:
