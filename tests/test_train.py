@@ -267,11 +267,11 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, chan
 
 def test_loss_that_is_not_finite_is_an_error(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
     """Both stages stop at the step, name the remedy and publish nothing."""
-    with pytest.raises(BirqError, match=r"pretrain/birq/0: .*not finite at step \d+; try a lower learning_rate"):
+    with pytest.raises(BirqError, match=r"pretrain/birq-0: .*not finite at step \d+; try a lower learning_rate"):
         pretrained(tmp_path / "pretrain", features, pretrain__learning_rate=1e30)
     assert not list((tmp_path / "pretrain").glob("out*/*"))
     j = finetune_job(tmp_path / "finetune", scratch_encoder, letters, features, finetune__learning_rate=1e30)
-    with pytest.raises(BirqError, match=r"finetune/birq/0: .*not finite at step \d+"):
+    with pytest.raises(BirqError, match=r"finetune/birq-0: .*not finite at step \d+"):
         finetune.compute(j)
 
 

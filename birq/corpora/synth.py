@@ -331,8 +331,9 @@ def prepare(
     workers = workers or len(os.sched_getaffinity(0))
     with espeak.data_folder() as data:
         tasks = []
-        for split in manifests.SPLITS:
-            each_s = getattr(corpus, f"{split}_hours") * 3600 / len(voices[split])
+        hours = {"train": corpus.train_hours, "dev": corpus.dev_hours, "test": corpus.test_hours}
+    for split in manifests.SPLITS:
+            each_s = hours[split] * 3600 / len(voices[split])
             for voice in voices[split]:
                 limits = (sample_rate_hz, min_seconds, max_seconds)
                 tasks.append(_Task(split, voice, len(tasks), each_s, corpus, *limits, scratch, data))
