@@ -18,3 +18,5 @@ rule all:
     default_target: True
     input:
         rules.report.output,
+        # all of them, so that one that was deleted is put back
+        [made(stage) for stage in dag.STAGES],

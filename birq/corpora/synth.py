@@ -329,10 +329,10 @@ def prepare(
     _check_alphabet(alphabet)
     voices = cast(corpus.n_voices, corpus.seed)
     workers = workers or len(os.sched_getaffinity(0))
+    hours = {"train": corpus.train_hours, "dev": corpus.dev_hours, "test": corpus.test_hours}
     with espeak.data_folder() as data:
         tasks = []
-        hours = {"train": corpus.train_hours, "dev": corpus.dev_hours, "test": corpus.test_hours}
-    for split in manifests.SPLITS:
+        for split in manifests.SPLITS:
             each_s = hours[split] * 3600 / len(voices[split])
             for voice in voices[split]:
                 limits = (sample_rate_hz, min_seconds, max_seconds)
