@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -226,7 +226,7 @@ def _tasks(corpus: Path, splits: list[str], folder: Path, settings: Any) -> Iter
     common = {"folder": folder, "settings": kernel_settings(settings), "storage": settings.storage}
     for split in splits:
         number, held = 0, []
-        for cut in manifests.load_cuts(corpus, split):
+        for cut in manifests.iter_cuts(corpus, split):
             if cut.id in seen:
                 raise BirqError(f"{corpus / split}.jsonl: utterance id {cut.id!r} occurs twice; ids must be unique within a corpus")
             seen.add(cut.id)
@@ -327,7 +327,7 @@ def compute(job: Job) -> None:
     found: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in splits}
     progress, done, seconds, before = Progress(f"features {name}", total, "utterance"), 0, 0.0, time.monotonic()
     for task, facts in _finished(_tasks(corpus, splits, job.scratch, settings), workers):
-        found[task.split][task.number] = (task, facts)
+        found[task.split][task.number] = (replace(task, utterances=()), facts)  # what was read need not be kept
         done, seconds = done + facts["utterances"], seconds + facts["seconds"]
         progress.update(done, hours=seconds / 3600, speed_h_per_h=seconds / max(time.monotonic() - before, 1e-3))
     progress.close()

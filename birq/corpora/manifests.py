@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,24 +140,30 @@ def audio_root(folder: Path) -> Path:
     return Path(folder) if facts["synthetic"] else Path(facts["audio_root"])
 
 
-def load_cuts(folder: Path, split: str) -> Any:
-    """The cuts of a split as a lhotse CutSet, recording paths ready to open; empty where the split is absent."""
-    from lhotse import CutSet
+def iter_cuts(folder: Path, split: str) -> Iterator[Any]:
+    """The lhotse cuts of a split one by one, recording paths ready to open; none where the split is absent."""
     from lhotse.serialization import deserialize_item
 
     path, root = Path(folder) / f"{split}.jsonl", audio_root(folder)
-    found = []
-    if path.exists():
-        with open(path, encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                try:
-                    item = json.loads(line)
-                    for source in item["recording"]["sources"]:
-                        source["source"] = str(root / source["source"])
-                    found.append(deserialize_item(item))
-                except (ValueError, KeyError, TypeError) as e:
-                    raise BirqError(f"{path}, line {number}: not a lhotse cut ({e}); make the corpus again") from e
-    return CutSet.from_cuts(found)
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                item = json.loads(line)
+                for source in item["recording"]["sources"]:
+                    source["source"] = str(root / source["source"])
+                cut = deserialize_item(item)
+            except (ValueError, KeyError, TypeError) as e:
+                raise BirqError(f"{path}, line {number}: not a lhotse cut ({e}); make the corpus again") from e
+            yield cut
+
+
+def load_cuts(folder: Path, split: str) -> Any:
+    """The cuts of a split as a lhotse CutSet, in memory."""
+    from lhotse import CutSet
+
+    return CutSet.from_cuts(iter_cuts(folder, split))
 
 
 def alignments(folder: Path) -> Any:
