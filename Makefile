@@ -11,6 +11,7 @@ BIN := .venv/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 # without a GPU, the constraint chooses a release of torch that has a CPU build
 CONSTRAINTS := $(if $(filter 0,$(GPU)),-c constraints-cpu.txt,)
+# --no-compile: byte code is made when a module is first used, which halves the time
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # rules of the workflow call `python -m birq`
@@ -29,12 +30,12 @@ $(BIN)/python:
 # a stamp is written after a successful installation only
 .venv/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing birq and its packages into .venv $(if $(CONSTRAINTS),(no GPU seen: CPU build of torch),(with the GPU build of torch)): 1 to 5 minutes"
-	@$(PIP) install -q $(CONSTRAINTS) -e .
+	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e .
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing birq, its packages and the test tools into .venv: 1 to 5 minutes"
-	@$(PIP) install -q $(CONSTRAINTS) -e '.[dev]'
+	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[dev]'
 	@touch .venv/.installed $@
 
 demo: .venv/.installed
