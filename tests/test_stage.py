@@ -104,8 +104,12 @@ def test_timing_is_not_content(project: Path, toy) -> None:
 def test_two_at_once_compute_once(project: Path, environment: dict[str, str]) -> None:
     """The second run waits for the lock, says so, and finds the work done."""
     run = [sys.executable, "toy.py", "first"]
-    env = environment | {"TOY_SLEEP": "0.3"}
-    both = [subprocess.Popen(run, cwd=project, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    env = environment | {"TOY_SLEEP": "2"}
+    both = [subprocess.Popen(run, cwd=project, env=env, stderr=subprocess.PIPE, text=True)]
+    log = project / "steps.log"
+    while not log.exists() and both[0].poll() is None:  # the first one holds the lock, for some seconds yet
+        time.sleep(0.02)
+    both.append(subprocess.Popen(run, cwd=project, env=env, stderr=subprocess.PIPE, text=True))
     said = [p.communicate(timeout=60)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sorted("computing" in s for s in said) == [False, True]
