@@ -16,14 +16,12 @@ from datetime import date
 from pathlib import Path
 
 import altair
-import numpy as np
 import torch
 
 from birq import params as birq_params
-from birq.batches import Feed
 from birq.shards import open_split, read_stats
 from birq.train.loop import adamw, step_seed
-from birq.train.pretrain import PretrainTask
+from birq.train.pretrain import PretrainTask, pretraining_feed
 from birq.train.schedule import warmup_cosine
 from birq.train.state import build_pretrainer
 
@@ -52,17 +50,7 @@ def run(params: birq_params.Params, form: dict, steps: int, seed: int) -> list[d
         "pretrain": section.model_dump(mode="json"),
     }
     model = build_pretrainer(config).train()
-    feed = Feed(
-        split,
-        np.arange(len(split)),
-        mean_F,
-        std_F,
-        batch_seconds=section.batch_seconds,
-        micro_batch_seconds=section.micro_batch_seconds,
-        n_stack=params.model.n_stack,
-        frame_shift_ms=params.features.frame_shift_ms,
-        seed=seed,
-    )
+    feed = pretraining_feed(split, mean_F, std_F, section, params.model.n_stack, params.features.frame_shift_ms, seed)
     task = PretrainTask(model, section, "collapse", torch.device("cpu"), seed, params.features.frame_shift_ms)
     optimiser = adamw([{"params": list(model.parameters())}], section)
     schedule = warmup_cosine(steps, section.warmup_steps, section.final_rate_share)

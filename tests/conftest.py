@@ -36,3 +36,34 @@ def birq(tmp_path: Path, environment: dict[str, str]):
         return subprocess.run([sys.executable, "-m", "birq", *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
     return call
+
+
+# ---- speech of tones and what is trained on it; imported late, because torch costs seconds that most tests need not wait for
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A features artifact: speech of tones."""
+    from tiny import speech
+
+    return speech(tmp_path_factory.mktemp("speech") / "features")
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer artifact: one token per letter of the speech of tones."""
+    from tiny import LETTERS
+
+    from birq import tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.characters(LETTERS + " ").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scratch_encoder(tmp_path_factory: pytest.TempPathFactory, features: Path) -> Path:
+    """The artifact of the method `scratch`: an encoder that was not pre-trained."""
+    from tiny import pretrained
+
+    return pretrained(tmp_path_factory.mktemp("scratch"), features, method="scratch")

@@ -10,33 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import LETTERS, curve, finetune_job, noise, params, pretrained, rows, sentences, speech, write_features
+from tiny import curve, finetune_job, noise, params, pretrained, rows, sentences, write_features
 
-from birq import tokenizer
 from birq.batches import sequential
 from birq.model.ctc import greedy
 from birq.shards import open_split
 from birq.train import finetune
 from birq.train.state import load_ctc
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return speech(tmp_path_factory.mktemp("speech") / "features")
-
-
-@pytest.fixture(scope="module")
-def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.characters(LETTERS + " ").save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scratch_encoder(tmp_path_factory: pytest.TempPathFactory, features: Path) -> Path:
-    """The artifact of the method `scratch`: an encoder that was not pre-trained."""
-    return pretrained(tmp_path_factory.mktemp("scratch"), features, method="scratch")
-
 
 PLAIN = {"finetune__time_masks": 0, "finetune__freq_masks": 0, "finetune__dropout": 0.0, "finetune__checkpoint_seconds": 60.0}
 

@@ -26,8 +26,8 @@ from tiny import (
     params,
     pretrainer,
     rows,
+    run_pretrain,
     sentences,
-    speech,
     write_features,
 )
 from torch.overrides import TorchFunctionMode
@@ -40,20 +40,8 @@ from birq.model.encoder import valid_mask
 from birq.model.masking import batch_masks, span_frames
 from birq.model.quantizer import RandomQuantizer, standardise
 from birq.shards import open_split, read_stats
-from birq.stage import Job
 from birq.train import finetune, pretrain
 from birq.train.state import load_ctc, load_pretrained
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return speech(tmp_path_factory.mktemp("speech") / "features", n=10)
-
-
-def run_pretrain(folder: Path, features: Path, method: str = "birq", **changes) -> Job:
-    j = job("pretrain", folder, {"features": [features]}, params(**changes), method)
-    pretrain.compute(j)
-    return j
 
 
 def test_projection_normalised_over_time() -> None:

@@ -17,7 +17,6 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tiny import (
-    LETTERS,
     batch,
     child_environment,
     curve,
@@ -34,7 +33,6 @@ from tiny import (
 )
 
 from birq import __main__ as birq
-from birq import tokenizer
 from birq.batches import Batch
 from birq.errors import BirqError
 from birq.shards import open_split
@@ -42,25 +40,6 @@ from birq.stage import Job
 from birq.train import finetune, pretrain
 from birq.train.schedule import tri_stage, warmup_cosine
 from birq.train.state import load_checkpoint, load_pretrained
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return speech(tmp_path_factory.mktemp("speech") / "features")
-
-
-@pytest.fixture(scope="module")
-def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.characters(LETTERS + " ").save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scratch_encoder(tmp_path_factory: pytest.TempPathFactory, features: Path) -> Path:
-    """The artifact of the method `scratch`: an encoder that was not pre-trained."""
-    return pretrained(tmp_path_factory.mktemp("scratch"), features, method="scratch")
-
 
 # ---- the schedule
 

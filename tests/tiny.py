@@ -205,11 +205,16 @@ def job(stage: str, folder: Path, inputs: dict[str, list[Path]], params: Params,
     return Job(stage, wildcards, "0" * 32, inputs, out, scratch, params)
 
 
-def pretrained(folder: Path, features: Path, method: str = "birq", seed: int = 0, **changes: Any) -> Path:
-    """Folder of a pretrain artifact."""
+def run_pretrain(folder: Path, features: Path, method: str = "birq", seed: int = 0, **changes: Any) -> Job:
+    """A finished job of the pretrain stage."""
     j = job("pretrain", folder, {"features": [features]}, params(**changes), method, seed)
     pretrain.compute(j)
-    return j.out
+    return j
+
+
+def pretrained(folder: Path, features: Path, method: str = "birq", seed: int = 0, **changes: Any) -> Path:
+    """Folder of a pretrain artifact."""
+    return run_pretrain(folder, features, method, seed, **changes).out
 
 
 def finetune_job(folder: Path, encoder: Path, letters: Path, features: Path, **changes: Any) -> Job:

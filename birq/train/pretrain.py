@@ -14,7 +14,7 @@ from birq.errors import BirqError
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
 from birq.model.objectives import Losses, Pretrainer
 from birq.params import Pretrain
-from birq.shards import open_split, read_stats
+from birq.shards import Split, open_split, read_stats
 from birq.stage import Job
 from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
 from birq.train.schedule import warmup_cosine
@@ -159,6 +159,14 @@ class PretrainTask:
         self.collapsed_since = state["collapsed_since"]
 
 
+def pretraining_feed(
+    split: Split, mean_F: np.ndarray, std_F: np.ndarray, section: Pretrain, n_stack: int, frame_shift_ms: float, seed: int
+) -> Feed:
+    """Every utterance of the split, transcribed or not, in batches of the section's size."""
+    sizes = {"batch_seconds": section.batch_seconds, "micro_batch_seconds": section.micro_batch_seconds}
+    return Feed(split, np.arange(len(split)), mean_F, std_F, **sizes, n_stack=n_stack, frame_shift_ms=frame_shift_ms, seed=seed)
+
+
 def compute(job: Job) -> None:
     """Pre-train one method with one seed. `scratch` publishes the untrained encoder, so that every method has the same DAG."""
     method, seed = job.wildcards["method"], int(job.wildcards["seed"])
@@ -188,17 +196,7 @@ def compute(job: Job) -> None:
         for file in ("curve.jsonl", "timing.jsonl"):
             (job.out / file).touch()
     else:
-        feed = Feed(
-            split,
-            np.arange(len(split)),
-            mean_F,
-            std_F,
-            batch_seconds=section.batch_seconds,
-            micro_batch_seconds=section.micro_batch_seconds,
-            n_stack=model_params.n_stack,
-            frame_shift_ms=features.frame_shift_ms,
-            seed=seed,
-        )
+        feed = pretraining_feed(split, mean_F, std_F, section, model_params.n_stack, features.frame_shift_ms, seed)
         optimiser = adamw([{"params": list(model.parameters())}], section)
         task = PretrainTask(model, section, f"pretrain/{method}-{seed}", device, seed, features.frame_shift_ms)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
