@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
-from birq import __version__, dag, params, presets, stage, stamps, verify
+from birq import __version__, artifact, dag, params, places, presets, stage, stamps
 from birq.errors import BirqError
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -44,17 +45,36 @@ def parser() -> argparse.ArgumentParser:
         p = verb(name, f"stage: makes {spec.pattern}", _reads(spec))
         for wildcard in spec.wildcards:
             p.add_argument(f"--{wildcard}", required=True, metavar=wildcard.upper(), help=WILDCARDS[wildcard])
+        if name == "features":
+            p.add_argument(
+                "--part", type=_part, metavar="I/N", help="make every N-th shard only, from the I-th on; the verb without it collects"
+            )
     p = verb("preset", "rewrite params.yaml with a preset; comments stay")
     p.add_argument("name", nargs="?", help="without it, the presets are listed")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="dotted key and YAML value; repeatable")
     p = verb("params", "check params.yaml, count the encoder's parameters, or print the schema")
     p.add_argument("what", choices=("check", "count", "schema"))
-    verb("verify", "hash every artifact again and hold its key against params, inputs and code")
+    verb("verify", "walk from the report back to the audio: hash everything again, hold every key against params, inputs and code")
+    p = verb("why", "say why an artifact would be made again: the param, the input or the line of code that differs")
+    p.add_argument("artifact", help="such as finetune/birq-0 or report")
+    p = verb("store", "list what the store keeps and for whom, remove what nothing refers to, or hash all of it again")
+    p.add_argument("what", choices=("ls", "gc", "verify"))
+    p.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
+    p.add_argument(
+        "--forget", action="append", default=[], metavar="FOLDER", help="gc: a clone that used the store and is gone; repeatable"
+    )
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
     verb("dag", "print the pipeline's picture as SVG")
     verb("stamp", "write the files by which Snakemake sees changed params and code")
     return top
+
+
+def _part(text: str) -> stage.Part:
+    first, _, n = text.partition("/")
+    if not (first.isdigit() and n.isdigit() and 1 <= int(first) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N, such as 1/4")
+    return int(first), int(n)
 
 
 def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
@@ -64,11 +84,24 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     if wildcards not in legal:
         asked, *known = (" ".join(f"--{k} {v}" for k, v in w.items()) for w in (wildcards, *legal))
         raise BirqError(f"{args.params} lists no {asked} for {args.verb}; legal: {', '.join(known)}")
-    for one in legal:
-        if stamps.path(args.verb, one) == stamps.path(args.verb, wildcards):
-            stamps.write(args.verb, one, loaded)
-            break
-    stage.run(args.verb, wildcards, loaded)
+    stamp = stamps.write(args.verb, wildcards, loaded)
+    places.register_user()
+    part = getattr(args, "part", None)
+    folder = stage.run(args.verb, wildcards, loaded, part=part)
+    if part is None:
+        inputs = [p / artifact.PROVENANCE for paths in dag.inputs(args.verb, wildcards, loaded).values() for p in paths]
+        artifact.not_older(folder, [stamp, *inputs], all_files=args.verb == "report")
+
+
+def _store(args: argparse.Namespace, loaded: params.Params) -> None:
+    from birq import store
+
+    if args.what == "ls":
+        print(store.ls())
+    elif args.what == "gc":
+        print(store.gc(loaded, dry_run=args.dry_run, forget=args.forget))
+    else:
+        print(store.check())
 
 
 def _count(loaded: params.Params) -> None:
@@ -114,7 +147,15 @@ def _dispatch(args: argparse.Namespace) -> None:
     elif args.verb == "stamp":
         stamps.write_all(loaded)
     elif args.verb == "verify":
+        from birq import verify
+
         print(verify.everything(loaded))
+    elif args.verb == "why":
+        from birq import why
+
+        print(why.explain(args.artifact, loaded))
+    elif args.verb == "store":
+        _store(args, loaded)
     elif args.verb == "dag":
         _dag(loaded)
     elif args.what == "count":
@@ -130,9 +171,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         _dispatch(args)
+        sys.stdout.flush()
     except BirqError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `birq table | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

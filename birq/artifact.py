@@ -13,19 +13,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from birq import __version__
 from birq.errors import BirqError
+from birq.hashes import sha256_file, sha256_files
 
 PROVENANCE = "provenance.json"
 _NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
 # files that tell how a run went rather than what it made; they stay out of the digest
 VOLATILE = frozenset({*_NOT_CONTENT, "timing.jsonl"})
-HASH_ON_READ_BYTES = 1 << 30  # artifacts up to this size are hashed again before use, larger ones only sized (`birq verify` hashes all)
+FORMAT = 2  # of provenance.json; raised when an older birq could misread it
 PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "jiwer", "pyarrow", "numpy", "safetensors", "espeakng-loader", "soundfile")
 
 
-def sha256_file(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+class NewerFormatError(BirqError):
+    """An artifact of a later birq: it is left alone."""
 
 
 def sha256_json(value: Any) -> str:
@@ -49,10 +50,14 @@ def content_digest(files: dict[str, dict[str, Any]]) -> str:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """An artifact's provenance. Errors: BirqError if the artifact is missing or its provenance is not readable."""
+    """An artifact's provenance. Errors: BirqError if the artifact is missing, its provenance not readable or that of a later birq."""
     path = folder / PROVENANCE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("format", 1) > FORMAT:
+            raise NewerFormatError(
+                f"{path}: made by birq {record.get('birq')}, this is birq {__version__} and cannot read it; update birq, or delete {folder}"
+            )
         record["key"], record["digest"], record["files"], record["parts"]
     except FileNotFoundError:
         raise BirqError(f"{folder}: not made yet (no {PROVENANCE}); `snakemake --cores all` or `dvc repro` makes it") from None
@@ -61,20 +66,17 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return record
 
 
-def damage(folder: Path, files: dict[str, dict[str, Any]], *, rehash: bool | None = None) -> str | None:
-    """What is wrong with an artifact's files, or None.
-
-    rehash: True reads them all, False compares sizes only, None reads them if they are at most HASH_ON_READ_BYTES together.
-    """
-    if rehash is None:
-        rehash = sum(f["bytes"] for f in files.values()) <= HASH_ON_READ_BYTES
+def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = None) -> str | None:
+    """What is wrong with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since."""
     for name, want in files.items():
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != want["bytes"]:
             return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}"
-        if rehash and sha256_file(path) != want["sha256"]:
+    paths = [folder / name for name in files]
+    for path, found, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
+        if found != want["sha256"]:
             return f"{path} has changed since it was made (SHA-256 differs)"
     return None
 
@@ -83,15 +85,15 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]]) -> bool:
+def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]], memo: Path | None) -> bool:
     """True if the target already holds just what is stored: the same files, or others with the same content."""
     if not target.is_dir() or target.is_symlink() or list_files(target) != sorted(files):
         return False
     others = {n: f for n, f in files.items() if not os.path.samefile(stored / n, target / n)}
-    return damage(target, others) is None
+    return damage(target, others, memo) is None
 
 
-def place(stored: Path, target: Path, transit: Path, *, link: bool) -> bool:
+def place(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
     """Put a stored artifact in its place, all of it at once; True if it was there already.
 
     A reader sees the old artifact or the new one. `link`: data files become hard links to the store's read-only files,
@@ -103,7 +105,7 @@ def place(stored: Path, target: Path, transit: Path, *, link: bool) -> bool:
     fresh, old = transit / f"new-{os.getpid()}", transit / f"old-{os.getpid()}"
     remove(fresh)
     fresh.mkdir(parents=True)
-    there = _same(stored, target, files)
+    there = _same(stored, target, files, memo)
     # never written through the old name: that one may be read-only, or a link into some cache
     shutil.copyfile(stored / PROVENANCE, fresh / PROVENANCE)
     if there:
@@ -130,6 +132,31 @@ def _linked(source: Path, target: Path) -> bool:
     except OSError:  # another file system, or one without hard links
         return False
     return True
+
+
+def adopt(target: Path, stored: Path, *, link: bool) -> None:
+    """Take an artifact of the workspace into the store, which has lost it or never had it: after a clone and `dvc pull`, say."""
+    near = stored.parent / f".{stored.name}.{os.getpid()}"
+    remove(near)
+    for name in read_provenance(target)["files"]:
+        source = (target / name).resolve()  # DVC may have put a link to its cache here
+        (near / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (link and _linked(source, near / name)):
+            shutil.copyfile(source, near / name)
+        os.chmod(near / name, 0o444)
+    shutil.copyfile(target / PROVENANCE, near / PROVENANCE)
+    os.rename(near, stored)
+
+
+def not_older(folder: Path, than: list[Path], *, all_files: bool) -> None:
+    """Give an artifact's provenance, or all its files, a time that is not before that of its inputs.
+
+    Snakemake and Make go by time, and on a cluster the clocks of two machines may differ.
+    """
+    newest = max((p.stat().st_mtime_ns for p in than if p.exists()), default=0)
+    for name in (PROVENANCE, *(list_files(folder) if all_files else ())):
+        if (folder / name).stat().st_mtime_ns < newest:
+            os.utime(folder / name, ns=(newest, newest))
 
 
 def store(out: Path, stored: Path, record: dict[str, Any]) -> None:

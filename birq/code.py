@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 from functools import cache
 from pathlib import Path
 
 # the contract and what every stage shares decide when to run, not what comes out
-SHARED = frozenset(f"birq{m}" for m in ("", ".artifact", ".code", ".dag", ".stage", ".params", ".errors", ".progress"))
+_CONTRACT = ("", ".artifact", ".code", ".dag", ".errors", ".hashes", ".params", ".places", ".progress", ".stage")
+SHARED = frozenset(f"birq{m}" for m in _CONTRACT)
 
 
 def _find(module: str) -> Path | None:
@@ -73,7 +75,17 @@ def _module_digest(module: str) -> str:
 
 
 @cache
-def digest(module: str) -> str:
-    """Hash of a stage's code; comments, docstrings and layout do not change it."""
-    lines = [f"{m} {_module_digest(m)}" for m in modules(module)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def digests(module: str) -> dict[str, str]:
+    """Hash of each module that a stage runs; comments, docstrings and layout do not change it."""
+    return {m: _module_digest(m) for m in modules(module)}
+
+
+def keep(made_by: dict[str, str], folder: Path) -> None:
+    """Keep the modules' text by digest, so that `birq why` can show the line that differs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for module, digest in made_by.items():
+        target = folder / f"{digest}.py"
+        if not target.exists():
+            fresh = target.with_name(f".{target.name}.{os.getpid()}")
+            fresh.write_bytes(module_source(module).read_bytes())
+            os.replace(fresh, target)

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from birq import audio, shards
 from birq.corpora import manifests
 from birq.errors import BirqError
 from birq.progress import Progress
-from birq.stage import Job
+from birq.stage import Job, Part
 
 if TYPE_CHECKING:
     import torch
@@ -311,26 +312,44 @@ def statistics(facts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"n_frames": n_frames, "mean": mean_F.tolist(), "var": np.maximum(var_F, 0).tolist()}
 
 
+def _shards(job: Job, part: Part | None) -> tuple[int, Iterator[tuple[_Task, dict[str, Any]]]]:
+    """Number of workers, and the shards as they are done, with progress shown: all of them, or every N-th for part (I, N)."""
+    settings, corpus, name = job.read("features"), job.input("corpus"), job.wildcards["corpus"]
+    first, step = (0, 1) if part is None else (part[0] - 1, part[1])
+    splits, counts = manifests.splits(corpus), manifests.info(corpus)["splits"]
+    total = sum(counts[s]["utterances"] for s in splits) // step
+    n_shards = sum(-(-counts[s]["utterances"] // settings.shard_utterances) for s in splits)
+    hours = sum(counts[s]["hours"] for s in splits) / step
+    workers = max(1, min(len(os.sched_getaffinity(0)), -(-n_shards // step), 1 + int(hours / HOURS_PER_WORKER)))
+
+    def made() -> Iterator[tuple[_Task, dict[str, Any]]]:
+        title = f"features {name}" + (f" part {part[0]}/{part[1]}" if part else "")
+        progress, done, seconds, before = Progress(title, total, "utterance"), 0, 0.0, time.monotonic()
+        for task, facts in _finished(islice(_tasks(corpus, splits, job.scratch, settings), first, None, step), workers):
+            done, seconds = done + facts["utterances"], seconds + facts["seconds"]
+            progress.update(done, hours=seconds / 3600, speed_h_per_h=seconds / max(time.monotonic() - before, 1e-3))
+            yield task, facts
+        progress.close()
+
+    return workers, made()
+
+
+def compute_part(job: Job, part: Part) -> None:
+    """Part (I, N) of the stage's shards, left in the scratch folder, where `compute` finds them. Other machines make the other parts."""
+    for _ in _shards(job, part)[1]:
+        pass
+
+
 def compute(job: Job) -> None:
     """The stage: a corpus' cuts to shards per split, `stats.json` of the train split, `splits.json`.
 
     A killed run finds its finished shards in the scratch folder. Errors: BirqError for an id that occurs twice, audio that has become
     unreadable, a worker that was killed.
     """
-    settings, corpus, name = job.read("features"), job.input("corpus"), job.wildcards["corpus"]
-    splits = manifests.splits(corpus)
-    counts = manifests.info(corpus)["splits"]
-    total = sum(counts[s]["utterances"] for s in splits)
-    n_shards = sum(-(-counts[s]["utterances"] // settings.shard_utterances) for s in splits)
-    hours = sum(counts[s]["hours"] for s in splits)
-    workers = max(1, min(len(os.sched_getaffinity(0)), n_shards, 1 + int(hours / HOURS_PER_WORKER)))
-    found: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in splits}
-    progress, done, seconds, before = Progress(f"features {name}", total, "utterance"), 0, 0.0, time.monotonic()
-    for task, facts in _finished(_tasks(corpus, splits, job.scratch, settings), workers):
+    workers, made = _shards(job, None)
+    found: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in manifests.splits(job.input("corpus"))}
+    for task, facts in made:
         found[task.split][task.number] = (replace(task, utterances=()), facts)  # what was read need not be kept
-        done, seconds = done + facts["utterances"], seconds + facts["seconds"]
-        progress.update(done, hours=seconds / 3600, speed_h_per_h=seconds / max(time.monotonic() - before, 1e-3))
-    progress.close()
     ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in found.items()}
     for tasks in ordered.values():
         for task, _ in tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import io
 import os
 import re
@@ -129,6 +130,32 @@ def apply(name: str | None, settings: list[str], path: Path) -> list[str]:
     old, new = _flat(before), _flat(after)
     lines = [f"{k}: {old[k]} -> {new[k]}" if k in old else f"{k}: {new[k]} (new)" for k in new if old.get(k, ...) != new[k]]
     return lines + [f"{k}: removed" for k in old if k not in new]
+
+
+def _read_again(value: Any) -> Any:
+    """Snakemake hands nested values of --config over as text: `{steps: 7}` arrives as {"steps": "7"}."""
+    if isinstance(value, dict):
+        return {k: _read_again(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_read_again(v) for v in value]
+    return plain(_yaml().load(value)) if isinstance(value, str) else value
+
+
+def overridden(config: dict[str, Any], path: Path, folder: Path) -> Path:
+    """params.yaml with `snakemake --config pretrain='{steps: 7}'` merged over it, as a file in `folder`; params.yaml stays as it is.
+
+    Errors: BirqError for a result that is not legal.
+    """
+    tree = _read(path)
+    merge(tree, _read_again(config))
+    params.parse(plain(tree), f"{path} with --config")
+    text = _dump(tree)
+    target = folder / f"params-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, target)
+    return target
 
 
 def command(name: str | None, settings: list[str], path: Path) -> None:

@@ -18,13 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birq import __version__, artifact, code, dag
+from birq import __version__, artifact, code, dag, places
 from birq.artifact import damage, read_provenance
 from birq.errors import BirqError
+from birq.hashes import sha256_files
 from birq.params import Params, section
 
 # freed when an artifact is published, so that a disk that fills up just then does not cost what was computed
 RESERVE_BYTES = 4 << 20
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+Part = tuple[int, int]  # the first of three is (1, 3)
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,6 @@ class Job:
         return value
 
 
-# ---- places
-
-
-def data_root() -> Path:
-    return Path("data")
-
-
-def store_root() -> Path:
-    """Where finished artifacts are kept: `data/.store`, or BIRQ_STORE for one store shared by several clones."""
-    return Path(os.environ.get("BIRQ_STORE") or data_root() / ".store")
-
-
-def store_path(stage: str, key: str) -> Path:
-    return store_root() / stage / key
-
-
 # ---- the key
 
 
@@ -83,7 +70,7 @@ def key_parts(stage: str, wildcards: dict[str, str], params: Params) -> dict[str
         "wildcards": wildcards,
         "params": {s: section(params, s) for s in dag.sections(stage, wildcards)},
         "inputs": {str(p): _digest_of_input(p) for paths in inputs.values() for p in paths},
-        "code": code.digest(dag.STAGES[stage].code),
+        "code": code.digests(dag.STAGES[stage].code),
         "sources": outside_files(stage, wildcards, params),
     }
 
@@ -95,13 +82,17 @@ def key_of(parts: dict[str, Any]) -> str:
 
 def _digest_of_input(folder: Path) -> str:
     record = read_provenance(folder)
-    if problem := damage(folder, record["files"]):
-        raise BirqError(f"{problem}; delete {folder} and run again: it is restored from {store_root()} or made anew")
+    if problem := damage(folder, record["files"], _memo(folder, record["key"])):
+        raise BirqError(f"{problem}; delete {folder} and run again: it is restored from {places.store_root()} or made anew")
     return record["digest"]
 
 
+def _memo(folder: Path, key: str) -> Path:
+    return places.memo(f"{folder.relative_to(places.data_root()).parts[0]}-{key}")
+
+
 def outside_files(stage: str, wildcards: dict[str, str], params: Params) -> str | None:
-    """A corpus folder of the user's: names, sizes and times of its files stand for its content in the key.
+    """Digest of a corpus folder of the user's: names and content of its files. Content is read again where size or time have changed.
 
     A corpus that may be downloaded is what its name says; the download itself must not change the key.
     """
@@ -109,29 +100,45 @@ def outside_files(stage: str, wildcards: dict[str, str], params: Params) -> str 
         return None
     corpus = params.corpora[wildcards["corpus"]]
     root = None if getattr(corpus, "download", False) else getattr(corpus, "root", None)
-    listing = []
+    paths: list[Path] = []
     for place in (Path(p) for p in (root, *getattr(corpus, "alignments", [])) if p):
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file():
-                st = path.stat()
-                listing.append([str(path), st.st_size, st.st_mtime_ns])
-    return artifact.sha256_json(listing) if listing else None
+        paths += sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place] * place.is_file()
+    if not paths:
+        return None
+    digests = sha256_files(paths, places.memo(f"sources-{wildcards['corpus']}"))
+    return artifact.sha256_json([[str(p), d] for p, d in zip(paths, digests, strict=True)])
 
 
 # ---- lock
 
 
 @contextlib.contextmanager
-def _lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock file; another holder is named and waited for. The kernel frees it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as f:
+def _lock(stored: Path, say: Callable[[str], None], *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a key; another holder is named and waited for. The kernel frees it when its holder dies.
+
+    It lies in the store, which several clones may share. Where that is read-only nothing can be made, and what is there needs no lock.
+    """
+    path, kind = stored.with_suffix(".lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as e:
+        if e.errno not in READ_ONLY:
+            raise
+        if not stored.exists():
+            raise BirqError(
+                f"the store {places.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
+                "that can be written, or unset it"
+            ) from None
+        yield
+        return
+    with f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(f, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             f.seek(0)
             say(f"waiting: {f.read().strip() or 'another run'} is making this artifact (lock {path})")
-            fcntl.flock(f, fcntl.LOCK_EX)
+            fcntl.flock(f, kind)
         f.seek(0)
         f.truncate()
         # a note for whoever waits; a full disk must not stop what can still be restored
@@ -148,31 +155,31 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[str], None] = _say) -> Path:
+def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[str], None] = _say, part: Part | None = None) -> Path:
     """Make a stage's artifact, or put the stored one in place; return its folder.
 
-    Errors: BirqError for bad input or a full disk; whatever was done stays in the work folder for the next try.
+    `part` (I, N): do only this part of the work, where the stage can be divided; the run without it finds all parts done and publishes.
+    Errors: BirqError for bad input, a full or a read-only disk; whatever was done stays in the work folder for the next try.
     """
     name = "/".join(x for x in (stage, "-".join(wildcards.values())) if x)
-    work = data_root() / ".work" / stage
+    work = places.work_root() / stage
     try:
         parts = key_parts(stage, wildcards, params)
         key = key_of(parts)
-        target, stored, work = dag.artifact(stage, wildcards), store_path(stage, key), work / key
-        with _lock(stored.with_suffix(".lock"), say):  # in the store, which several clones may share
-            known = _usable(stored, say)
+        target, stored, work = dag.artifact(stage, wildcards), places.store_path(stage, key), work / key
+        with _lock(stored, say, shared=part is not None):
+            known = _usable(stored, say) or _adopted(target, stored, key, say)
             if not known:
                 job = Job(stage, wildcards, key, dag.inputs(stage, wildcards, params), work / "out", work / "scratch", params)
-                _compute(job, parts, name, work, stored, say)
-            # Snakemake declares the report's files one by one, and refuses to rewrite read-only ones: they are copied
-            transit = data_root() / ".work" / "placing" / name
-            there = artifact.place(stored, target, transit, link=stage != "report")
-            # Snakemake counts a rule's benchmark file among its outputs: an old one would make the rule stale after `dvc repro`
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(data_root() / "logs" / f"{name}.benchmark.tsv")
+                _compute_part(job, part, name, say) if part else _compute(job, parts, name, work, stored, say)
+            if part is None:
+                there = _put(stored, target, name)
+                known = known and ("up to date" if there else known)
             if known:
-                say(f"{name}: {'up to date' if there else 'restored from the store'} ({key[:12]})")
+                say(f"{name}: {known} ({key[:12]})")
     except Exception as e:
+        if isinstance(e, OSError) and e.errno in READ_ONLY:
+            raise BirqError(f"{name}: {e.filename} cannot be written ({e.strerror}); what is done stays in {work}") from e
         if _disk_full(e, work):
             raise BirqError(f"{name}: the disk is full ({e}); what is done stays in {work}: free space and run again") from e
         raise
@@ -191,23 +198,64 @@ def _disk_full(error: Exception, place: Path) -> bool:
     return "No space left" in str(error) or disk.f_bavail * disk.f_frsize < 4096
 
 
-def _usable(stored: Path, say: Callable[[str], None]) -> bool:
+def _put(stored: Path, target: Path, name: str) -> bool:
+    """Put an artifact in its place in the workspace; True if it was there."""
+    # Snakemake declares the report's files one by one, and refuses to rewrite read-only ones: they are copied
+    link = not target.match("data/report")
+    there = artifact.place(stored, target, places.transit(name), link=link, memo=_memo(target, stored.name))
+    # Snakemake counts a rule's benchmark file among its outputs: an old one would make the rule stale after `dvc repro`
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(places.data_root() / "logs" / f"{name}.benchmark.tsv")
+    return there
+
+
+def _usable(stored: Path, say: Callable[[str], None]) -> str:
+    """How an artifact of the store would be used, or nothing: it is not there, or damaged and removed."""
     if not stored.exists():
-        return False
+        return ""
     try:
-        problem = damage(stored, read_provenance(stored)["files"])
+        record = read_provenance(stored)
+        problem = damage(stored, record["files"], places.memo(f"{stored.parent.name}-{stored.name}"))
+    except artifact.NewerFormatError:
+        raise
     except BirqError as e:
         problem = str(e)
     if problem is None:
-        return True
+        return "restored from the store"
     say(f"the store is damaged: {problem}; this artifact is made again")
     artifact.remove(stored)
-    return False
+    if stored.exists():
+        raise BirqError(f"{problem}, and {stored} cannot be removed: is the store read-only?")
+    return ""
+
+
+def _adopted(target: Path, stored: Path, key: str, say: Callable[[str], None]) -> str:
+    """Take what lies in the workspace into the store if it is what would be made: a clone after `dvc pull` has no store."""
+    try:
+        record = read_provenance(target)
+        if record["key"] != key:
+            return ""
+        problem = damage(target, record["files"], _memo(target, key))
+    except artifact.NewerFormatError:
+        raise
+    except BirqError:  # nothing there, or nothing that could be used
+        return ""
+    if problem:
+        say(f"{problem}; this artifact is made again")
+        return ""
+    artifact.adopt(target, stored, link=not target.match("data/report"))
+    return "taken into the store"
 
 
 def _reserve(path: Path) -> None:
     with open(path, "wb") as f:
         os.posix_fallocate(f.fileno(), 0, RESERVE_BYTES)
+
+
+def _compute_part(job: Job, part: Part, name: str, say: Callable[[str], None]) -> None:
+    say(f"{name}: part {part[0]} of {part[1]} on {socket.gethostname()} ({job.key[:12]})")
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    importlib.import_module(dag.STAGES[job.stage].code).compute_part(job, part)
 
 
 def _compute(job: Job, parts: dict[str, Any], name: str, work: Path, stored: Path, say: Callable[[str], None]) -> None:
@@ -229,11 +277,13 @@ def _compute(job: Job, parts: dict[str, Any], name: str, work: Path, stored: Pat
         (work / "reserve").unlink()
         with contextlib.suppress(OSError):
             spent.write_text(f"{seconds:.3f}")
+    code.keep(parts["code"], places.code_root())
     files = artifact.describe(job.out)
     if not files:
         raise RuntimeError(f"stage {job.stage} made no files")
     record = {
         "birq": __version__,
+        "format": artifact.FORMAT,
         "stage": job.stage,
         "wildcards": job.wildcards,
         "key": job.key,

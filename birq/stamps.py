@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from birq import code, dag, stage
+from birq import artifact, code, dag, places, stage
+from birq.errors import BirqError
 from birq.params import Params, section
 
 
 def path(name: str, wildcards: dict[str, str]) -> Path:
     """Where a stage's stamp lies; runs of one stage (methods, seeds) share it, corpora have one each."""
     corpus = wildcards.get("corpus")
-    return stage.data_root() / ".stamps" / (f"{name}-{corpus}.json" if corpus else f"{name}.json")
+    return places.data_root() / ".stamps" / (f"{name}-{corpus}.json" if corpus else f"{name}.json")
 
 
 def content(name: str, wildcards: dict[str, str], params: Params) -> str:
     """What a stage's stamp says under these params and this code."""
     record = {
-        "code": code.digest(dag.STAGES[name].code),
+        "code": code.digests(dag.STAGES[name].code),
         "params": {s: section(params, s) for s in dag.sections(name, wildcards)},
         "sources": stage.outside_files(name, wildcards, params),
     }
@@ -49,3 +51,25 @@ def write_all(params: Params) -> list[Path]:
     """Bring every stamp up to date."""
     wanted = {path(name, w): (name, w) for name in dag.STAGES for w in dag.instances(name, params)}
     return [write(name, w, params) for name, w in wanted.values()]
+
+
+def mark_damaged(params: Params, say: Callable[[str], None]) -> None:
+    """Make Snakemake see artifacts that were changed or lost files since they were made: their provenance gets an old time.
+
+    Snakemake itself looks at nothing but the time of provenance.json.
+    """
+    for name in dag.STAGES:
+        for wildcards in dag.instances(name, params):
+            folder = dag.artifact(name, wildcards)
+            if not (folder / artifact.PROVENANCE).exists():
+                continue
+            try:
+                record = artifact.read_provenance(folder)
+                problem = artifact.damage(folder, record["files"], places.memo(f"{name}-{record['key']}"))
+            except artifact.NewerFormatError:
+                raise
+            except BirqError as e:
+                problem = str(e)
+            if problem:
+                say(f"{problem}: will be made again")
+                os.utime(folder / artifact.PROVENANCE, (1, 1))

@@ -7,17 +7,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
-from birq import dag, params as birq_params, stamps
+from birq import dag, params as birq_params, presets, stamps
 from birq.errors import BirqError
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
+# `--config pretrain='{steps: 7}'` goes over params.yaml; `--config feature_parts=8` spreads a corpus' features over so many jobs
+FEATURE_PARTS = int(config.pop("feature_parts", 1))
+PARAMS, OVERRIDE = Path("params.yaml"), ""
+
 try:
-    P = birq_params.load("params.yaml")
-    # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
-    stamps.write_all(P)
+    if config:
+        PARAMS = presets.overridden(config, PARAMS, Path("data/.stamps"))
+        OVERRIDE = f" --params {PARAMS}"
+    P = birq_params.load(PARAMS)
+    if workflow.is_main_process:  # jobs on other machines find this done
+        # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
+        stamps.write_all(P)
+        stamps.mark_damaged(P, logger.warning)
 except BirqError as error:
     raise WorkflowError(str(error)) from None
 

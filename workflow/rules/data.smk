@@ -14,13 +14,40 @@ rule corpus:
         mem_mb=4000,
         runtime=240,
     shell:
-        "python -m birq corpus --corpus {wildcards.corpus} 2>&1 | tee -a {log}"
+        "python -m birq corpus --corpus {wildcards.corpus}{OVERRIDE} 2>&1 | tee -a {log}"
+
+
+def feature_parts(wildcards):
+    """Marks of the parts that other jobs make, where features are spread over several."""
+    n = FEATURE_PARTS
+    return [f"data/.stamps/parts/features-{wildcards.corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
+
+
+rule features_part:
+    input:
+        stamp="data/.stamps/features-{corpus}.json",
+        corpus="data/corpus/{corpus}/provenance.json",
+    output:
+        temp(touch("data/.stamps/parts/features-{corpus}-{i}-of-{n}")),
+    log:
+        "data/logs/features/{corpus}-{i}-of-{n}.log",
+    benchmark:
+        "data/logs/features/{corpus}-{i}-of-{n}.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
+    threads: 16
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "python -m birq features --corpus {wildcards.corpus} --part {wildcards.i}/{wildcards.n}{OVERRIDE} 2>&1 | tee -a {log}"
 
 
 rule features:
     input:
         stamp="data/.stamps/features-{corpus}.json",
         corpus="data/corpus/{corpus}/provenance.json",
+        parts=feature_parts,
     output:
         "data/features/{corpus}/provenance.json",
     log:
@@ -34,7 +61,7 @@ rule features:
         mem_mb=8000,
         runtime=240,
     shell:
-        "python -m birq features --corpus {wildcards.corpus} 2>&1 | tee -a {log}"
+        "python -m birq features --corpus {wildcards.corpus}{OVERRIDE} 2>&1 | tee -a {log}"
 
 
 rule tokenizer:
@@ -54,4 +81,4 @@ rule tokenizer:
         mem_mb=2000,
         runtime=60,
     shell:
-        "python -m birq tokenizer 2>&1 | tee -a {log}"
+        "python -m birq tokenizer{OVERRIDE} 2>&1 | tee -a {log}"

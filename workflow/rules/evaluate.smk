@@ -18,7 +18,7 @@ rule decode:
         mem_mb=4000,
         runtime=120,
     shell:
-        "python -m birq decode --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee -a {log}"
+        "python -m birq decode --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
 
 
 rule score:
@@ -38,7 +38,7 @@ rule score:
         mem_mb=2000,
         runtime=60,
     shell:
-        "python -m birq score --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee -a {log}"
+        "python -m birq score --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
 
 
 rule probe:
@@ -61,7 +61,7 @@ rule probe:
         mem_mb=4000,
         runtime=120,
     shell:
-        "python -m birq probe --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee -a {log}"
+        "python -m birq probe --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
 
 
 rule report:
@@ -99,4 +99,4 @@ rule report:
         mem_mb=2000,
         runtime=60,
     shell:
-        "python -m birq report 2>&1 | tee -a {log}"
+        "python -m birq report{OVERRIDE} 2>&1 | tee -a {log}"

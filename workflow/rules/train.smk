@@ -18,7 +18,7 @@ rule pretrain:
         mem_mb=8000,
         runtime=1440,
     shell:
-        "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee -a {log}"
+        "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
 
 
 rule finetune:
@@ -42,4 +42,4 @@ rule finetune:
         mem_mb=8000,
         runtime=1440,
     shell:
-        "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed} 2>&1 | tee -a {log}"
+        "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
