@@ -13,8 +13,10 @@ rule corpus:
     resources:
         mem_mb=4000,
         runtime=240,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq corpus --corpus {wildcards.corpus}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq corpus --corpus {wildcards.corpus}{params.override} 2>&1 | tee -a {log}"
 
 
 def feature_parts(wildcards):
@@ -39,8 +41,10 @@ rule features_part:
     resources:
         mem_mb=8000,
         runtime=240,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq features --corpus {wildcards.corpus} --part {wildcards.i}/{wildcards.n}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq features --corpus {wildcards.corpus} --part {wildcards.i}/{wildcards.n}{params.override} 2>&1 | tee -a {log}"
 
 
 rule features:
@@ -60,8 +64,10 @@ rule features:
     resources:
         mem_mb=8000,
         runtime=240,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq features --corpus {wildcards.corpus}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq features --corpus {wildcards.corpus}{params.override} 2>&1 | tee -a {log}"
 
 
 rule tokenizer:
@@ -80,5 +86,7 @@ rule tokenizer:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq tokenizer{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq tokenizer{params.override} 2>&1 | tee -a {log}"

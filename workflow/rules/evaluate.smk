@@ -17,8 +17,10 @@ rule decode:
         gpu=GPU,
         mem_mb=4000,
         runtime=120,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq decode --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq decode --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
 
 
 rule score:
@@ -37,8 +39,10 @@ rule score:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq score --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq score --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
 
 
 rule probe:
@@ -60,8 +64,10 @@ rule probe:
         gpu=GPU,
         mem_mb=4000,
         runtime=120,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq probe --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq probe --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
 
 
 rule report:
@@ -98,5 +104,7 @@ rule report:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq report{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq report{params.override} 2>&1 | tee -a {log}"

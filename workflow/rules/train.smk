@@ -17,8 +17,10 @@ rule pretrain:
         gpu=GPU,
         mem_mb=8000,
         runtime=1440,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
 
 
 rule finetune:
@@ -41,5 +43,7 @@ rule finetune:
         gpu=GPU,
         mem_mb=8000,
         runtime=1440,
+    params:
+        override=OVERRIDE,
     shell:
-        "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed}{OVERRIDE} 2>&1 | tee -a {log}"
+        "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
