@@ -96,8 +96,8 @@ def _upstream(name: str, wildcards: dict[str, str], params: Params) -> list[tupl
     return [(s, w) for s, w in order if dag.artifact(s, w) in wanted]
 
 
-def _state(name: str, wildcards: dict[str, str], params: Params, moved: set[Path]) -> list[str]:
-    """Reasons for which an artifact would be made again, or nothing; `moved`: artifacts before it that have such reasons."""
+def _state(name: str, wildcards: dict[str, str], params: Params) -> list[str]:
+    """Reasons of its own for which an artifact would be made again, or nothing."""
     folder = dag.artifact(name, wildcards)
     if not (folder / artifact.PROVENANCE).exists():
         return [f"{folder} is not there"]
@@ -107,11 +107,9 @@ def _state(name: str, wildcards: dict[str, str], params: Params, moved: set[Path
     except BirqError as e:
         return [str(e)]
     reasons = [problem] if problem else []
-    inputs = [p for paths in dag.inputs(name, wildcards, params).values() for p in paths]
-    waits = [f"its input {p} comes first; if that comes out different, this one is made again" for p in inputs if p in moved]
     with contextlib.suppress(BirqError):  # an input is missing or damaged: told where it stands
         reasons += differences(record["parts"], stage.key_parts(name, wildcards, params))
-    return reasons + waits
+    return reasons
 
 
 def explain(text: str, params: Params) -> str:
@@ -121,17 +119,21 @@ def explain(text: str, params: Params) -> str:
     lines: list[str] = []
     for s, w in _upstream(name, wildcards, params):
         folder = dag.artifact(s, w)
-        if not (reasons := _state(s, w, params, moved)):
+        inputs = [p for paths in dag.inputs(s, w, params).values() for p in paths]
+        if reasons := _state(s, w, params):
+            lines += [f"{folder} would be {_way(s, w, params)}:", *(f"  {r}" for r in reasons)]
+        elif before := ", ".join(str(p) for p in inputs if p in moved):
+            lines.append(f"{folder} would be made again if one of these comes out different: {before}")
+        else:
             continue
         moved.add(folder)
-        lines += [f"{folder}{_from_store(s, w, params)}", *(f"  {r}" for r in reasons)]
     target = dag.artifact(name, wildcards)
     return "\n".join(lines) if lines else f"{target} is up to date: params, inputs and code are those that made it"
 
 
-def _from_store(name: str, wildcards: dict[str, str], params: Params) -> str:
+def _way(name: str, wildcards: dict[str, str], params: Params) -> str:
     try:
         key = stage.key_of(stage.key_parts(name, wildcards, params))
     except BirqError:
-        return ":"
-    return " would be restored from the store, not computed:" if places.store_path(name, key).exists() else " would be computed:"
+        return "made again"
+    return "restored from the store" if places.store_path(name, key).exists() else "computed"

@@ -43,6 +43,12 @@ def stamp(stage):
     return f"data/.stamps/{stage}.json"
 
 
+def feature_parts(wildcards):
+    """Marks of the parts that other jobs make, where features are spread over several."""
+    n = FEATURE_PARTS
+    return [f"data/.stamps/parts/features-{wildcards.corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
+
+
 def gpus():
     """1 where a GPU is seen: training jobs then take turns on it. On a cluster the profile says what to ask for."""
     if not shutil.which("nvidia-smi"):

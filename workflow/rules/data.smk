@@ -19,12 +19,6 @@ rule corpus:
         "python -m birq corpus --corpus {wildcards.corpus}{params.override} 2>&1 | tee -a {log}"
 
 
-def feature_parts(wildcards):
-    """Marks of the parts that other jobs make, where features are spread over several."""
-    n = FEATURE_PARTS
-    return [f"data/.stamps/parts/features-{wildcards.corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
-
-
 rule features_part:
     input:
         stamp="data/.stamps/features-{corpus}.json",
