@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,29 @@ def birq(tmp_path: Path, environment: dict[str, str]):
 
     def call(*args: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "birq", *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+    return call
+
+
+# ---- the toy stages
+
+
+@pytest.fixture
+def toy_project(tmp_path: Path, root: Path) -> Path:
+    """A folder with params.yaml and the toy stages."""
+    shutil.copy(root / "params.yaml", tmp_path)
+    shutil.copy(root / "tests" / "toy.py", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def toy(toy_project: Path, environment: dict[str, str]):
+    """Runs toy.py; returns the finished process."""
+
+    def call(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "toy.py", *args], cwd=toy_project, env=environment | env, capture_output=True, text=True, check=False
+        )
 
     return call
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -89,17 +87,12 @@ def test_batch_order_is_not_by_length():
     assert abs(np.corrcoef(mean, np.arange(len(mean)))[0, 1]) < 0.1
 
 
-def test_padding_is_small_and_planning_fast():
-    """281,000 utterances (LibriSpeech) in 400 s batches: the plan must cost no time and pad at most 0.5 %."""
+def test_padding_is_small():
+    """281,241 utterances, as LibriSpeech has, in 400 s batches: at most 0.5 % of what the encoder sees is padding."""
     frames = np.clip(np.random.default_rng(0).gamma(6, 205, 281_241), 150, 2450).astype(np.int64)
-    took = []
-    for epoch in range(3):
-        before = time.perf_counter()
-        plan = batches.plan(frames, 40_000, seed=0, epoch=epoch)
-        took.append(time.perf_counter() - before)
+    plan = batches.plan(frames, 40_000, seed=0, epoch=0)
     padded = sum(int(frames[b].max()) * len(b) for b in plan)
     assert padded / frames.sum() - 1 <= 0.005
-    assert min(took) < 0.6  # 0.04 s alone on a core; generous to a busy machine
 
 
 def test_feed_gives_every_utterance_once(split):

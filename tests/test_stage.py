@@ -11,139 +11,108 @@ import time
 from pathlib import Path
 
 import pytest
+from toy import edit, provenance
 
 from birq import artifact, code
 
-HERE = Path(__file__).parent
 
-
-@pytest.fixture
-def project(tmp_path: Path, root: Path) -> Path:
-    """A folder with params.yaml and the toy stages."""
-    shutil.copy(root / "params.yaml", tmp_path)
-    shutil.copy(HERE / "toy.py", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def toy(project: Path, environment: dict[str, str]):
-    """Runs a toy stage; returns the finished process."""
-
-    def call(stage: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "toy.py", stage], cwd=project, env=environment | env, capture_output=True, text=True, check=False
-        )
-
-    return call
-
-
-def provenance(project: Path, stage: str) -> dict:
-    return json.loads((project / "data" / stage / "provenance.json").read_text())
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
-    path.write_text(text.replace(old, new))
-
-
-def test_one_key_is_computed_once_and_restored_ever_after(project: Path, toy) -> None:
+def test_one_key_is_computed_once_and_restored_ever_after(toy_project: Path, toy) -> None:
     """The key names everything that decides the result, so a stored artifact with that key is the result."""
     assert "computing" in toy("first").stderr
-    made = provenance(project, "first")
+    made = provenance(toy_project, "first")
     assert "up to date" in toy("first").stderr
-    shutil.rmtree(project / "data" / "first")
+    shutil.rmtree(toy_project / "data" / "first")
     assert "restored" in toy("first").stderr
-    assert provenance(project, "first") == made
-    assert (project / "steps.log").read_text().count("\n") == 5
+    assert provenance(toy_project, "first") == made
+    assert (toy_project / "steps.log").read_text().count("\n") == 5
 
 
-def test_the_key_follows_params_inputs_and_code(project: Path, toy) -> None:
+def test_the_key_follows_params_inputs_and_code(toy_project: Path, toy) -> None:
     """A change of what a stage reads is a new key; a change elsewhere in params.yaml, a comment or a docstring is none."""
     toy("first"), toy("second")
-    first, second = provenance(project, "first")["key"], provenance(project, "second")["key"]
+    first, second = provenance(toy_project, "first")["key"], provenance(toy_project, "second")["key"]
 
-    edit(project / "params.yaml", "bootstrap_samples: 2000", "bootstrap_samples: 3000  # more")
-    edit(project / "toy.py", "Comments and docstrings are not code.", "Another docstring.")
-    with open(project / "toy.py", "a") as f:
+    edit(toy_project / "params.yaml", "bootstrap_samples: 2000", "bootstrap_samples: 3000  # more")
+    edit(toy_project / "toy.py", "Comments and docstrings are not code.", "Another docstring.")
+    with open(toy_project / "toy.py", "a") as f:
         f.write("\n# a comment\n")
     assert "up to date" in toy("first").stderr
     assert "computing" in toy("second").stderr
-    assert provenance(project, "second")["key"] != second
+    assert provenance(toy_project, "second")["key"] != second
 
-    edit(project / "params.yaml", "batch_seconds: 240.0", "batch_seconds: 120.0")
+    edit(toy_project / "params.yaml", "batch_seconds: 240.0", "batch_seconds: 120.0")
     assert "computing" in toy("first").stderr
-    assert provenance(project, "first")["key"] != first
+    assert provenance(toy_project, "first")["key"] != first
     assert "computing" in toy("second").stderr, "its input has other content"
 
-    edit(project / "toy.py", "STEPS = 5", "STEPS = 6")
+    edit(toy_project / "toy.py", "STEPS = 5", "STEPS = 6")
     assert "computing" in toy("first").stderr
 
 
-def test_a_change_back_restores(project: Path, toy) -> None:
+def test_a_change_back_restores(toy_project: Path, toy) -> None:
     """An old key's artifact is still in the store: going back costs nothing."""
     toy("first")
-    before = provenance(project, "first")
-    edit(project / "params.yaml", "batch_seconds: 240.0", "batch_seconds: 120.0")
+    before = provenance(toy_project, "first")
+    edit(toy_project / "params.yaml", "batch_seconds: 240.0", "batch_seconds: 120.0")
     assert "computing" in toy("first").stderr
-    edit(project / "params.yaml", "batch_seconds: 120.0", "batch_seconds: 240.0")
+    edit(toy_project / "params.yaml", "batch_seconds: 120.0", "batch_seconds: 240.0")
     assert "restored" in toy("first").stderr
-    assert provenance(project, "first") == before
+    assert provenance(toy_project, "first") == before
 
 
-def test_timing_is_not_content(project: Path, toy) -> None:
+def test_timing_is_not_content(toy_project: Path, toy) -> None:
     """An input that was made again and says the same must not make what comes after it stale."""
     toy("first"), toy("second")
-    digest = provenance(project, "first")["digest"]
-    shutil.rmtree(project / "data" / ".store" / "first")
-    shutil.rmtree(project / "data" / "first")
+    digest = provenance(toy_project, "first")["digest"]
+    shutil.rmtree(toy_project / "data" / ".store" / "first")
+    shutil.rmtree(toy_project / "data" / "first")
     assert "computing" in toy("first").stderr
-    assert provenance(project, "first")["digest"] == digest
+    assert provenance(toy_project, "first")["digest"] == digest
     assert "up to date" in toy("second").stderr
 
 
-def test_two_at_once_compute_once(project: Path, environment: dict[str, str]) -> None:
+def test_two_at_once_compute_once(toy_project: Path, environment: dict[str, str]) -> None:
     """The second run waits for the lock, says so, and finds the work done."""
     run = [sys.executable, "toy.py", "first"]
     env = environment | {"TOY_SLEEP": "2"}
-    both = [subprocess.Popen(run, cwd=project, env=env, stderr=subprocess.PIPE, text=True)]
-    log = project / "steps.log"
+    both = [subprocess.Popen(run, cwd=toy_project, env=env, stderr=subprocess.PIPE, text=True)]
+    log = toy_project / "steps.log"
     while not log.exists() and both[0].poll() is None:  # the first one holds the lock, for some seconds yet
         time.sleep(0.02)
-    both.append(subprocess.Popen(run, cwd=project, env=env, stderr=subprocess.PIPE, text=True))
+    both.append(subprocess.Popen(run, cwd=toy_project, env=env, stderr=subprocess.PIPE, text=True))
     said = [p.communicate(timeout=60)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert ["computing" in s for s in said] == [True, False]
     assert f"waiting: process {both[0].pid} on " in said[1]
-    assert (project / "steps.log").read_text().count("\n") == 5
+    assert (toy_project / "steps.log").read_text().count("\n") == 5
 
 
-def test_a_killed_run_resumes_and_shows_nothing_half_done(project: Path, toy) -> None:
+def test_a_killed_run_resumes_and_shows_nothing_half_done(toy_project: Path, toy) -> None:
     """Scratch outlives the kill, the artifact appears only when it is whole."""
     assert toy("first", TOY_DIE_AT="3").returncode == -9
-    assert not (project / "data" / "first").exists()
+    assert not (toy_project / "data" / "first").exists()
     assert toy("first").returncode == 0
-    assert (project / "steps.log").read_text().split("\n")[:-1] == [f"first {i}" for i in range(5)], "no step twice"
-    assert not any((project / "data" / ".work" / "first").glob("*/")), "the work folder is gone"
+    assert (toy_project / "steps.log").read_text().split("\n")[:-1] == [f"first {i}" for i in range(5)], "no step twice"
+    assert not any((toy_project / "data" / ".work" / "first").glob("*/")), "the work folder is gone"
 
 
-def test_scratch_of_other_params_is_not_resumed(project: Path, toy) -> None:
+def test_scratch_of_other_params_is_not_resumed(toy_project: Path, toy) -> None:
     """The work folder carries the key: a run with new params starts from nothing."""
     toy("first", TOY_DIE_AT="3")
-    edit(project / "params.yaml", "batch_seconds: 240.0", "batch_seconds: 120.0")
+    edit(toy_project / "params.yaml", "batch_seconds: 240.0", "batch_seconds: 120.0")
     assert toy("first").returncode == 0
-    assert (project / "steps.log").read_text().count("first 0") == 2
+    assert (toy_project / "steps.log").read_text().count("first 0") == 2
 
 
-def test_damage_is_found_and_mended(project: Path, toy) -> None:
+def test_damage_is_found_and_mended(toy_project: Path, toy) -> None:
     """Content is hashed before use, so a changed file is never used: it is restored, or made again if the store is hurt as well."""
     toy("first")
-    text = project / "data" / "first" / "deep" / "text"
+    text = toy_project / "data" / "first" / "deep" / "text"
     copy = text.read_bytes()
     text.unlink()  # a file of its own, not a link to the store's
     text.write_bytes(b"x" * len(copy))
     said = toy("second")
-    assert said.returncode == 2 and "SHA-256" in said.stderr and str(text.relative_to(project)) in said.stderr
+    assert said.returncode == 2 and "SHA-256" in said.stderr and str(text.relative_to(toy_project)) in said.stderr
     assert "restored" in toy("first").stderr
     assert text.read_bytes() == copy
 
@@ -165,16 +134,16 @@ def test_an_undeclared_param_cannot_be_read(toy) -> None:
     assert said.returncode != 0 and "declares only" in said.stderr
 
 
-def test_provenance_is_always_writable_and_fresh(project: Path, toy) -> None:
+def test_provenance_is_always_writable_and_fresh(toy_project: Path, toy) -> None:
     """Snakemake compares its time, and refuses to replace a read-only output; data files are read-only links to the store."""
     toy("first")
-    path = project / "data" / "first" / "provenance.json"
+    path = toy_project / "data" / "first" / "provenance.json"
     before = path.stat().st_mtime_ns
     time.sleep(0.02)
     toy("first")
     assert path.stat().st_mtime_ns > before
     assert path.stat().st_mode & 0o200
-    data = project / "data" / "first" / "deep" / "text"
+    data = toy_project / "data" / "first" / "deep" / "text"
     assert not data.stat().st_mode & 0o222 and data.stat().st_nlink == 2
 
 
@@ -194,34 +163,34 @@ def test_copies_are_writable_and_leave_the_store_alone(tmp_path: Path) -> None:
     assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is True
 
 
-def _on_small_disk(project: Path, script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _on_small_disk(toy_project: Path, script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs a shell script with `data/` on a tmpfs of 8 MiB that only it sees."""
-    (project / "data").mkdir()
+    (toy_project / "data").mkdir()
     mount = "mount -t tmpfs -o size=8m tmpfs data"
-    probe = subprocess.run(["unshare", "-rm", "bash", "-c", mount], cwd=project, capture_output=True, text=True, check=False)
+    probe = subprocess.run(["unshare", "-rm", "bash", "-c", mount], cwd=toy_project, capture_output=True, text=True, check=False)
     if probe.returncode:
         pytest.skip(f"no tmpfs in a namespace of one's own here: {probe.stderr.strip()}")
     script = f"{mount}; ln -s data/ballast ballast; {script}"
     return subprocess.run(
-        ["unshare", "-rm", "bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True, check=False
+        ["unshare", "-rm", "bash", "-c", script], cwd=toy_project, env=environment, capture_output=True, text=True, check=False
     )
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare for a small disk")
-def test_a_disk_that_fills_up_while_computing_costs_no_step(project: Path, environment: dict[str, str]) -> None:
+def test_a_disk_that_fills_up_while_computing_costs_no_step(toy_project: Path, environment: dict[str, str]) -> None:
     """The message says what to do, and the next try goes on from scratch's last step."""
     run = f"{sys.executable} toy.py first"
-    done = _on_small_disk(project, f"TOY_FILL=computing {run}; echo rc $?; {run} && cat data/first/deep/text", environment)
+    done = _on_small_disk(toy_project, f"TOY_FILL=computing {run}; echo rc $?; {run} && cat data/first/deep/text", environment)
     assert "rc 2" in done.stdout and "the disk is full" in done.stderr and "free space and run again" in done.stderr
     assert done.returncode == 0, done.stderr
-    assert (project / "steps.log").read_text().count("\n") == 5
+    assert (toy_project / "steps.log").read_text().count("\n") == 5
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare for a small disk")
-def test_a_disk_that_fills_up_while_publishing_costs_nothing(project: Path, environment: dict[str, str]) -> None:
+def test_a_disk_that_fills_up_while_publishing_costs_nothing(toy_project: Path, environment: dict[str, str]) -> None:
     """Space was set aside beforehand for what publishing has to write."""
     run = f"{sys.executable} toy.py first"
-    done = _on_small_disk(project, f"TOY_FILL=publishing {run} && cat data/first/provenance.json", environment)
+    done = _on_small_disk(toy_project, f"TOY_FILL=publishing {run} && cat data/first/provenance.json", environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["stage"] == "first"
 

@@ -1,4 +1,5 @@
-"""Two tiny stages for tests of the contract, and a command line for them: `python toy.py STAGE`.
+"""Two tiny stages for tests of the contract, and a command line for them: `python toy.py STAGE`, `python toy.py why STAGE`,
+`python toy.py store ls|gc|verify [FOLDER to forget]`.
 
 `first` writes a file from its params, in steps that outlive a kill; `second` reads it.
 The environment says what goes wrong: TOY_DIE_AT (step), TOY_SLEEP (s per step), TOY_UNDECLARED, TOY_FILL (disk).
@@ -6,6 +7,7 @@ The environment says what goes wrong: TOY_DIE_AT (step), TOY_SLEEP (s per step),
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -48,15 +50,39 @@ def fill(path: Path) -> None:
             raise
 
 
+def provenance(project: Path, stage: str) -> dict:
+    """Of an artifact of a toy project."""
+    return json.loads((project / "data" / stage / "provenance.json").read_text())
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace a text that occurs once."""
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+    path.write_text(text.replace(old, new))
+
+
 def main() -> int:
-    from birq import dag, params, stage
+    from birq import dag, params, places, stage, store, why
     from birq.errors import BirqError
 
     dag.STAGES.clear()
     dag.STAGES["first"] = dag.Stage("first", "toy", ("decode",), ())
     dag.STAGES["second"] = dag.Stage("second", "toy", ("score",), ("first",))
+    loaded = params.load()
     try:
-        stage.run(sys.argv[1], {}, params.load())
+        match sys.argv[1:]:
+            case ["why", name]:
+                print(why.explain(name, loaded))
+            case ["store", "ls"]:
+                print(store.ls())
+            case ["store", "gc", *forget]:
+                print(store.gc(loaded, dry_run=False, forget=forget))
+            case ["store", "verify"]:
+                print(store.check())
+            case [name]:
+                places.register_user()
+                stage.run(name, {}, loaded)
     except BirqError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
