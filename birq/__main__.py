@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from birq import __version__, artifact, dag, params, places, presets, stage, stamps
+from birq import __version__, artifact, dag, params, places, stage, stamps
 from birq.errors import BirqError
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -140,6 +140,8 @@ def _dispatch(args: argparse.Namespace) -> None:
     if args.verb == "params" and args.what == "schema":
         return print(json.dumps(params.schema(), indent=1))
     if args.verb == "preset":
+        from birq import presets
+
         return presets.command(args.name, args.settings, Path(args.params))
     loaded = params.load(args.params)
     if args.verb in dag.STAGES:

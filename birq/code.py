@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -37,10 +38,19 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(module_source(module).read_text(encoding="utf-8"))
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements in it, however deep; expressions, where nearly all nodes are, are left out."""
+    yield node
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, field, None)
+        for child in inner if isinstance(inner, list) else ():
+            yield from _statements(child)
+
+
 def _imports(module: str) -> set[str]:
     """Modules of birq that a module imports, anywhere in its text."""
     found: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -65,8 +75,8 @@ def modules(module: str) -> tuple[str, ...]:
 
 @cache
 def _module_digest(module: str) -> str:
-    tree = ast.parse(module_source(module).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    tree = _tree(module)  # taking the docstrings out of it leaves its imports
+    for node in _statements(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):

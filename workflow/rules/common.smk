@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
-from birq import dag, params as birq_params, presets, stamps
+from birq import dag, params as birq_params, stamps
 from birq.errors import BirqError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -21,6 +21,8 @@ PARAMS, OVERRIDE = Path("params.yaml"), ""
 
 try:
     if config:
+        from birq import presets
+
         PARAMS = presets.overridden(config, PARAMS, Path("data/.stamps"))
         OVERRIDE = f" --params {PARAMS}"
     P = birq_params.load(PARAMS)
