@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from birq import __version__, artifact, dag, params, places, stage, stamps
-from birq.errors import BirqError
+from birq.errors import BirqError, Stopped
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
 PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024, 200)}
@@ -168,17 +168,29 @@ def _dispatch(args: argparse.Namespace) -> None:
     return None
 
 
+def _say_last(text: str) -> None:
+    """To stderr; if what read it is gone (a signal to a whole job ends `tee` first), the exit status must still tell."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; exit status 2 and one message for what the user can mend."""
+    """Run one verb; one message and exit status 2 for what the user can mend, 75 after a stop at a checkpoint."""
     args = parser().parse_args(argv)
     try:
         _dispatch(args)
         sys.stdout.flush()
     except BirqError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        _say_last(f"{'stopped' if isinstance(e, Stopped) else 'error'}: {e}")
+        return e.status
     except BrokenPipeError:  # `birq table | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(args.verb in dag.STAGES)  # a stage, though, was in the middle of its work
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

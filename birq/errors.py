@@ -1,8 +1,16 @@
-"""The one exception that means "the input is wrong, here is the way out"."""
+"""The exceptions that are answered with a sentence, not with a traceback."""
 
 
 class BirqError(Exception):
     """A mistake in what birq was given: the message names the file, the value and the way out.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints the message without a traceback and exits with `status`.
     """
+
+    status = 2
+
+
+class Stopped(BirqError):
+    """Training was asked to stop and has left a checkpoint: the same command goes on there."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h: try again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -47,8 +48,9 @@ class Progress:
         if fresh > 0 and done < self.total:
             parts.append(f"left {_clock((now - self.begun) / fresh * (self.total - done))}")
         line = "  ".join(parts)
-        self.stream.write(f"\r\x1b[2K{line}" if self.live else line + "\n")
-        self.stream.flush()
+        with contextlib.suppress(BrokenPipeError):  # a signal to the whole job ends the reader first: work goes on to its checkpoint
+            self.stream.write(f"\r\x1b[2K{line}" if self.live else line + "\n")
+            self.stream.flush()
 
     def close(self) -> None:
         if self.live:

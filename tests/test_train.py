@@ -34,10 +34,11 @@ from tiny import (
 
 from birq import __main__ as birq
 from birq.batches import Batch
-from birq.errors import BirqError
+from birq.errors import BirqError, Stopped
 from birq.shards import open_split
 from birq.stage import Job
 from birq.train import finetune, pretrain
+from birq.train.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
 from birq.train.state import load_checkpoint, load_pretrained
 
@@ -121,6 +122,96 @@ def resumed(j: Job, out: Path) -> Job:
     """The same work folder, a fresh output."""
     out.mkdir()
     return Job(j.stage, j.wildcards, j.key, j.inputs, out, j.scratch, j._params)
+
+
+# ---- stopping when asked
+
+# checkpoints on request only, in between two lines of the curve
+REQUESTED = {f"{stage}__{key}": v for stage in ("pretrain", "finetune") for key, v in {"steps": 14, "log_every_steps": 5}.items()}
+REQUESTED |= {f"{stage}__checkpoint_seconds": 3600.0 for stage in ("pretrain", "finetune")}
+REQUESTED |= {"pretrain__dropout": 0.1, "pretrain__gradient_cosine_every_steps": 7, "finetune__evaluations": 2}
+
+
+def signal_in_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: signal.Signals, call: int) -> None:
+    """This process gets a signal at the start of a function's n-th call."""
+    real, calls = getattr(owner, name), []
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+@pytest.mark.parametrize(
+    ("stage", "function", "number", "call", "step"),
+    [
+        ("pretrain", "PretrainTask.backward", signal.SIGTERM, 8, 8),
+        ("finetune", "FinetuneTask.backward", signal.SIGUSR1, 8, 8),
+        ("finetune", "FinetuneTask._dev_wer", signal.SIGTERM, 1, 7),
+    ],
+    ids=["pretrain", "finetune", "dev evaluation"],
+)
+def test_a_signal_stops_at_a_checkpoint_that_ends_in_the_same_bits(
+    tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path, monkeypatch, stage, function, number, call, step
+) -> None:
+    """The step under way is finished and saved, with what is summed up for the next line of the curve; an evaluation under way is dropped
+    and made after resuming. So weights and curve are those of a run that nobody stopped."""
+    module = {"pretrain": pretrain, "finetune": finetune}[stage]
+    inputs = {"pretrain": [scratch_encoder], "tokenizer": [letters], "features": [features]}
+    whole, stopped = (job(stage, tmp_path / name, inputs, params(**REQUESTED)) for name in ("whole", "stopped"))
+    module.compute(whole)
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    with monkeypatch.context() as m, pytest.raises(Stopped, match=rf"{stage}/birq-0: step {step} of 14 is saved \({number.name}\)"):
+        owner, _, name = function.partition(".")
+        signal_in_call(m, getattr(module, owner), name, number, call)
+        module.compute(stopped)
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert load_checkpoint(stopped.scratch)["position"]["step"] == step
+    again = resumed(stopped, tmp_path / "again")
+    module.compute(again)
+    assert contents(again.out) == contents(whole.out) and len(contents(again.out)) == 3
+
+
+def test_a_stopped_verb_exits_with_75_though_its_log_reader_is_gone(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EX_TEMPFAIL tells a stop from a failure. A signal to a whole job ends the rule's `tee` too: a broken pipe must cost neither the
+    checkpoint nor the status. The lock is free, the store untouched, the time counted, and the same command finishes."""
+    folder = project(tmp_path, features, pretrain__steps=40, pretrain__checkpoint_seconds=3600.0)
+    command = ["pretrain", "--method", "birq", "--seed", "0"]
+    run = [sys.executable, "-m", "birq", *command]
+    child = subprocess.Popen(run, cwd=folder, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    work = folder / "data" / ".work" / "pretrain"
+    while not list(work.glob("*/scratch/curve.jsonl")):
+        assert child.poll() is None, child.stdout.read()
+        time.sleep(0.005)
+    child.stdout.close()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 75
+    (scratch,) = work.glob("*/scratch")
+    assert 0 <= load_checkpoint(scratch)["position"]["step"] < 40
+    assert float((scratch.parent / "seconds").read_text()) > 0
+    assert not list((folder / "data" / ".store" / "pretrain").glob("*/")) and not (folder / "data" / "pretrain").exists()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("BIRQ_STORE", raising=False)
+    assert birq.main(command) == 0
+
+
+def test_training_stops_by_itself_before_its_slurm_job_ends(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm kills at SLURM_JOB_END_TIME: a checkpoint a minute earlier (5 % of short jobs) costs no step. A time that is over already is
+    another job's, and none, or nonsense, means no limit."""
+    at = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "8200"}
+    assert last_moment(at, 1000) == 8200 - 60
+    assert last_moment(at | {"SLURM_JOB_END_TIME": "1600"}, 1000) == 1600 - 30
+    assert last_moment(at, 9000) is None and last_moment({}, 0) is None and last_moment({"SLURM_JOB_END_TIME": "never"}, 0) is None
+    now = time.time()
+    monkeypatch.setenv("SLURM_JOB_START_TIME", str(now - 3590))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(now + 10))
+    with pytest.raises(Stopped, match=r"step 0 of 12 is saved \(the Slurm job's time is nearly over\)"):
+        pretrained(tmp_path, features)
 
 
 def test_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, features: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jiwer
@@ -40,6 +41,8 @@ def spec_augment(feats_BTF: torch.Tensor, section: Finetune, frame_shift_ms: flo
 
 class FinetuneTask:
     """CTC loss, SpecAugment, dev WER."""
+
+    KEPT = ("best_wer", "best_step", "loss_sum", "tokens")  # over a kill
 
     def __init__(
         self,
@@ -82,10 +85,12 @@ class FinetuneTask:
         n = self.section.evaluations
         return any(step == round(self.section.steps * (i + 1) / n) for i in range(n))
 
-    def after_step(self, step: int) -> dict[str, Any]:
+    def after_step(self, step: int, stop: Callable[[], bool]) -> dict[str, Any] | None:
         if not self.due(step) or not len(self.dev_index):
             return {}
-        wer = self._dev_wer()
+        wer = self._dev_wer(stop)
+        if wer is None:
+            return None
         if wer < self.best_wer:
             self.best_wer, self.best_step = wer, step
             fresh = self.job.scratch / (BEST + ".new")
@@ -94,10 +99,13 @@ class FinetuneTask:
         return {"dev_wer": wer}
 
     @torch.inference_mode()
-    def _dev_wer(self) -> float:
+    def _dev_wer(self, stop: Callable[[], bool]) -> float | None:
         self.model.eval()
         references, hypotheses = [], []
         for batch in sequential(self.dev, self.dev_index, **self.dev_feed):
+            if stop():
+                self.model.train()
+                return None
             with precision(self.device):
                 logp, lengths = self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device))
             hypotheses += [self.tokenizer.decode(ids) for ids in greedy(logp, lengths, self.model.blank)]
@@ -106,10 +114,11 @@ class FinetuneTask:
         return float(jiwer.wer(references, hypotheses))
 
     def state(self) -> dict[str, Any]:
-        return {"best_wer": self.best_wer, "best_step": self.best_step}
+        return {name: getattr(self, name) for name in self.KEPT}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.best_wer, self.best_step = state["best_wer"], state["best_step"]
+        for name in self.KEPT:
+            setattr(self, name, state[name])
 
     def take_best(self) -> None:
         if self.best_step:

@@ -1,7 +1,7 @@
 """The one training loop, for pre-training and fine-tuning.
 
-Everything random at a step follows from (seed, step), so a run that was killed and resumed ends in the same bits (CPU).
-Checkpoints are taken where a line of the curve is written, so no half-summed figure has to be saved.
+Everything random at a step follows from (seed, step), and a checkpoint holds all that is summed up but not yet written, so a run
+that was stopped anywhere and resumed ends in the same bits (CPU), its curve included.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from birq.batches import Batch, Feed
-from birq.errors import BirqError
+from birq.errors import BirqError, Stopped
 from birq.params import Optimisation
 from birq.progress import Progress
 from birq.stage import Job
+from birq.train.interrupt import StopRequest
 from birq.train.schedule import Schedule
 from birq.train.state import load_checkpoint, save_checkpoint
 
@@ -36,8 +37,11 @@ class Task(Protocol):
     def figures(self, step: int) -> dict[str, float | None]:
         """Figures since the last call, for the curve; starts a new sum."""
 
-    def after_step(self, step: int) -> dict[str, Any]:
-        """Evaluate where it is due; figures for this step's line of the curve. `step` counts finished steps."""
+    def after_step(self, step: int, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Evaluate where it is due; figures for this step's line of the curve. `step` counts finished steps.
+
+        None, with nothing changed, if `stop` said so before the evaluation was over.
+        """
 
     def due(self, step: int) -> bool:
         """Whether a line of the curve must be written after this step besides the regular ones."""
@@ -58,7 +62,8 @@ class Position:
     seconds: float = 0.0  # spent on training, over all resumes
     audio_seconds: float = 0.0
     curve_lines: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
+    written: int = 0  # step of the last line
+    norm_sum: float = 0.0  # of gradients since that line
 
 
 def device_and_threads(section: Optimisation, job: Job) -> torch.device:
@@ -125,6 +130,95 @@ def _rounded(value: Any) -> Any:
     return value
 
 
+SHOWN = ("loss", "masked_accuracy", "enhanced_perplexity", "anchor_perplexity", "label_fidelity", "dev_wer")
+
+
+class _Run:
+    """A training under way."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        schedule: Schedule,
+        feed: Feed,
+        task: Task,
+        section: Optimisation,
+        seed: int,
+    ):
+        self.job, self.model, self.optimiser, self.schedule = job, model, optimiser, schedule
+        self.task, self.section, self.seed = task, section, seed
+        self.name = f"{job.stage}/{'-'.join(job.wildcards.values())}"
+        self.position = Position()
+        self._resume()
+        self.curve = _Curve(job.scratch, self.position.curve_lines)
+        self.progress = Progress(self.name, section.steps, start=self.position.step)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.stream = _steps(feed, self.position)
+        self.begun, self.earlier, self.saved_at = time.monotonic(), self.position.seconds, time.monotonic()
+
+    def _resume(self) -> None:
+        if saved := load_checkpoint(self.job.scratch):
+            self.model.load_state_dict(saved["model"])
+            self.optimiser.load_state_dict(saved["optimiser"])
+            self.task.restore(saved["task"])
+            self.position = Position(**saved["position"])
+            print(f"{self.name}: resumes at step {self.position.step} of {self.section.steps}", flush=True)
+
+    def save(self) -> None:
+        self.position.seconds = self._seconds()
+        save_checkpoint(self.job.scratch, self.model, self.optimiser, self.task.state(), self.position.__dict__)
+        self.saved_at = time.monotonic()
+
+    def _seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.begun
+
+    @property
+    def done(self) -> bool:
+        return self.position.step == self.section.steps
+
+    def step(self) -> None:
+        """One optimiser step."""
+        p = self.position
+        batches = next(self.stream)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate(p.step) * group["rate_factor"]
+        torch.manual_seed(step_seed(self.seed, p.step))
+        self.optimiser.zero_grad(set_to_none=True)
+        self.task.backward(batches, p.step, p.epoch)
+        p.norm_sum += _clip(self.parameters, self.section.clip_norm, self.name, p.step)
+        self.optimiser.step()
+        p.step += 1
+        p.audio_seconds += sum(b.seconds for b in batches)
+
+    def _rate(self, step: int) -> float:
+        return self.section.learning_rate * self.schedule(step)
+
+    @property
+    def line_due(self) -> bool:
+        step = self.position.step
+        due = step % self.section.log_every_steps == 0 or step == 1 or self.done or self.task.due(step)
+        return step > self.position.written and due
+
+    def write_line(self, stop: Callable[[], bool]) -> None:
+        """The curve's line for the steps since the last one; stays due if `stop` says so first."""
+        p = self.position
+        evaluated = self.task.after_step(p.step, stop)
+        if evaluated is None:
+            return
+        p.seconds = self._seconds()
+        hours = p.audio_seconds / 3600
+        line = {"step": p.step, "epoch": p.epoch, **self.task.figures(p.step), "gradient_norm": p.norm_sum / (p.step - p.written)}
+        line |= {"learning_rate": self._rate(p.step - 1), "hours_seen": hours, **evaluated}
+        speed = hours / p.seconds * 3600
+        self.curve.write(line, {"step": p.step, "seconds": p.seconds, "audio_hours_per_hour": speed})
+        p.curve_lines, p.written, p.norm_sum = p.curve_lines + 1, p.step, 0.0
+        self.progress.update(p.step, **{k: line.get(k) for k in SHOWN}, **{"h/h": round(speed)})
+        if time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self.done:
+            self.save()
+
+
 def train(
     job: Job,
     model: nn.Module,
@@ -137,61 +231,26 @@ def train(
 ) -> Position:
     """Run `section.steps` optimiser steps, from the last checkpoint in the work folder if there is one.
 
-    Errors: BirqError when the loss or the gradient is not finite; the checkpoint before it stays.
+    Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
+    BirqError when the loss or the gradient is not finite; the checkpoint before it stays.
     """
-    name = f"{job.stage}/{'-'.join(job.wildcards.values())}"
-    position = Position()
-    if saved := load_checkpoint(job.scratch):
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        task.restore(saved["task"])
-        position = Position(**saved["position"])
-        print(f"{name}: resumes at step {position.step} of {section.steps}", flush=True)
-    curve = _Curve(job.scratch, position.curve_lines)
-    progress = Progress(name, section.steps, start=position.step)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    stream = _steps(feed, position)
-    begun, earlier, saved_at = time.monotonic(), position.seconds, time.monotonic()
-    norm_sum, since = 0.0, 0
-
-    model.train()
-    while position.step < section.steps:
-        batches = next(stream)
-        rate = section.learning_rate * schedule(position.step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["rate_factor"]
-        torch.manual_seed(step_seed(seed, position.step))
-        optimiser.zero_grad(set_to_none=True)
-        task.backward(batches, position.step, position.epoch)
-        norm = _clip(parameters, section.clip_norm, name, position.step)
-        optimiser.step()
-        position.step += 1
-        position.audio_seconds += sum(b.seconds for b in batches)
-        norm_sum, since = norm_sum + norm, since + 1
-
-        last = position.step == section.steps
-        if position.step % section.log_every_steps == 0 or position.step == 1 or last or task.due(position.step):
-            position.seconds = earlier + time.monotonic() - begun
-            hours = position.audio_seconds / 3600
-            line = {"step": position.step, "epoch": position.epoch, **task.figures(position.step)}
-            line |= {"gradient_norm": norm_sum / since, "learning_rate": rate, "hours_seen": hours}
-            norm_sum, since = 0.0, 0
-            line |= task.after_step(position.step)
-            speed = hours / position.seconds * 3600
-            curve.write(line, {"step": position.step, "seconds": position.seconds, "audio_hours_per_hour": speed})
-            position.curve_lines += 1
-            shown = {k: line.get(k) for k in SHOWN}
-            progress.update(position.step, **shown, **{"h/h": round(speed)})
-            if time.monotonic() - saved_at >= section.checkpoint_seconds and not last:
-                save_checkpoint(job.scratch, model, optimiser, task.state(), position.__dict__)
-                saved_at = time.monotonic()
-    progress.close()
+    with StopRequest() as stop:
+        run = _Run(job, model, optimiser, schedule, feed, task, section, seed)
+        model.train()
+        while True:
+            if run.line_due:
+                run.write_line(stop)
+            if run.done and not run.line_due:
+                break
+            if stop():  # before the line is written, too: it is then written after resuming
+                run.save()
+                done = f"step {run.position.step} of {section.steps}"
+                raise Stopped(f"{run.name}: {done} is saved ({stop.reason}); the same command goes on from there")
+            run.step()
+    run.progress.close()
     for file in ("curve.jsonl", "timing.jsonl"):
         (job.out / file).write_bytes((job.scratch / file).read_bytes())
-    return position
-
-
-SHOWN = ("loss", "masked_accuracy", "enhanced_perplexity", "anchor_perplexity", "label_fidelity", "dev_wer")
+    return run.position
 
 
 def _clip(parameters: list[Tensor], clip_norm: float, name: str, step: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -146,17 +147,19 @@ class PretrainTask:
                 "The last checkpoint stays in the work folder"
             )
 
-    def after_step(self, step: int) -> dict[str, Any]:
+    def after_step(self, step: int, stop: Callable[[], bool]) -> dict[str, Any]:
         return {}
 
     def due(self, step: int) -> bool:
         return False
 
     def state(self) -> dict[str, Any]:
-        return {"collapsed_since": self.collapsed_since}
+        counts = {"anchor": self.anchor_codes.count_NV, "enhanced": self.enhanced_codes.count_NV}
+        return {"collapsed_since": self.collapsed_since, "cosine": self.cosine, "sums": self.sums, "counts": counts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.collapsed_since = state["collapsed_since"]
+        self.collapsed_since, self.cosine, self.sums = state["collapsed_since"], state["cosine"], state["sums"]
+        self.anchor_codes.count_NV, self.enhanced_codes.count_NV = state["counts"]["anchor"], state["counts"]["enhanced"]
 
 
 def pretraining_feed(

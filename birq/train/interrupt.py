@@ -1,0 +1,51 @@
+"""Asked to stop: by a signal, or because the time of a Slurm job is nearly over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+MARGIN_SECONDS = 60.0  # before the end of a Slurm job: what a checkpoint of a large model needs
+MARGIN_SHARE = 0.05  # of the job's time, where that is less
+
+
+class StopRequest:
+    """While it is open, SIGTERM and SIGUSR1 do not kill; a call says whether to stop, and `reason` why."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._end = last_moment(dict(os.environ), time.time())
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        try:
+            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
+        except ValueError:  # not the main thread: signals go elsewhere
+            self._before = {}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.reason = self.reason or signal.Signals(number).name
+
+    def __call__(self) -> bool:
+        if self.reason is None and self._end is not None and time.time() >= self._end:
+            self.reason = "the Slurm job's time is nearly over"
+        return self.reason is not None
+
+
+def last_moment(environment: dict[str, str], now: float) -> float | None:
+    """Unix time at which a job must begin to stop, from what Slurm says about its end; None where it says nothing of use."""
+    try:
+        begin, end = float(environment.get("SLURM_JOB_START_TIME", now)), float(environment["SLURM_JOB_END_TIME"])
+    except (KeyError, ValueError):
+        return None
+    if end <= now:  # left over from another job, or past its limit already: stopping at every start would never end
+        return None
+    return end - min(MARGIN_SECONDS, MARGIN_SHARE * max(0.0, end - begin))
