@@ -12,8 +12,10 @@ from birq.errors import BirqError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-# rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated;
+# with --sdm conda, it is the Python of the rule's environment
+if not workflow.deployment_settings.deployment_method:
+    shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 # `--config pretrain='{steps: 7}'` goes over params.yaml; `--config feature_parts=8` spreads a corpus' features over so many jobs
 FEATURE_PARTS = int(config.pop("feature_parts", 1))
@@ -49,6 +51,11 @@ def feature_parts(wildcards):
     """Marks of the parts that other jobs make, where features are spread over several."""
     n = FEATURE_PARTS
     return [f"data/.stamps/parts/features-{wildcards.corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
+
+
+def growing(amount):
+    """Memory or time that doubles with every attempt: a job that was killed for want of it gets more. Profiles say how often it is tried."""
+    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
 def gpus():

@@ -11,8 +11,8 @@ rule corpus:
         "../envs/birq.yaml"
     threads: 16
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         override=OVERRIDE,
     shell:
@@ -33,8 +33,8 @@ rule features_part:
         "../envs/birq.yaml"
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         override=OVERRIDE,
     shell:
@@ -56,8 +56,8 @@ rule features:
         "../envs/birq.yaml"
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         override=OVERRIDE,
     shell:
@@ -78,8 +78,8 @@ rule tokenizer:
         "../envs/birq.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         override=OVERRIDE,
     shell:

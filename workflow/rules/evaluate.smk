@@ -15,8 +15,8 @@ rule decode:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         override=OVERRIDE,
     shell:
@@ -37,8 +37,8 @@ rule score:
         "../envs/birq.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         override=OVERRIDE,
     shell:
@@ -62,8 +62,8 @@ rule probe:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         override=OVERRIDE,
     shell:
@@ -102,8 +102,8 @@ rule report:
         "../envs/birq.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         override=OVERRIDE,
     shell:

@@ -15,8 +15,8 @@ rule pretrain:
     threads: P.pretrain.cpu_threads
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=1440,
+        mem_mb=growing(8000),
+        runtime=growing(1440),
     params:
         override=OVERRIDE,
     shell:
@@ -41,8 +41,8 @@ rule finetune:
     threads: P.finetune.cpu_threads
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=1440,
+        mem_mb=growing(8000),
+        runtime=growing(1440),
     params:
         override=OVERRIDE,
     shell:
