@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -179,9 +180,17 @@ def _say_last(text: str) -> None:
             os.dup2(nowhere, stream)
 
 
+def _hear_signals() -> None:
+    """In a Slurm job, the workflow shields its shells from the signal that says stop; what they start would ignore it too."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; one message and exit status 2 for what the user can mend, 75 after a stop at a checkpoint."""
     args = parser().parse_args(argv)
+    _hear_signals()
     try:
         _dispatch(args)
         sys.stdout.flush()

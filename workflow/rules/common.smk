@@ -1,5 +1,7 @@
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,10 +14,18 @@ from birq.errors import BirqError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+# what a stage prints goes through `tee`, whose success must not stand for the stage's; a prefix replaces Snakemake's own
+PREFIX = "set -euo pipefail; "
 # rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated;
 # with --sdm conda, it is the Python of the rule's environment
 if not workflow.deployment_settings.deployment_method:
-    shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+    PREFIX += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+# Slurm signals every process of a job (the end of its time, scancel, preemption). Only the stage may act on it:
+# it writes its checkpoint while the shell, `tee` and the job's own Snakemake wait for it
+if "SLURM_JOB_ID" in os.environ:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    PREFIX += "trap '' TERM; "
+shell.prefix(PREFIX)
 
 # `--config pretrain='{steps: 7}'` goes over params.yaml; `--config feature_parts=8` spreads a corpus' features over so many jobs
 FEATURE_PARTS = int(config.pop("feature_parts", 1))
