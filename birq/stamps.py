@@ -34,7 +34,10 @@ def content(name: str, wildcards: dict[str, str], params: Params) -> str:
 
 def write(name: str, wildcards: dict[str, str], params: Params) -> Path:
     """Bring one stamp up to date; an unchanged one keeps its time."""
-    target, text = path(name, wildcards), content(name, wildcards, params)
+    return _write(path(name, wildcards), content(name, wildcards, params))
+
+
+def _write(target: Path, text: str) -> Path:
     try:
         if target.read_text(encoding="utf-8") == text:
             return target
@@ -45,6 +48,13 @@ def write(name: str, wildcards: dict[str, str], params: Params) -> Path:
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, target)
     return target
+
+
+def write_sources(params: Params) -> list[Path]:
+    """For DVC, which sees params and code by itself: `data/sources/CORPUS.json`, the digest of a corpus' own folders."""
+    folder = places.data_root() / "sources"
+    digests = {c: stage.outside_files("corpus", {"corpus": c}, params) for c in params.corpora}
+    return [_write(folder / f"{c}.json", json.dumps({"sources": d}) + "\n") for c, d in digests.items()]
 
 
 def write_all(params: Params) -> list[Path]:
