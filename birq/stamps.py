@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,22 @@ def write_all(params: Params) -> list[Path]:
     """Bring every stamp up to date."""
     wanted = {path(name, w): (name, w) for name in dag.STAGES for w in dag.instances(name, params)}
     return [write(name, w, params) for name, w in wanted.values()]
+
+
+def unprotect(params: Params) -> None:
+    """Copy the files that Snakemake declares as outputs where DVC left read-only links to its cache: Snakemake refuses to replace those."""
+    for name in dag.STAGES:
+        for wildcards in dag.instances(name, params):
+            folder = dag.artifact(name, wildcards)
+            files = artifact.list_files(folder) if name == "report" else []
+            for path in (folder / f for f in (artifact.PROVENANCE, *files)):
+                if not path.exists() or path.stat().st_mode & stat.S_IWUSR:
+                    continue
+                fresh = path.with_name(f".{path.name}.{os.getpid()}")
+                shutil.copyfile(path, fresh)
+                shutil.copystat(path, fresh)
+                os.chmod(fresh, 0o644)
+                os.replace(fresh, path)
 
 
 def mark_damaged(params: Params, say: Callable[[str], None]) -> None:
