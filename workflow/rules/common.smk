@@ -15,7 +15,8 @@ from snakemake.logging import logger
 # rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated;
 # with --sdm conda, it is the Python of the rule's environment
 if not workflow.deployment_settings.deployment_method:
-    shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+    # a prefix takes the place of Snakemake's own `set`, without which an error that goes through `tee` is lost
+    shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 # `--config pretrain='{steps: 7}'` goes over params.yaml; `--config feature_parts=8` spreads a corpus' features over so many jobs
 FEATURE_PARTS = int(config.pop("feature_parts", 1))
