@@ -67,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
     verb("dag", "print the pipeline's picture as SVG")
-    verb("stamp", "write the files by which Snakemake sees changed params and code")
+    verb("stamp", "write the files by which Snakemake sees changed params, code and audio")
+    verb("sources", "write the files by which DVC sees changed audio in folders of yours")
     return top
 
 
@@ -149,6 +150,8 @@ def _dispatch(args: argparse.Namespace) -> None:
         _run_stage(args, loaded)
     elif args.verb == "stamp":
         stamps.write_all(loaded)
+    elif args.verb == "sources":
+        stamps.write_sources(loaded)
     elif args.verb == "verify":
         from birq import verify
 

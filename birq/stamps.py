@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +36,10 @@ def content(name: str, wildcards: dict[str, str], params: Params) -> str:
 
 def write(name: str, wildcards: dict[str, str], params: Params) -> Path:
     """Bring one stamp up to date; an unchanged one keeps its time."""
-    target, text = path(name, wildcards), content(name, wildcards, params)
+    return _write(path(name, wildcards), content(name, wildcards, params))
+
+
+def _write(target: Path, text: str) -> Path:
     try:
         if target.read_text(encoding="utf-8") == text:
             return target
@@ -47,10 +52,33 @@ def write(name: str, wildcards: dict[str, str], params: Params) -> Path:
     return target
 
 
+def write_sources(params: Params) -> list[Path]:
+    """For DVC, which sees params and code by itself: `data/sources/CORPUS.json`, the digest of a corpus' own folders."""
+    folder = places.data_root() / "sources"
+    digests = {c: stage.outside_files("corpus", {"corpus": c}, params) for c in params.corpora}
+    return [_write(folder / f"{c}.json", json.dumps({"sources": d}) + "\n") for c, d in digests.items()]
+
+
 def write_all(params: Params) -> list[Path]:
     """Bring every stamp up to date."""
     wanted = {path(name, w): (name, w) for name in dag.STAGES for w in dag.instances(name, params)}
     return [write(name, w, params) for name, w in wanted.values()]
+
+
+def unprotect(params: Params) -> None:
+    """Copy the files that Snakemake declares as outputs where DVC left read-only links to its cache: Snakemake refuses to replace those."""
+    for name in dag.STAGES:
+        for wildcards in dag.instances(name, params):
+            folder = dag.artifact(name, wildcards)
+            files = artifact.list_files(folder) if name == "report" else []
+            for path in (folder / f for f in (artifact.PROVENANCE, *files)):
+                if not path.exists() or path.stat().st_mode & stat.S_IWUSR:
+                    continue
+                fresh = path.with_name(f".{path.name}.{os.getpid()}")
+                shutil.copyfile(path, fresh)
+                shutil.copystat(path, fresh)
+                os.chmod(fresh, 0o644)
+                os.replace(fresh, path)
 
 
 def mark_damaged(params: Params, say: Callable[[str], None]) -> None:

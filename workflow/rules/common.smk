@@ -41,6 +41,7 @@ try:
     if workflow.is_main_process:  # jobs on other machines find this done
         # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
         stamps.write_all(P)
+        stamps.unprotect(P)
         stamps.mark_damaged(P, logger.warning)
 except BirqError as error:
     raise WorkflowError(str(error)) from None
