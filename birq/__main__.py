@@ -64,6 +64,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--forget", action="append", default=[], metavar="FOLDER", help="gc: a clone that used the store and is gone; repeatable"
     )
+    p = verb("record", "write down what the present run was and gave, for `birq reproduce`: benchmarks/results/NAME.json")
+    p.add_argument("name")
+    p = verb("reproduce", "run a recorded result again, in a folder of its own, and say: same, within the interval, or different")
+    p.add_argument("result", metavar="RESULT", help="a name from benchmarks/results, or a record's file")
+    p.add_argument("--cores", default="all", help="for Snakemake (default: all); the result does not depend on it")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="such as corpora.an4.root=YOUR/COPY; repeatable",
+    )
+    p.add_argument("--present-code", action="store_true", help="run the code that lies here, not that of the record's commit")
+    p.add_argument("--use-store", action="store_true", help="take what the project's store has; without it, all is computed anew")
+    p.add_argument("--folder", type=Path, help="where to run (default: data/.reproduce/NAME)")
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
     verb("dag", "print the pipeline's picture as SVG")
@@ -106,6 +122,23 @@ def _store(args: argparse.Namespace, loaded: params.Params) -> None:
         print(store.check())
 
 
+def _reproduce(args: argparse.Namespace) -> int:
+    from birq import reproduce
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    found = reproduce.reproduce(args.result, args.folder, args.settings, args.cores, args.present_code, args.use_store, say)
+    say("\n".join(["", *found.lines, f"{args.result}: {found.verdict}"]))
+    return 0 if found.good else 1
+
+
+def _record(name: str, loaded: params.Params) -> None:
+    from birq import reproduce
+
+    print(f"{reproduce.record(name, loaded)}: written")
+
+
 def _count(loaded: params.Params) -> None:
     from birq.model.encoder import Shape, count_parameters  # torch: only this verb needs it
 
@@ -136,7 +169,8 @@ def _dag(loaded: params.Params) -> None:
     print(dagdraw.svg({name: len(dag.instances(name, loaded)) for name in dag.STAGES}), end="")
 
 
-def _dispatch(args: argparse.Namespace) -> None:
+def _dispatch(args: argparse.Namespace) -> int | None:
+    """Returns an exit status where a verb's answer is one."""
     if args.verb == "table":
         return _table(args.markdown)
     if args.verb == "params" and args.what == "schema":
@@ -145,6 +179,8 @@ def _dispatch(args: argparse.Namespace) -> None:
         from birq import presets
 
         return presets.command(args.name, args.settings, Path(args.params))
+    if args.verb == "reproduce":
+        return _reproduce(args)
     loaded = params.load(args.params)
     if args.verb in dag.STAGES:
         _run_stage(args, loaded)
@@ -162,6 +198,8 @@ def _dispatch(args: argparse.Namespace) -> None:
         print(why.explain(args.artifact, loaded))
     elif args.verb == "store":
         _store(args, loaded)
+    elif args.verb == "record":
+        _record(args.name, loaded)
     elif args.verb == "dag":
         _dag(loaded)
     elif args.what == "count":
@@ -195,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     _hear_signals()
     try:
-        _dispatch(args)
+        status = _dispatch(args)
         sys.stdout.flush()
     except BirqError as e:
         _say_last(f"{'stopped' if isinstance(e, Stopped) else 'error'}: {e}")
@@ -206,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":
