@@ -1,4 +1,8 @@
-"""What a change of params.yaml computes, restores and leaves alone."""
+"""What a change of params.yaml computes, restores and leaves alone.
+
+Where a stage comes out with the same bytes, the verbs after it are called and find their keys; the report is then restored rather than
+found in its place, because Snakemake deletes its declared files before it calls the verb.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from tinyproject import Project
 GROUP = "Params (Snakemake unless said)"
 
 
-def changed(section: str, setting: str, expected: str, *, computed: str) -> Callable[[Project], None]:
+def changed(section: str, setting: str, expected: str, *, computed: str, restored: str = "") -> Callable[[Project], None]:
     """A test that sets one value and lets Snakemake run; whatever was not computed must still hold."""
 
     def test(project: Project) -> None:
@@ -20,30 +24,30 @@ def changed(section: str, setting: str, expected: str, *, computed: str) -> Call
 
     test.__name__ = f"test_params_{section}"
     test.__doc__ = f"A key holds the sections that its stage reads, so that {setting} reaches these stages and no other."
-    return scenario(GROUP, f"`{setting}`", expected, computed=computed)(test)
+    return scenario(GROUP, f"`{setting}`", expected, computed=computed, restored=restored)(test)
 
 
 test_params_corpora = changed(
-    "corpora", "corpora.tones.split_seed=1", "the corpus is read again; its bytes are the same, so nothing follows", computed="corpus"
+    "corpora", "corpora.tones.split_seed=1", "the corpus is read again; its bytes are the same, so nothing follows", computed="corpus", restored="report"
 )
 test_params_features = changed(
-    "features", "features.max_seconds=34.0", "the stages that read the section; their bytes are the same", computed="corpus features pretrain"
+    "features", "features.max_seconds=34.0", "the stages that read the section; their bytes are the same", computed="corpus features pretrain", restored="report"
 )
 test_params_tokenizer = changed(
-    "tokenizer", "tokenizer.vocab_size=300", "the tokenizer, which is the same one: it has no pieces", computed="tokenizer"
+    "tokenizer", "tokenizer.vocab_size=300", "the tokenizer, which is the same one: it has no pieces", computed="tokenizer", restored="report"
 )
 test_params_model = changed(
     "model", "model.conv_kernel=5", "pre-training and all after it", computed="pretrain finetune decode score probe report"
 )
 test_params_pretrain = changed(
-    "pretrain", "pretrain.checkpoint_seconds=30.0", "pre-training; its weights are the same, so nothing follows", computed="pretrain"
+    "pretrain", "pretrain.checkpoint_seconds=30.0", "pre-training; its weights are the same, so nothing follows", computed="pretrain", restored="report"
 )
 test_params_finetune = changed(
     "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode score report"
 )
-test_params_decode = changed("decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode")
+test_params_decode = changed("decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode", restored="report")
 test_params_score = changed("score", "score.confidence=0.9", "scores and report", computed="score report")
-test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe")
+test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe", restored="report")
 test_params_report = changed("report", "report.worst_utterances=3", "the report", computed="report")
 
 

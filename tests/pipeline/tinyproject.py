@@ -19,7 +19,7 @@ import tones
 from birq import artifact, dag, params, presets
 
 ROOT = Path(__file__).resolve().parents[2]
-VERB = re.compile(r"^(\S+): (computing|restored|up to date|adopted)[a-z ]* \((\w+)\)", flags=re.M)
+VERB = re.compile(r"^(\S+): (computing|restored|up to date|taken)[a-z ]* \((\w+)\)", flags=re.M)
 PATIENCE_S = 300  # for conditions that come in seconds on an idle machine
 
 
@@ -32,7 +32,7 @@ def edit(path: Path, pattern: str, new: str) -> None:
 
 @dataclass(frozen=True)
 class Said:
-    """What a verb said of its artifact: `computing`, `restored` or `up to date`."""
+    """What a verb said of its artifact: `computing`, `restored`, `up to date`, or `taken` (into the store)."""
 
     artifact: str  # stage/wildcards
     what: str
