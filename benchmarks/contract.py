@@ -2,24 +2,26 @@
 
     python -m benchmarks.contract [--rounds 5] [--experiments 200]
 
-In one interleaved run: a no-change `snakemake` and `dvc repro` here and in a project of one empty step, the verb of a stage whose artifact is
-there, and a stage that computes, less its computing; then all of it again with many experiments in the store.
-Writes benchmarks/results/contract.json and prints a table.
+In one interleaved run: a no-change `snakemake` and `dvc repro` here and in a project of one empty step, the verb of a stage whose artifact
+is there, and a stage that computes, less its computing; then all of it again with many experiments in the store. Wall and processor
+seconds are kept: on a machine that others use too, only the latter can be compared. Writes benchmarks/results/contract.json, prints a table.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -51,20 +53,24 @@ def empty(folder: Path, env: dict[str, str]) -> Project:
     return project
 
 
-def timed(command: Callable[[], object]) -> float:
-    before = time.perf_counter()
+Spent = tuple[float, float]  # wall seconds, processor seconds of the command and all that it started
+
+
+def timed(command: Callable[[], object]) -> Spent:
+    used, before = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command()
-    return time.perf_counter() - before
+    wall, now = time.perf_counter() - before, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
 
 
-def publish(project: Project, round_: int) -> float:
-    """Seconds of a stage that computes, less its computing: the process, key, reserve, hashing, publishing, placing."""
-    project.set(f"score.seed={1000 + round_}")
-    seconds = timed(lambda: project.birq(*STAGE))
+def publish(project: Project, seed: int) -> Spent:
+    """A stage that computes, less its computing: the process, key, reserve, hashing, publishing, placing."""
+    project.set(f"score.seed={seed}")
+    wall, cpu = timed(lambda: project.birq(*STAGE))
     record = json.loads((project.root / "data" / "score" / "best_rq-0" / "provenance.json").read_text())
     project.git("checkout", "-q", "params.yaml")
     project.birq(*STAGE)
-    return seconds - record["wall_seconds"]
+    return wall - record["wall_seconds"], cpu  # the processor's seconds of computing are not kept apart
 
 
 def fill(project: Project, n: int) -> None:
@@ -79,19 +85,19 @@ def fill(project: Project, n: int) -> None:
             (folder.with_name(key) / "provenance.json").write_text(json.dumps(record | {"key": key}))
 
 
-def measure(project: Project, nothing: Project, rounds: int, first: int) -> dict[str, list[float]]:
+def measure(project: Project, nothing: Project, rounds: int, seeds: Iterator[int]) -> dict[str, list[Spent]]:
     """Seconds of every case, taken in turn."""
-    cases: dict[str, Callable[[], float]] = {
+    cases: dict[str, Callable[[], Spent]] = {
         "snakemake, empty": lambda: timed(lambda: nothing.run("snakemake", "--cores", "1")),
         "snakemake": lambda: timed(lambda: project.run("snakemake", "--cores", "1")),
-        "dvc repro, empty": lambda: timed(lambda: nothing.dvc()),
-        "dvc repro": lambda: timed(lambda: project.dvc()),
+        "dvc repro, empty": lambda: timed(nothing.dvc),
+        "dvc repro": lambda: timed(project.dvc),
         "python": lambda: timed(lambda: project.run(sys.executable, "-c", "pass")),
         "verb, artifact there": lambda: timed(lambda: project.birq(*STAGE)),
-        "verb that computes, less computing": lambda: publish(project, first + r),
+        "verb that computes, less computing": lambda: publish(project, next(seeds)),
     }
-    out: dict[str, list[float]] = {name: [] for name in cases}
-    for r in range(rounds):
+    out: dict[str, list[Spent]] = {name: [] for name in cases}
+    for _ in range(rounds):
         for name, case in cases.items():
             out[name].append(case())
         # the verbs above left Snakemake and DVC something to look at
@@ -100,18 +106,24 @@ def measure(project: Project, nothing: Project, rounds: int, first: int) -> dict
     return out
 
 
-def table(few: dict[str, list[float]], many: dict[str, list[float]], experiments: int) -> str:
-    """A line per case: medians, and what they are held against."""
-    lines = [f"{'median seconds':<38}{'1 experiment':>14}{experiments + 1:>12}    aim"]
+def medians(spent: list[Spent]) -> Spent:
+    return statistics.median(s[0] for s in spent), statistics.median(s[1] for s in spent)
+
+
+def table(few: dict[str, list[Spent]], many: dict[str, list[Spent]], experiments: int) -> str:
+    """A line per case: median wall (processor) seconds, and what they are held against."""
+    lines = [
+        "| median wall (processor) seconds | one experiment | " + f"{experiments + 1} experiments | aim |",
+        "| --- | ---: | ---: | --- |",
+    ]
     for name in few:
-        a, b = statistics.median(few[name]), statistics.median(many[name])
-        line = f"{name:<38}{a:>14.2f}{b:>12.2f}"
+        cells = [medians(side[name]) for side in (few, many)]
+        aim = "at most 1 s" if name.startswith("verb") else ""
         if held := CASES.get(name):
-            base, factor = held
-            line += f"    {a / statistics.median(few[base]):.2f} and {b / statistics.median(many[base]):.2f} times the empty one; at most {factor:g}"
-        elif name.startswith("verb"):
-            line += "    at most 1 s"
-        lines.append(line)
+            bases = [medians(side[held[0]]) for side in (few, many)]
+            times = ", ".join(f"{c[0] / b[0]:.2f} ({c[1] / b[1]:.2f})" for c, b in zip(cells, bases, strict=True))
+            aim = f"at most {held[1]:g} times the empty one: {times}"
+        lines.append(f"| {name} | " + " | ".join(f"{c[0]:.2f} ({c[1]:.2f})" for c in cells) + f" | {aim} |")
     return "\n".join(lines)
 
 
@@ -131,9 +143,10 @@ def main() -> None:
         project.dvc()
         project.git("add", "-A")
         project.git("commit", "-qm", "results")
-        few = measure(project, nothing, args.rounds, 0)
+        seeds = itertools.count(1000)
+        few = measure(project, nothing, args.rounds, seeds)
         fill(project, args.experiments)
-        many = measure(project, nothing, args.rounds, args.rounds)
+        many = measure(project, nothing, args.rounds, seeds)
     print(table(few, many, args.experiments))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     record = {

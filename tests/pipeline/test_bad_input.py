@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scenario import ALL, scenario
+from scenario import scenario
 from tinyproject import Done, Project, edit
+
+pytestmark = pytest.mark.pipeline
 
 BAD = "Bad input"
 

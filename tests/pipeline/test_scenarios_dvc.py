@@ -15,6 +15,8 @@ import pytest
 from scenario import scenario
 from tinyproject import PATIENCE_S, Project
 
+pytestmark = pytest.mark.pipeline
+
 EXPERIMENTS, LINKS = "Experiments of DVC", "`cache.type` of DVC"
 
 
@@ -52,7 +54,11 @@ def cache_holds(project: Project) -> None:
 
 
 @scenario(
-    EXPERIMENTS, "`dvc exp run -S`, then back, then `exp apply`, then Snakemake", "computed once", computed="score report", restored="score report"
+    EXPERIMENTS,
+    "`dvc exp run -S`, then back, then `exp apply`, then Snakemake",
+    "computed once",
+    computed="score report",
+    restored="score report",
 )
 def test_experiment_and_apply(project: Project) -> None:
     """An applied experiment brings params and artifacts together, so Snakemake has nothing to compute."""

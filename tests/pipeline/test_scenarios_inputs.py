@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
 
 import pytest
 from scenario import ALL, scenario
 from tinyproject import Project, edit
+
+pytestmark = pytest.mark.pipeline
 
 AUDIO, CODE, ARTIFACTS = "Audio", "Code", "Artifacts"
 
@@ -75,7 +75,9 @@ def test_comment_edited_dvc(project: Project) -> None:
     project.nothing_to_do()
 
 
-@scenario(CODE, "a code line of one module is edited", "the stages that import it, and what follows from other bytes", computed="score report")
+@scenario(
+    CODE, "a code line of one module is edited", "the stages that import it, and what follows from other bytes", computed="score report"
+)
 def test_code_edited(project: Project) -> None:
     """`birq why` names the line; scores with another seed are other bytes, so the report follows."""
     path = project.root / "birq" / "evaluate" / "score.py"

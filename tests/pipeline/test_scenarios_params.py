@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from scenario import scenario
 from tinyproject import Project
+
+pytestmark = pytest.mark.pipeline
 
 GROUP = "Params (Snakemake unless said)"
 
@@ -28,30 +31,50 @@ def changed(section: str, setting: str, expected: str, *, computed: str, restore
 
 
 test_params_corpora = changed(
-    "corpora", "corpora.tones.split_seed=1", "the corpus is read again; its bytes are the same, so nothing follows", computed="corpus", restored="report"
+    "corpora",
+    "corpora.tones.split_seed=1",
+    "the corpus is read again; its bytes are the same, so nothing follows",
+    computed="corpus",
+    restored="report",
 )
 test_params_features = changed(
-    "features", "features.max_seconds=34.0", "the stages that read the section; their bytes are the same", computed="corpus features pretrain", restored="report"
+    "features",
+    "features.max_seconds=34.0",
+    "the stages that read the section; their bytes are the same",
+    computed="corpus features pretrain",
+    restored="report",
 )
 test_params_tokenizer = changed(
-    "tokenizer", "tokenizer.vocab_size=300", "the tokenizer, which is the same one: it has no pieces", computed="tokenizer", restored="report"
+    "tokenizer",
+    "tokenizer.vocab_size=300",
+    "the tokenizer, which is the same one: it has no pieces",
+    computed="tokenizer",
+    restored="report",
 )
 test_params_model = changed(
     "model", "model.conv_kernel=5", "pre-training and all after it", computed="pretrain finetune decode score probe report"
 )
 test_params_pretrain = changed(
-    "pretrain", "pretrain.checkpoint_seconds=30.0", "pre-training; its weights are the same, so nothing follows", computed="pretrain", restored="report"
+    "pretrain",
+    "pretrain.checkpoint_seconds=30.0",
+    "pre-training; its weights are the same, so nothing follows",
+    computed="pretrain",
+    restored="report",
 )
 test_params_finetune = changed(
     "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode score report"
 )
-test_params_decode = changed("decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode", restored="report")
+test_params_decode = changed(
+    "decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode", restored="report"
+)
 test_params_score = changed("score", "score.confidence=0.9", "scores and report", computed="score report")
 test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe", restored="report")
 test_params_report = changed("report", "report.worst_utterances=3", "the report", computed="report")
 
 
-@scenario(GROUP, "a method is added to the list", "the new method's runs and the report", computed="pretrain finetune decode score probe report")
+@scenario(
+    GROUP, "a method is added to the list", "the new method's runs and the report", computed="pretrain finetune decode score probe report"
+)
 def test_method_added(project: Project) -> None:
     """Runs of one method have keys of their own, so those of the others stand."""
     project.set("run.methods=[best_rq, scratch]")

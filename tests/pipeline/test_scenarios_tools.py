@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from scenario import ALL, scenario
 from tinyproject import Project, ended
+
+pytestmark = pytest.mark.pipeline
 
 MIXED, CLONES = "Two tools", "Clones and places"
 LATER = "finetune decode score report"
@@ -23,13 +26,17 @@ def test_snakemake_then_dvc(by_snakemake: Project, tmp_path: Path) -> None:
     project.nothing_to_do()
 
 
-@scenario(MIXED, "a clone without cache or store: DVC, then Snakemake", "all by DVC, to the same bytes; then no verb is called", computed=ALL)
+@scenario(
+    MIXED, "a clone without cache or store: DVC, then Snakemake", "all by DVC, to the same bytes; then no verb is called", computed=ALL
+)
 def test_dvc_then_snakemake(made: Project, tmp_path: Path) -> None:
     """The same params, audio and code give the same bytes in another folder under another tool."""
     made.git("clone", "-q", str(made.root), str(tmp_path / "clone"))
     clone = made.at(tmp_path / "clone")
     clone.dvc()
-    assert clone.digests() == made.digests()
+    here, there = clone.digests(), made.digests()
+    # the report shows hosts and minutes, so it is another one with every run
+    assert {a: d for a, d in here.items() if a != "data/report"} == {a: d for a, d in there.items() if a != "data/report"}
     clone.nothing_to_do()
     clone.up_to_date()
     clone.verify()
@@ -80,14 +87,14 @@ def test_started_together(project: Project) -> None:
     project.up_to_date()
 
 
-@scenario(CLONES, "two Snakemakes in two clones, one store", "every key once", computed=ALL, restored=None)
-def test_two_clones_one_store(fresh: Project, tmp_path: Path) -> None:
+@scenario(CLONES, "two Snakemakes in two clones, one store", "every key once", computed=LATER, restored=None)
+def test_two_clones_one_store(project: Project, tmp_path: Path) -> None:
     """With one store, what one clone makes is there for the other, also while it is being made."""
     store = tmp_path / "store"
-    both = []
-    for name in ("one", "two"):
-        fresh.git("clone", "-q", str(fresh.root), str(tmp_path / name))
-        both.append(fresh.at(tmp_path / name, BIRQ_STORE=str(store)))
+    (project.root / "data" / ".store").rename(store)
+    project.set("finetune.learning_rate=0.03")
+    other = project.copy(tmp_path / "other")
+    both = [p.at(p.root, BIRQ_STORE=str(store)) for p in (project, other)]
     running = [clone.start("snakemake", "--cores", "1") for clone in both]
     with ended(*running):
         for one in running:
@@ -122,7 +129,13 @@ def test_moved(project: Project) -> None:
     moved.up_to_date()
 
 
-@scenario(CLONES, "`snakemake --config 'score={confidence: 0.9}'`, then without", "as if it stood in params.yaml", computed="score report", restored="score report")
+@scenario(
+    CLONES,
+    "`snakemake --config 'score={confidence: 0.9}'`, then without",
+    "as if it stood in params.yaml",
+    computed="score report",
+    restored="score report",
+)
 def test_config_override(project: Project) -> None:
     """The override reaches stamps and verbs, and leaves params.yaml alone."""
     before = project.digests()
