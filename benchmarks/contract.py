@@ -1,0 +1,164 @@
+"""What the stage contract costs, beside the same tools with nothing to do.
+
+    python -m benchmarks.contract [--rounds 5] [--experiments 200]
+
+In one interleaved run: a no-change `snakemake` and `dvc repro` here and in a project of one empty step, the verb of a stage whose artifact
+is there, and a stage that computes, less its computing; then all of it again with many experiments in the store. Wall and processor
+seconds are kept: on a machine that others use too, only the latter can be compared. Writes benchmarks/results/contract.json, prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "pipeline"))  # the tests' tiny project is this benchmark's project
+
+import tinyproject  # noqa: E402
+from tinyproject import Project  # noqa: E402
+
+STAGE = ("score", "--method", "best_rq", "--seed", "0")
+EMPTY_SNAKEFILE = 'rule empty:\n    output: "done"\n    shell: "touch {output}"\n'
+EMPTY_DVC = "stages:\n  empty:\n    cmd: touch done\n    outs: [done]\n"
+CASES = {  # name: what it is held against, how often it may cost that
+    "snakemake, empty": None,
+    "snakemake": ("snakemake, empty", 2.0),
+    "dvc repro, empty": None,
+    "dvc repro": ("dvc repro, empty", 2.0),
+}
+
+
+def empty(folder: Path, env: dict[str, str]) -> Project:
+    """A project of one empty step for either tool."""
+    folder.mkdir()
+    (folder / "Snakefile").write_text(EMPTY_SNAKEFILE)
+    (folder / "dvc.yaml").write_text(EMPTY_DVC)
+    project = Project(folder, env).at(folder)
+    for command in (["git", "init", "-q", "."], ["dvc", "init", "-q"], ["dvc", "repro", "-q"], ["snakemake", "--cores", "1"]):
+        project.run(*command)
+    return project
+
+
+Spent = tuple[float, float]  # wall seconds, processor seconds of the command and all that it started
+
+
+def timed(command: Callable[[], object]) -> Spent:
+    used, before = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command()
+    wall, now = time.perf_counter() - before, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+
+
+def publish(project: Project, seed: int) -> Spent:
+    """A stage that computes, less its computing: the process, key, reserve, hashing, publishing, placing."""
+    project.set(f"score.seed={seed}")
+    wall, cpu = timed(lambda: project.birq(*STAGE))
+    record = json.loads((project.root / "data" / "score" / "best_rq-0" / "provenance.json").read_text())
+    project.git("checkout", "-q", "params.yaml")
+    project.birq(*STAGE)
+    return wall - record["wall_seconds"], cpu  # the processor's seconds of computing are not kept apart
+
+
+def fill(project: Project, n: int) -> None:
+    """The store as n more experiments leave it: every artifact again under n other keys."""
+    store = project.root / "data" / ".store"
+    for folder in [p.parent for p in store.glob("[a-z]*/*/provenance.json")]:
+        record = json.loads((folder / "provenance.json").read_text())
+        for i in range(n):
+            key = f"{i:08x}{record['key'][8:]}"
+            shutil.copytree(folder, folder.with_name(key), copy_function=os.link)
+            (folder.with_name(key) / "provenance.json").unlink()
+            (folder.with_name(key) / "provenance.json").write_text(json.dumps(record | {"key": key}))
+
+
+def measure(project: Project, nothing: Project, rounds: int, seeds: Iterator[int]) -> dict[str, list[Spent]]:
+    """Seconds of every case, taken in turn."""
+    cases: dict[str, Callable[[], Spent]] = {
+        "snakemake, empty": lambda: timed(lambda: nothing.run("snakemake", "--cores", "1")),
+        "snakemake": lambda: timed(lambda: project.run("snakemake", "--cores", "1")),
+        "dvc repro, empty": lambda: timed(nothing.dvc),
+        "dvc repro": lambda: timed(project.dvc),
+        "python": lambda: timed(lambda: project.run(sys.executable, "-c", "pass")),
+        "verb, artifact there": lambda: timed(lambda: project.birq(*STAGE)),
+        "verb that computes, less computing": lambda: publish(project, next(seeds)),
+    }
+    out: dict[str, list[Spent]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            out[name].append(case())
+        # the verbs above left Snakemake and DVC something to look at
+        project.snakemake()
+        project.dvc()
+    return out
+
+
+def medians(spent: list[Spent]) -> Spent:
+    return statistics.median(s[0] for s in spent), statistics.median(s[1] for s in spent)
+
+
+def table(few: dict[str, list[Spent]], many: dict[str, list[Spent]], experiments: int) -> str:
+    """A line per case: median wall (processor) seconds, and what they are held against."""
+    lines = [
+        "| median wall (processor) seconds | one experiment | " + f"{experiments + 1} experiments | aim |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for name in few:
+        cells = [medians(side[name]) for side in (few, many)]
+        aim = "at most 1 s" if name.startswith("verb") else ""
+        if held := CASES.get(name):
+            bases = [medians(side[held[0]]) for side in (few, many)]
+            times = ", ".join(f"{c[0] / b[0]:.2f} ({c[1] / b[1]:.2f})" for c, b in zip(cells, bases, strict=True))
+            aim = f"at most {held[1]:g} times the empty one: {times}"
+        lines.append(f"| {name} | " + " | ".join(f"{c[0]:.2f} ({c[1]:.2f})" for c in cells) + f" | {aim} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make the project, measure, fill the store, measure again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--experiments", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "contract.json")
+    args = parser.parse_args()
+    env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")} | {"OMP_NUM_THREADS": "1"}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    with tempfile.TemporaryDirectory() as folder:
+        nothing = empty(Path(folder) / "empty", env)
+        project = tinyproject.new(Path(folder) / "project", env, [])
+        project.snakemake()
+        project.dvc()
+        project.git("add", "-A")
+        project.git("commit", "-qm", "results")
+        seeds = itertools.count(1000)
+        few = measure(project, nothing, args.rounds, seeds)
+        fill(project, args.experiments)
+        many = measure(project, nothing, args.rounds, seeds)
+    print(table(few, many, args.experiments))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    record = {
+        "what": __doc__.splitlines()[0],
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "load": os.getloadavg()},
+        "rounds": args.rounds,
+        "seconds": {"1 experiment": few, f"{args.experiments + 1} experiments": many},
+    }
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

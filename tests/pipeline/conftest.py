@@ -1,0 +1,56 @@
+"""One finished project for all scenarios, and the option that writes their table into docs/workflow.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import scenario
+import tinyproject
+from tinyproject import Project
+
+SECONDS: dict[str, float] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write the table of scenarios into docs/workflow.md")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        SECONDS[report.location[2].split("[")[0]] = report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-docs") and not hasattr(session.config, "workerinput"):
+        scenario.write(SECONDS)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Project:
+    """Nothing made yet."""
+    return tinyproject.new(tmp_path_factory.mktemp("scenarios") / "fresh", environment, scenario.LEDGER)
+
+
+@pytest.fixture(scope="session")
+def by_snakemake(fresh: Project) -> Project:
+    """Made by Snakemake; DVC has not run."""
+    project = fresh.copy(fresh.root.with_name("by_snakemake"))
+    project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="session")
+def made(by_snakemake: Project) -> Project:
+    """Made by Snakemake, found by DVC, committed: both tools know that there is nothing to do."""
+    project = by_snakemake.copy(by_snakemake.root.with_name("made"))
+    project.dvc()
+    project.git("add", "-A")
+    project.git("commit", "-qm", "results")
+    return project
+
+
+@pytest.fixture
+def project(made: Project, tmp_path: Path) -> Project:
+    """A finished project of the test's own."""
+    return made.copy(tmp_path / "project")

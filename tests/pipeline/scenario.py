@@ -1,0 +1,110 @@
+"""Scenarios: tests that are rows of the table in docs/workflow.md."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyproject import ROOT, Done, Said
+
+from birq import dag
+
+PAGE = ROOT / "docs" / "workflow.md"
+BEGIN, END = "<!-- scenarios:begin -->", "<!-- scenarios:end -->"
+ALL = " ".join(dag.STAGES)
+
+LEDGER: list[Done] = []  # what the running test's commands printed
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A row of the table. Stages: names of birq/dag.py, blanks between."""
+
+    group: str
+    title: str
+    expected: str
+    computed: str
+    restored: str
+
+    def cells(self) -> tuple[str, str, str, str]:
+        return self.title, self.expected, shown(self.computed), shown(self.restored)
+
+
+TABLE: dict[str, Scenario] = {}  # by the name of the test
+
+
+def shown(stages: str | None) -> str:
+    """Stages in a cell of the table."""
+    if stages is None:
+        return "whichever comes second"
+    wanted = set(stages.split())
+    if wanted == set(dag.STAGES):
+        return "all"
+    return ", ".join(s for s in dag.STAGES if s in wanted) or "–"
+
+
+def _check(what: str, expected: str | None, said: list[Said]) -> None:
+    if expected is not None:
+        found = {s.stage for s in said if s.what == what}
+        assert found == set(expected.split()), f"{what}: {sorted(found)}, not {sorted(expected.split())}"
+
+
+def scenario(group: str, title: str, expected: str, *, computed: str = "", restored: str | None = "", again: str = "") -> Callable:
+    """Makes a test a row: the sets of stages that computed and that came from the store must be just these.
+
+    No key is computed twice; `again` names the stages that must be (a kill, damage). restored None: it hangs on who comes first.
+    """
+
+    def wrap(test: Callable) -> Callable:
+        TABLE[test.__name__] = Scenario(group, title, expected, computed, restored)
+
+        @functools.wraps(test)
+        def told(*args: object, **kwargs: object) -> None:
+            LEDGER.clear()
+            test(*args, **kwargs)
+            said = [s for done in LEDGER for s in done.said()]
+            _check("computing", computed, said)
+            _check("restored", restored, said)
+            twice = {s.stage for s, n in Counter(s for s in said if s.what == "computing").items() if n > 1}
+            assert twice == set(again.split()), f"computed twice: {sorted(twice)}"
+
+        return told
+
+    return wrap
+
+
+# ---- the page
+
+
+def _seconds(text: str) -> dict[str, str]:
+    """What the page says now: title -> seconds."""
+    return {m[1]: m[2] for m in re.finditer(r"^\| (.+?) \|.*\| ([\d.]+|\?) \|$", text, flags=re.M)}
+
+
+def rendered(seconds: dict[str, str]) -> str:
+    """The table between the markers; `seconds` by title, "?" where not known."""
+    lines = []
+    for group in dict.fromkeys(s.group for s in TABLE.values()):
+        lines += ["", f"**{group}**", "", "| scenario | expected | computed | restored | seconds |", "| --- | --- | --- | --- | ---: |"]
+        rows = [s for s in TABLE.values() if s.group == group]
+        lines += ["| " + " | ".join((*s.cells(), seconds.get(s.title, "?"))) + " |" for s in rows]
+    return "\n".join([BEGIN, *lines, "", END])
+
+
+def write(measured: dict[str, float], page: Path = PAGE) -> None:
+    """Bring the page's table up to date; `measured`: seconds by the name of the test."""
+    text = page.read_text(encoding="utf-8")
+    seconds = _seconds(text) | {TABLE[name].title: f"{s:.0f}" for name, s in measured.items() if name in TABLE}
+    head, rest = text.split(BEGIN)
+    page.write_text(head + rendered(seconds) + rest.split(END)[1], encoding="utf-8")
+
+
+def is_current(page: Path = PAGE) -> bool:
+    """True if the page lists just the scenarios that there are; seconds are not compared."""
+    text = page.read_text(encoding="utf-8")
+    table = text[text.index(BEGIN) : text.index(END) + len(END)]
+    return table == rendered(_seconds(table))

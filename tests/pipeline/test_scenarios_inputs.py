@@ -1,0 +1,153 @@
+"""Nothing changed; changes of the user's audio, of the code, of artifacts."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from scenario import ALL, scenario
+from tinyproject import Project, edit
+
+pytestmark = pytest.mark.pipeline
+
+AUDIO, CODE, ARTIFACTS = "Audio", "Code", "Artifacts"
+
+
+@scenario("Nothing changed", "each tool a second time", "no verb is called")
+def test_nothing_changed(made: Project) -> None:
+    """Both tools have seen everything, so both have nothing to do; one's look leaves the other's memory true."""
+    for _ in range(2):
+        made.nothing_to_do()
+        made.up_to_date()
+
+
+@scenario(AUDIO, "an input is touched", "no verb is called: content counts, not time")
+def test_input_touched(project: Project) -> None:
+    """The key holds the content of the user's files."""
+    (project.root / "speech" / "train00.wav").touch()
+    project.nothing_to_do()
+    project.up_to_date()
+
+
+@scenario(AUDIO, "an input is rewritten with the same bytes", "no verb is called")
+def test_input_rewritten(project: Project) -> None:
+    """A new file with the old content is the same input."""
+    path = project.root / "speech" / "train00.wav"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    project.nothing_to_do()
+    project.up_to_date()
+
+
+@scenario(AUDIO, "an input changes by one byte, then back by DVC", "all that hears it; then restored", computed=ALL, restored=ALL)
+def test_input_changed(project: Project) -> None:
+    """One byte of audio is another feature, another model, another report; and the old byte is the old report."""
+    before = project.digests()
+    path = project.root / "speech" / "train00.wav"
+    old = path.read_bytes()
+    path.write_bytes(old[:-2001] + bytes([old[-2001] ^ 0x40]) + old[-2000:])
+    project.snakemake()
+    changed = project.digests()
+    assert all(changed[a] != d for a, d in before.items() if not a.startswith("data/tokenizer")), "one byte in a high place is heard"
+    project.verify()
+    path.write_bytes(old)
+    project.dvc()
+    assert project.digests() == before
+
+
+@scenario(CODE, "a comment and a docstring are edited (Snakemake)", "no verb is called")
+def test_comment_edited(project: Project) -> None:
+    """The hash of code is taken from its syntax tree, docstrings left out."""
+    path = project.root / "birq" / "train" / "finetune.py"
+    path.write_text('"""Another docstring."""\n# a comment\n' + path.read_text().split('"""', 2)[2])
+    project.nothing_to_do()
+
+
+@scenario(CODE, "the same (DVC)", "DVC compares files, so it calls the verb, which finds its key", restored="score")
+def test_comment_edited_dvc(project: Project) -> None:
+    """What DVC runs for nothing costs a second, not a computation."""
+    before = project.digests()
+    with open(project.root / "birq" / "evaluate" / "score.py", "a") as f:
+        f.write("# a comment\n")
+    project.dvc()
+    assert project.digests() == before
+    project.nothing_to_do()
+
+
+@scenario(
+    CODE, "a code line of one module is edited", "the stages that import it, and what follows from other bytes", computed="score report"
+)
+def test_code_edited(project: Project) -> None:
+    """`birq why` names the line; scores with another seed are other bytes, so the report follows."""
+    path = project.root / "birq" / "evaluate" / "score.py"
+    edit(path, r"section\.confidence, section\.bootstrap_samples, section\.seed\)", "section.confidence, section.bootstrap_samples, 1)")
+    said = project.birq("why", "score/best_rq-0").text
+    assert "birq/evaluate/score.py has changed" in said and "section.bootstrap_samples, 1)" in said
+    project.snakemake()
+    project.verify()
+
+
+@scenario(CODE, "a code line that changes no bytes is edited", "the stages that import it, nothing after them", computed="decode probe")
+def test_code_edited_without_effect(project: Project) -> None:
+    """Downstream keys hold the digests of inputs, not their keys: equal bytes end the change there."""
+    before = project.digests()
+    edit(project.root / "birq" / "evaluate" / "decode.py", r"(torch\.set_num_threads\(1\))", r"\1\n        assert job.notes is not None")
+    project.snakemake()
+    assert project.digests() == before
+    project.verify()
+
+
+@scenario(ARTIFACTS, "an artifact is deleted (Snakemake)", "put back", restored="finetune")
+def test_artifact_deleted(project: Project) -> None:
+    """Every artifact is a target, so a missing one is noticed though nothing needs it anew."""
+    before = project.digests()
+    shutil.rmtree(project.root / "data" / "finetune" / "best_rq-0")
+    project.snakemake()
+    assert project.digests() == before
+
+
+@scenario(ARTIFACTS, "an artifact is deleted (DVC)", "put back", restored="finetune")
+def test_artifact_deleted_dvc(project: Project) -> None:
+    """The same under DVC."""
+    before = project.digests()
+    shutil.rmtree(project.root / "data" / "finetune" / "best_rq-0")
+    project.dvc()
+    assert project.digests() == before
+    project.nothing_to_do()
+
+
+def corrupt(project: Project, name: str) -> None:
+    """One bit of a file flips, as on a bad disk: in place, through the hard link to the store."""
+    path = project.root / name
+    before = path.read_bytes()
+    path.chmod(0o644)
+    with open(path, "r+b") as f:
+        f.seek(len(before) // 2)
+        f.write(bytes([before[len(before) // 2] ^ 1]))
+    path.chmod(0o444)
+
+
+@scenario(
+    ARTIFACTS, "a byte of an artifact changes, in the store too (Snakemake)", "found at the start, said, made again", computed="score"
+)
+def test_artifact_corrupted(project: Project) -> None:
+    """The bytes are held against the hashes that were taken when they were made."""
+    before = project.digests()
+    corrupt(project, "data/score/best_rq-0/scores.json")
+    done = project.snakemake()
+    assert "data/score/best_rq-0/scores.json has changed since it was made" in done.text
+    assert "the store is damaged" in done.text
+    assert project.digests() == before
+    project.verify()
+
+
+@scenario(ARTIFACTS, "the same (DVC)", "found by DVC's own hash; made again", computed="score")
+def test_artifact_corrupted_dvc(project: Project) -> None:
+    """DVC hashes outputs whose time or size has changed and runs the stage anew, which finds the store damaged."""
+    before = project.digests()
+    corrupt(project, "data/score/best_rq-0/scores.json")
+    done = project.dvc()
+    assert "the store is damaged" in done.text
+    assert project.digests() == before
+    project.verify()

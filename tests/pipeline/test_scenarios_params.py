@@ -1,0 +1,123 @@
+"""What a change of params.yaml computes, restores and leaves alone.
+
+Where a stage comes out with the same bytes, the verbs after it are called and find their keys; the report is then restored rather than
+found in its place, because Snakemake deletes its declared files before it calls the verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from scenario import scenario
+from tinyproject import Project
+
+pytestmark = pytest.mark.pipeline
+
+GROUP = "Params (Snakemake unless said)"
+
+
+def changed(section: str, setting: str, expected: str, *, computed: str, restored: str = "") -> Callable[[Project], None]:
+    """A test that sets one value and lets Snakemake run; whatever was not computed must still hold."""
+
+    def test(project: Project) -> None:
+        project.set(setting)
+        project.snakemake()
+        project.verify()
+
+    test.__name__ = f"test_params_{section}"
+    test.__doc__ = f"A key holds the sections that its stage reads, so that {setting} reaches these stages and no other."
+    return scenario(GROUP, f"`{setting}`", expected, computed=computed, restored=restored)(test)
+
+
+test_params_corpora = changed(
+    "corpora",
+    "corpora.tones.split_seed=1",
+    "the corpus is read again; its bytes are the same, so nothing follows",
+    computed="corpus",
+    restored="report",
+)
+test_params_features = changed(
+    "features",
+    "features.max_seconds=34.0",
+    "the stages that read the section; their bytes are the same",
+    computed="corpus features pretrain",
+    restored="report",
+)
+test_params_tokenizer = changed(
+    "tokenizer",
+    "tokenizer.vocab_size=300",
+    "the tokenizer, which is the same one: it has no pieces",
+    computed="tokenizer",
+    restored="report",
+)
+test_params_model = changed(
+    "model", "model.conv_kernel=5", "pre-training and all after it", computed="pretrain finetune decode score probe report"
+)
+test_params_pretrain = changed(
+    "pretrain",
+    "pretrain.checkpoint_seconds=30.0",
+    "pre-training; its weights are the same, so nothing follows",
+    computed="pretrain",
+    restored="report",
+)
+test_params_finetune = changed(
+    "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode score report"
+)
+test_params_decode = changed(
+    "decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode", restored="report"
+)
+test_params_score = changed("score", "score.confidence=0.9", "scores and report", computed="score report")
+test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe", restored="report")
+test_params_report = changed("report", "report.worst_utterances=3", "the report", computed="report")
+
+
+@scenario(
+    GROUP, "a method is added to the list", "the new method's runs and the report", computed="pretrain finetune decode score probe report"
+)
+def test_method_added(project: Project) -> None:
+    """Runs of one method have keys of their own, so those of the others stand."""
+    project.set("run.methods=[best_rq, scratch]")
+    project.snakemake()
+    assert {s.artifact for s in project.said() if s.what == "computing"} == {
+        f"{stage}/scratch-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")
+    } | {"report"}
+    project.verify()
+
+
+@scenario(GROUP, "a seed is added (DVC)", "the new seed's runs and the report", computed="pretrain finetune decode score probe report")
+def test_seed_added(project: Project) -> None:
+    """The same for seeds, and DVC's matrix grows as Snakemake's targets do."""
+    project.set("run.seeds=[0, 1]")
+    project.dvc()
+    assert {s.artifact for s in project.said() if s.what == "computing"} == {
+        f"{stage}/best_rq-1" for stage in ("pretrain", "finetune", "decode", "score", "probe")
+    } | {"report"}
+    project.verify()
+
+
+@scenario(GROUP, "changed, and changed back", "computed once, then restored", computed="score report", restored="score report")
+def test_there_and_back(project: Project) -> None:
+    """The store keeps what a key made: the way back costs no computing, and brings the very bytes."""
+    before = project.digests()
+    project.set("score.confidence=0.9")
+    project.snakemake()
+    assert project.digests() != before
+    project.git("checkout", "-q", "params.yaml")
+    project.snakemake()
+    assert project.digests() == before
+    project.nothing_to_do()
+
+
+@scenario(GROUP, "changed and back, once by each tool", "computed once, then restored", computed="score report", restored="score report")
+def test_there_and_back_by_both(project: Project) -> None:
+    """DVC's memory and Snakemake's are both out of date here; the keys are not."""
+    before = project.digests()
+    project.set("score.confidence=0.9")
+    project.dvc()
+    changed = project.digests()
+    assert changed != before
+    project.nothing_to_do()
+    project.git("checkout", "-q", "params.yaml")
+    project.snakemake()
+    assert project.digests() == before
