@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--folder", type=Path, help="where to run (default: data/.reproduce/NAME)")
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
+    p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
+    p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
+    p.add_argument("--once", action="store_true", help="write what is there and end")
     verb("dag", "print the pipeline's picture as SVG")
     verb("stamp", "write the files by which Snakemake sees changed params, code and audio")
     verb("sources", "write the files by which DVC sees changed audio in folders of yours")
@@ -207,6 +210,10 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         from birq import why
 
         print(why.explain(args.artifact, loaded))
+    elif args.verb == "live":
+        from birq import live
+
+        live.follow(loaded, Path(args.dir), print, once=args.once)
     elif args.verb == "store":
         _store(args, loaded)
     elif args.verb == "record":
