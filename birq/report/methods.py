@@ -75,8 +75,8 @@ def _pretraining(p: Params) -> str:
         f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
         f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
         f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(t.n_codebooks, 'codebook')} of "
-        f"{_number(t.codebook_size)} codes of {t.codebook_dim} dimensions and masked spans of {_number(t.mask_span_ms)} ms that start at a frame with "
-        f"probability {_number(t.mask_start_probability)}: by {'; by '.join(texts[m] for m in trained)}.{also}"
+        f"{_number(t.codebook_size)} codes of {t.codebook_dim} dimensions and masked spans of "
+        f"{_number(t.mask_span_ms)} ms that start at a frame with probability {_number(t.mask_start_probability)}: by {'; by '.join(texts[m] for m in trained)}.{also}"
     )
 
 
