@@ -10,10 +10,14 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from birq import code, dag, params, stamps
+from birq import code, dag, params, presets, stamps
+from birq.errors import BirqError
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ("Snakefile", "workflow", "params.yaml", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", "birq")
@@ -191,12 +195,69 @@ def test_default_profile_is_found_and_keeps_contents_out(project: Path, environm
     assert "profiles/default" in done.stderr
 
 
-def test_one_list_of_packages() -> None:
-    """The conda environment file and pyproject.toml name the same packages."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_the_lock_pins_what_birq_needs() -> None:
+    """Each package of pyproject.toml has one version per platform that it allows; the conda environment has the same lines."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    pinned: dict[str, list[Requirement]] = {}
+    for line in lines:
+        pinned.setdefault(canonicalize_name(Requirement(line).name), []).append(Requirement(line))
+    assert all(len(r.specifier) == 1 and str(r.specifier).startswith("==") and not r.url for rs in pinned.values() for r in rs)
+    for wanted in map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]):
+        versions = [next(iter(r.specifier)).version for r in pinned[canonicalize_name(wanted.name)]]
+        assert all(wanted.specifier.contains(v) for v in versions), f"{wanted} is locked at {versions}"
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "birq.yaml").read_text())
-    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
-    assert pip == project["dependencies"]
+    assert [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)] == [lines]
+
+
+def test_one_oldest_snakemake() -> None:
+    """The Snakefile, the package and the tests name the same one; tests/test_oldest_snakemake.py runs it."""
+    dependencies = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    (wanted,) = [d for d in dependencies if d.name == "snakemake"]
+    (oldest,) = re.findall(r'^min_version\("(.*)"\)$', (ROOT / "Snakefile").read_text(), flags=re.M)
+    assert str(wanted.specifier) == f">={oldest}"
+
+
+def test_every_rule_is_complete() -> None:
+    """A log and a benchmark to look at, an environment that pins its software, and memory and time that grow when it is tried again."""
+    seen = set()
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", path.read_text(), flags=re.M):
+            seen.add(name)
+            for part in ("log:", "benchmark:", "conda:", "threads:", "mem_mb=growing(", "runtime=growing("):
+                assert part in body, f"{path.name}: rule {name} lacks {part}"
+    assert seen >= set(dag.STAGES)
+
+
+def test_memory_and_time_grow_with_attempts(project: Path, environment: dict[str, str]) -> None:
+    """What was killed for want of memory or time would be killed again at the same size. `--attempt` is what a cluster's jobs are given."""
+
+    def asked(attempt: int) -> list[int]:
+        said = snakemake(project, environment, "--attempt", str(attempt), "data/corpus/synth/provenance.json")
+        return [int(re.search(rf"\b{name}=(\d+)", said)[1]) for name in ("mem_mb", "runtime")]
+
+    assert asked(3) == [4 * x for x in asked(1)]
+
+
+def test_the_schema_refuses_what_birq_refuses(loaded: params.Params) -> None:
+    """Editors show it while params.yaml is typed (its first line names it), so it must neither be laxer on single values nor stricter."""
+    schema = json.loads((ROOT / "workflow" / "schemas" / "params.schema.json").read_text())
+    first = (ROOT / "params.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=workflow/schemas/params.schema.json"
+    jsonschema.validate(loaded.model_dump(mode="json"), schema)
+    for change in (
+        {"pretrain": {"steps": 0}},
+        {"pretrain": {"step": 7}},
+        {"run": {"methods": ["bork"]}},
+        {"model": {"positions": "absolute"}},
+        {"features": {"n_mels": "80"}},
+        {"corpora": {"synth": {"kind": "song"}}},
+    ):
+        tree = loaded.model_dump(mode="json")
+        presets.merge(tree, change)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(tree, schema)
+        with pytest.raises(BirqError):
+            params.parse(tree, "params.yaml")
 
 
 def test_bad_params_stop_snakemake_with_the_message(project: Path, environment: dict[str, str]) -> None:

@@ -47,6 +47,18 @@ except BirqError as error:
     raise WorkflowError(str(error)) from None
 
 
+class Methods:
+    """The Methods paragraph of workflow/report/workflow.rst; written when `--report` asks for it, every other run is spared its imports."""
+
+    def __str__(self):
+        from birq.report import methods
+
+        return methods.paragraph(P)
+
+
+config["methods"] = Methods()
+
+
 def made(stage, role="runs"):
     """The provenance of a stage's artifacts: of the corpora that play a role, or of every method and seed."""
     found = dag.instances(stage, P) if role == "runs" else [{"corpus": c} for c in dag.corpora_for(role, P)]

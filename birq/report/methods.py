@@ -1,0 +1,123 @@
+"""What was run, as the Methods paragraph of a paper: every number from params.yaml, versions from the artifacts."""
+
+from __future__ import annotations
+
+from birq import __version__, artifact, dag
+from birq.errors import BirqError
+from birq.params import Params, SynthCorpus
+from birq.report.verdict import listed
+
+# what the software is cited by; the others by name and version
+CITED = {
+    "torch": "PyTorch (Paszke et al. 2019)",
+    "lhotse": "Lhotse (arXiv 2110.12561)",
+    "sentencepiece": "SentencePiece (arXiv 1808.06226)",
+}
+SNAKEMAKE = "Snakemake (Mölder et al. 2021)"
+
+
+def _number(x: float) -> str:
+    return f"{x:,}" if isinstance(x, int) else f"{x:,g}"
+
+
+def _count(n: int, one: str) -> str:
+    return f"{n} {one}" if n == 1 else f"{_number(n)} {one}s"
+
+
+def _corpora(p: Params) -> str:
+    texts = []
+    for name, c in p.corpora.items():
+        if isinstance(c, SynthCorpus):
+            texts.append(
+                f"{name} is synthetic speech (espeak-ng; {_number(c.train_hours)} h to train on, {_number(c.dev_hours)} h dev, "
+                f"{_number(c.test_hours)} h test; {c.n_voices} voices, those of dev and test unseen in training)"
+            )
+        else:
+            texts.append(f"{name} is recorded speech ({c.kind})")
+    f, top = p.features, p.features.high_hz
+    high = _number(top if top > 0 else p.features.sample_rate_hz / 2 + top)
+    return (
+        f"Corpora: {'; '.join(texts)}. Audio at {_number(f.sample_rate_hz / 1000)} kHz became {f.n_mels} log-mel bins "
+        f"({_number(f.low_hz)} to {high} Hz, windows of {_number(f.frame_length_ms)} ms every {_number(f.frame_shift_ms)} ms), "
+        f"normalised per bin over the corpus."
+    )
+
+
+def _encoder(p: Params) -> str:
+    m = p.model
+    rate = 1000 / (p.features.frame_shift_ms * m.n_stack)
+    window = f", attention in blocks of {m.attention_window} frames" if m.attention_window else ""
+    return (
+        f"The encoder is a Conformer (arXiv 2005.08100) of {_count(m.n_layers, 'layer')}, width {m.d_model}, {_count(m.n_heads, 'head')}, "
+        f"convolution kernel {m.conv_kernel}, {m.positions} positions{window}, at {_number(rate)} frames per second."
+    )
+
+
+def _birq(p: Params) -> str:
+    t = p.pretrain
+    form = "" if t.entropy_weight == 0 else f", with the entropy of the mean label inside F at weight {_number(t.entropy_weight)}"
+    return (
+        f"BiRQ (arXiv 2509.15430) with enhanced labels of layer {t.label_layer}, weights {_number(t.enhanced_weight)} "
+        f"(enhanced) and {_number(t.anchor_weight)} (anchoring), temperature {_number(t.temperature)}, logit scale "
+        f"{_number(t.logit_scale)}, labels for {_number(100 * t.label_share)} % of each batch, gradient through the labels at weight "
+        f"{_number(t.label_gradient)}{form}"
+    )
+
+
+def _pretraining(p: Params) -> str:
+    trained = [m for m in p.run.methods if m != "scratch"]
+    also = " The encoder without pre-training is the reference." if "scratch" in p.run.methods else ""
+    if not trained:
+        return "Nothing was pre-trained."
+    t = p.pretrain
+    texts = {"birq": _birq(p), "best_rq": "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone"}
+    return (
+        f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
+        f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
+        f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(t.n_codebooks, 'codebook')} of "
+        f"{_number(t.codebook_size)} codes of {t.codebook_dim} dimensions and masked spans of "
+        f"{_number(t.mask_span_ms)} ms that start at a frame with probability {_number(t.mask_start_probability)}: by {'; by '.join(texts[m] for m in trained)}.{also}"
+    )
+
+
+def _finetuning(p: Params) -> str:
+    t = p.finetune
+    units = "characters" if p.tokenizer.kind == "characters" else f"{_number(p.tokenizer.vocab_size)} {p.tokenizer.kind} pieces"
+    fresh = f", the top {_count(t.reset_layers, 'layer')} begun anew" if t.reset_layers else ""
+    masks = ", SpecAugment (arXiv 1904.08779)" if t.time_masks or t.freq_masks else ""
+    return (
+        f"Each encoder was fine-tuned with CTC (Graves et al. 2006) on {_number(t.labelled_minutes)} min of transcribed speech from "
+        f"{listed(list(p.run.finetune_corpora))}, in {units}, for {_count(t.steps, 'step')} of {_number(t.batch_seconds)} s "
+        f"(AdamW, peak rate {_number(t.learning_rate)}, dropout {_number(t.dropout)}{masks}{fresh}); of "
+        f"{_count(t.evaluations, 'evaluation')} on dev, the one with the lowest word error rate was kept. Decoding is greedy, without a "
+        f"language model. Runs: {_count(len(p.run.seeds), 'seed')} ({listed([str(s) for s in p.run.seeds])}) per method; methods share "
+        f"data, first weights and codebooks."
+    )
+
+
+def _scoring(p: Params) -> str:
+    s = p.score
+    return (
+        f"Word and character error rates on {p.report.main_split} have {_number(100 * s.confidence)} % intervals from "
+        f"{_number(s.bootstrap_samples)} bootstrap samples of the utterances; methods are compared on the same utterances and speakers "
+        f"(paired bootstrap, Bisani and Ney 2004)."
+    )
+
+
+def _software(p: Params) -> str:
+    try:
+        made = artifact.read_provenance(dag.artifact("finetune", dag.instances("finetune", p)[0]))
+    except BirqError:  # nothing was made yet: what would make it
+        made = {"birq": __version__, "environment": artifact.environment(), "notes": {}}
+    e = made["environment"]
+    versions = [f"{CITED.get(name, name)} {version}" for name, version in e["packages"].items()]
+    commit = f", commit {e['git']['commit'][:12]}{' with changes' if e['git']['dirty'] else ''}" if e.get("git") else ""
+    threads = f" with {_count(p.finetune.cpu_threads, 'thread')}" if made["notes"].get("device") == "cpu" else ""
+    device = f" Models were fine-tuned on {made['notes']['device']}{threads}." if made["notes"].get("device") else ""
+    return f"Software: birq {made['birq']}{commit}, run by {SNAKEMAKE}, on Python {e['python']} with {listed(versions)}.{device}"
+
+
+def paragraph(p: Params) -> str:
+    """The whole paragraph, plain text."""
+    parts = (_corpora, _encoder, _pretraining, _finetuning, _scoring, _software)
+    return " ".join(part(p) for part in parts)
