@@ -1,6 +1,6 @@
 """Training curves in DVCLive while they grow: `python -m birq live`.
 
-Training writes its curve as JSON lines and knows nothing of this; whoever wants to watch reads along. So no key and no result depends on it.
+Training writes its curve as JSON lines and knows nothing of this; whoever wants to watch reads along. No key and no result depends on it.
 """
 
 from __future__ import annotations
