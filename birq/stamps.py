@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from birq import artifact, code, dag, places, stage
 from birq.errors import BirqError
@@ -81,8 +82,16 @@ def unprotect(params: Params) -> None:
                 os.replace(fresh, path)
 
 
-def mark_damaged(params: Params, say: Callable[[str], None]) -> None:
-    """Make Snakemake see artifacts that were changed or lost files since they were made: their provenance gets an old time.
+def _has_other_key(name: str, wildcards: dict[str, str], record: dict[str, Any], params: Params) -> bool:
+    """Whether an artifact was made by other params, inputs or code: `dvc checkout` brings such ones, with any time."""
+    try:
+        return stage.key_of(stage.key_parts(name, wildcards, params)) != record["key"]
+    except BirqError:  # an input is missing or damaged: the stage is run anyway
+        return False
+
+
+def mark_stale(params: Params, say: Callable[[str], None]) -> None:
+    """Make Snakemake see artifacts that are damaged, or that others would replace: their provenance gets an old time.
 
     Snakemake itself looks at nothing but the time of provenance.json.
     """
@@ -100,4 +109,5 @@ def mark_damaged(params: Params, say: Callable[[str], None]) -> None:
                 problem = str(e)
             if problem:
                 say(f"{problem}: will be made again")
+            if problem or _has_other_key(name, wildcards, record, params):
                 os.utime(folder / artifact.PROVENANCE, (1, 1))

@@ -1,0 +1,92 @@
+"""Training curves in DVCLive while they grow: `python -m birq live`.
+
+Training writes its curve as JSON lines and knows nothing of this; whoever wants to watch reads along. So no key and no result depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from birq import artifact, dag, places, stage
+from birq.errors import BirqError
+from birq.params import Params
+
+TRAINED = ("pretrain", "finetune")
+
+
+class Follower:
+    """One training of the present params: hands the lines that are new since the last look to a sink of its own."""
+
+    def __init__(self, folder: Path, key: str):
+        from dvclive import Live
+
+        # its dvc.yaml lies beside the curves: the project's own is not touched, and no experiment is saved
+        self.sink = Live(dir=str(folder / "curves"), dvcyaml=str(folder / "dvc.yaml"), save_dvc_exp=False)
+        self.key, self.step = key, 0
+
+    def take(self, curve: Path) -> int:
+        """Log the finished lines of steps that were not logged yet; a training that was resumed writes some steps twice. How many."""
+        try:
+            text = curve.read_text(encoding="utf-8")
+        except FileNotFoundError:  # published just now; the next look finds it in the store
+            return 0
+        count = 0
+        for line in map(json.loads, text[: text.rfind("\n") + 1].splitlines()):
+            if line["step"] <= self.step:
+                continue
+            self.step = self.sink.step = line["step"]
+            for name, value in line.items():
+                if value is not None and name != "step":
+                    self.sink.log_metric(name, value)
+            self.sink.next_step()
+            count += 1
+        return count
+
+
+def _key(name: str, wildcards: dict[str, str], params: Params) -> str | None:
+    """The key of a training, or None while its inputs are not there or are those of other params."""
+    try:
+        key = stage.key_of(stage.key_parts(name, wildcards, params))
+        if name == "finetune":
+            before = artifact.read_provenance(dag.artifact("pretrain", wildcards))["key"]
+            if before != stage.key_of(stage.key_parts("pretrain", wildcards, params)):
+                return None
+    except BirqError:
+        return None
+    return key
+
+
+def follow(params: Params, folder: Path, say: Callable[[str], Any], *, once: bool, every_seconds: float = 3.0) -> None:
+    """Write `folder`/STAGE/RUN until every training of these params is done; `once`: only what is there now.
+
+    Errors: BirqError if the package dvclive is not installed.
+    """
+    try:
+        import dvclive  # noqa: F401
+    except ImportError:
+        raise BirqError("the package dvclive is not installed: pip install 'birq[dvclive]', or pip install dvclive") from None
+    runs = {name + "/" + "-".join(w.values()): (name, w) for name in TRAINED for w in dag.instances(name, params)}
+    followers: dict[str, Follower] = {}
+    done: set[str] = set()
+    while True:
+        for run, (name, wildcards) in runs.items():
+            if run in done or (key := _key(name, wildcards, params)) is None:
+                continue
+            stored = places.store_path(name, key)
+            finished = stored.exists()
+            curve = (stored if finished else places.work_root() / name / key / "scratch") / "curve.jsonl"
+            if curve.exists() and (run not in followers or followers[run].key != key):
+                followers[run] = Follower(folder / run, key)
+            if run in followers and (count := followers[run].take(curve)):
+                say(f"{run}: {count} more lines, step {followers[run].step}")
+            if finished:
+                done.add(run)
+        if once or len(done) == len(runs):
+            break
+        time.sleep(every_seconds)
+    for follower in followers.values():
+        follower.sink.end()

@@ -1,0 +1,62 @@
+# Under `--profile slurm`: what would fail for every job is said once, before the first one is submitted.
+
+
+def ask_slurm(*command):
+    """The answer of one of Slurm's commands. Errors: WorkflowError when the controller cannot be asked."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        trouble = done.stderr.strip() if done.returncode else ""
+    except FileNotFoundError:
+        trouble = f"there is no {command[0]} on this machine; a login node of the cluster has it"
+    except subprocess.TimeoutExpired as error:
+        trouble = (error.stderr or b"").decode().strip() or "no answer within 30 s"
+    if trouble:
+        raise WorkflowError(f"Slurm cannot be reached, nothing was submitted: {trouble.splitlines()[0]}")
+    return done.stdout
+
+
+def check_partitions(jobs):
+    """Errors: WorkflowError for a partition that the cluster does not have."""
+    asked = {p for job in jobs for p in str(job.resources.get("slurm_partition") or "").split(",") if p}
+    known = set(ask_slurm("sinfo", "--noheader", "--format=%R").split())
+    if wrong := sorted(asked - known):
+        raise WorkflowError(
+            f"no such Slurm partition: {', '.join(wrong)}; this cluster has {', '.join(sorted(known))}. "
+            "Nothing was submitted: correct slurm_partition in workflow/profiles/slurm/config.yaml"
+        )
+
+
+def check_status_command(settings):
+    """Errors: WorkflowError where Snakemake would miss the end of a job, and wait for it for ever."""
+    said = dict(line.split("=", 1) for line in ask_slurm("scontrol", "show", "config").splitlines() if "=" in line)
+    said = {name.strip(): value.strip() for name, value in said.items()}
+    accounts = said["AccountingStorageType"] != "accounting_storage/none"
+    # the plugin asks at most 180 s apart; below three times its first interval it turns from squeue to sacct by itself
+    age, turns = int(said["MinJobAge"].split()[0]), 3 * settings.init_seconds_before_status_checks
+    if settings.status_command == "sacct":
+        if not accounts:
+            raise WorkflowError("this cluster keeps no accounts, so sacct knows nothing: set slurm-status-command: squeue in the profile")
+    elif accounts and turns <= age < 180:
+        raise WorkflowError(f"this cluster forgets a job {age} s after its end (MinJobAge): set slurm-status-command: sacct in the profile")
+    elif not accounts and age < max(180, turns):
+        raise WorkflowError(
+            f"this cluster keeps no accounts and forgets a job {age} s after its end: ask for MinJobAge=300, Slurm's default"
+        )
+
+
+def last_words(job, lines=6):
+    """The end of a failed job's log, under its path."""
+    for log in filter(os.path.exists, job.log):
+        said = Path(log).read_text(errors="replace").splitlines()
+        logger.error("\n".join([f"{log} ends with:", *(f"    {line}" for line in said[-lines:])]))
+
+
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        check_status_command(workflow.executor_settings)
+        check_partitions(workflow.dag.needrun_jobs())
+
+
+onerror:
+    for job in getattr(workflow.scheduler, "failed", ()):
+        last_words(job)
