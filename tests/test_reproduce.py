@@ -163,7 +163,7 @@ def test_files_that_are_no_records(tmp_path: Path) -> None:
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    """docs/reproducibility.md promises nothing that no test holds: every row of the table of equal bits names one, and all of them are there."""
+    """The page promises nothing that no test holds: every row of the table of equal bits names one, and all of them are there."""
     page = (ROOT / "docs" / "reproducibility.md").read_text()
     table = page.partition("## Equal to the bit")[2].partition("Everything random")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
