@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -159,3 +160,15 @@ def test_files_that_are_no_records(tmp_path: Path) -> None:
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(BirqError, match=message):
             reproduce.read(str(tmp_path / "x.json"))
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    """The page promises nothing that no test holds: every row of the table of equal bits names one, and all of them are there."""
+    page = (ROOT / "docs" / "reproducibility.md").read_text()
+    table = page.partition("## Equal to the bit")[2].partition("Everything random")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert rows and all("::test_" in row for row in rows)
+    named = re.findall(r"`(\w+\.py)::(test_\w+)`", page)
+    assert len(named) == page.count("::test_")
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {test}"

@@ -71,12 +71,13 @@ def _pretraining(p: Params) -> str:
         return "Nothing was pre-trained."
     t = p.pretrain
     texts = {"birq": _birq(p), "best_rq": "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone"}
+    how = "; by ".join(texts[m] for m in trained)
     return (
         f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
         f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
         f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(t.n_codebooks, 'codebook')} of "
-        f"{_number(t.codebook_size)} codes of {t.codebook_dim} dimensions and masked spans of "
-        f"{_number(t.mask_span_ms)} ms that start at a frame with probability {_number(t.mask_start_probability)}: by {'; by '.join(texts[m] for m in trained)}.{also}"
+        f"{_number(t.codebook_size)} codes of {t.codebook_dim} dimensions and masked spans of {_number(t.mask_span_ms)} ms "
+        f"that start at a frame with probability {_number(t.mask_start_probability)}: by {how}.{also}"
     )
 
 

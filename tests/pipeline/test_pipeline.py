@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,11 @@ def test_a_damaged_file_is_named(synth: Project) -> None:
 
 
 def test_snakemake_report(synth: Project) -> None:
-    """The figures with their captions, in one file for a colleague."""
+    """The figures with their captions, and what was run as a paragraph for a paper, in one file for a colleague."""
     synth.snakemake("--report", "report.zip")
-    assert (synth.root / "report.zip").stat().st_size > 10_000
+    with zipfile.ZipFile(synth.root / "report.zip") as archive:
+        page = archive.read("report/report.html").decode()
+        figures = {name.rpartition("/")[2] for name in archive.namelist() if name.endswith(".svg")}
+    steps = synth.params().pretrain.steps
+    assert f"{steps} steps of" in page and "arXiv 2509.15430" in page and "snakemake.config" not in page
+    assert {"wer.svg", "perplexity.svg"} <= figures and "word error rate by method" in page

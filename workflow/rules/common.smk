@@ -65,6 +65,11 @@ def made(stage, role="runs"):
     return [f"{dag.artifact(stage, w)}/provenance.json" for w in found]
 
 
+def figure(name, category, shown):
+    """A figure of the report with its caption, for `snakemake --report`."""
+    return report(f"data/report/plots/{name}.svg", category=category, labels={"shown": shown}, caption=f"../report/{name}.rst")
+
+
 def stamp(stage):
     """What a stage depends on besides its inputs: its params and its code."""
     return f"data/.stamps/{stage}.json"

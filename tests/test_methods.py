@@ -1,0 +1,62 @@
+"""The Methods paragraph of the Snakemake report: filled in from params, with no number kept by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from birq import params, presets
+from birq.report import methods
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def paragraph(*settings: str) -> str:
+    tree = presets.plain(params.load(ROOT / "params.yaml").model_dump(mode="json"))
+    for setting in settings:
+        presets.assign(tree, setting)
+    return methods.paragraph(params.parse(tree, "params.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory):
+    """No artifacts: versions are those that are installed."""
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(tmp_path_factory.mktemp("empty"))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("corpora.synth.train_hours=7.25", "7.25 h to train on"),
+        ("features.n_mels=64", "64 log-mel bins"),
+        ("model.d_model=192", "width 192"),
+        ("model.n_stack=2", "at 50 frames per second"),
+        ("pretrain.steps=54321", "54,321 steps"),
+        ("pretrain.codebook_size=8192", "codes of 16 dimensions"),
+        ("pretrain.label_layer=2", "labels of layer 2"),
+        ("pretrain.enhanced_weight=0.3", "weights 0.3 (enhanced)"),
+        ("pretrain.mask_span_ms=400.0", "spans of 400 ms"),
+        ("finetune.labelled_minutes=12.5", "12.5 min of transcribed speech"),
+        ("finetune.learning_rate=0.0007", "peak rate 0.0007"),
+        ("tokenizer.kind=bpe", "256 bpe pieces"),
+        ("run.seeds=[3, 5]", "2 seeds (3 and 5)"),
+        ("score.bootstrap_samples=5000", "5,000 bootstrap samples"),
+    ],
+)
+def test_every_number_follows_params(setting: str, text: str) -> None:
+    """A paragraph that keeps a number while params change would lie about the run."""
+    before, after = paragraph(), paragraph(setting)
+    assert text in after and after != before
+
+
+def test_what_was_not_run_is_not_told() -> None:
+    """Papers are cited for the methods that the run compares, and for no others."""
+    assert "2509.15430" in paragraph() and "2202.01855" in paragraph()
+    alone = paragraph("run.methods=[best_rq]")
+    assert "2509.15430" not in alone and "2202.01855" in alone and "reference" not in alone
+    none = paragraph("run.methods=[scratch]")
+    assert "Nothing was pre-trained." in none and "codebook" not in none.replace("codebooks.", "")
+    assert "entropy" not in paragraph("pretrain.entropy_weight=0.0")
