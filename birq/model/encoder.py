@@ -192,6 +192,8 @@ class Encoder(nn.Module):
         n_layers = self.shape.n_layers if n_layers is None else n_layers
         if not 1 <= n_layers <= self.shape.n_layers:
             raise ValueError(f"layer {n_layers} of {self.shape.n_layers}")
+        if not len(x_BTS):  # a share of a batch may hold no utterance; every weight still gets a gradient, of zeros
+            return self.project(x_BTS) + 0 * sum(p.sum() for p in self.blocks[:n_layers].parameters())
         for x in self._passes(x_BTS, lengths_B, n_layers, dropout):  # noqa: B007
             pass
         return x

@@ -13,6 +13,7 @@ Shape suffixes: B utterances, T encoder frames, S stacked bins, D width, M maske
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from birq.model.encoder import Encoder, valid_mask
 from birq.model.quantizer import RandomQuantizer, layer_norm, standardise
 
 QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
+SKIPPED_AT_ONCE = 1 << 20  # random numbers: 4 MiB
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,41 @@ class Objective:
     codebook_dim: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which utterances of a batch are here, where the others are computed elsewhere at the same time.
+
+    Means over frames, statistics of z and the mean label are those of the whole batch; the losses of all shares add up to the batch's.
+    """
+
+    masked_B: Tensor  # masked frames of every utterance of the batch, int64 on the CPU
+    first: int  # utterances of the batch before those here
+    total: Callable[[Tensor], Tensor]  # a tensor summed over the shares, its gradient as well
+
+    @property
+    def n_masked(self) -> int:
+        return int(self.masked_B.sum())
+
+    @property
+    def masked_before(self) -> int:
+        return int(self.masked_B[: self.first].sum())
+
+    def chosen(self, chosen_B: Tensor) -> Share:
+        """The share of a batch of which only some utterances, in ascending order, are left."""
+        chosen_B = chosen_B.cpu()
+        return Share(self.masked_B[chosen_B], int((chosen_B < self.first).sum()), self.total)
+
+
 @dataclass
 class Losses:
-    """One forward pass. Enhanced parts are None for BEST-RQ."""
+    """One forward pass; of a share of a batch, what it adds to the batch's losses. Enhanced parts are None for BEST-RQ."""
 
     total: Tensor  # w1 (F − β H) + w2 G
     anchor: Tensor  # G
     enhanced: Tensor | None  # F
     label_entropy: Tensor | None  # H of the mean noise-free label, nats, mean over codebooks
-    n_masked: int
-    n_labelled: int  # masked frames that got an enhanced label
+    n_masked: int  # of the batch, all shares
+    n_labelled: int  # masked frames of the batch that got an enhanced label
     n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
     n_faithful: Tensor | None  # ... whose sampled enhanced code is the nearest one
     n_agreeing: Tensor | None  # ... whose nearest enhanced code equals the anchoring code
@@ -84,10 +111,21 @@ def gumbel_noise(shape: torch.Size, generator: torch.Generator, device: torch.de
     return u.log_().neg_().log_().neg_()
 
 
-def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
-    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one. `hard` is the straight-through one-hot of it."""
+def _skip(count: int, generator: torch.Generator, device: torch.device) -> None:
+    """Leave a generator where `count` uniform numbers would leave it: it has no way to jump."""
+    while count > 0:
+        torch.rand(min(count, SKIPPED_AT_ONCE), generator=generator, device=device)
+        count -= SKIPPED_AT_ONCE
+
+
+def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator, rows_before: int = 0) -> Tensor:
+    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one. `hard` is the straight-through one-hot of it.
+
+    `rows_before`: masked frames of other shares, whose noise comes first.
+    """
     noisy = logits_MNV
     if objective.gumbel_noise:
+        _skip(rows_before * logits_MNV[0:1].numel() if len(logits_MNV) else 0, generator, logits_MNV.device)
         noisy = logits_MNV + gumbel_noise(logits_MNV.shape, generator, logits_MNV.device)
     soft = F.softmax(noisy / objective.temperature, dim=-1)
     if objective.labels == "soft":
@@ -96,10 +134,18 @@ def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.G
     return hard - soft.detach() + soft
 
 
-def mean_label_entropy(logits_MNV: Tensor) -> Tensor:
+def mean_label_entropy(logits_MNV: Tensor, share: Share | None = None) -> Tensor:
     """H(q̄) in nats, q̄ the mean over the batch's masked frames of the noise-free label; mean over codebooks."""
-    mean_NV = F.softmax(logits_MNV, dim=-1).mean(0)
+    labels_MNV = F.softmax(logits_MNV, dim=-1)
+    mean_NV = labels_MNV.mean(0) if share is None else share.total(labels_MNV.sum(0)) / share.n_masked
     return -(mean_NV * mean_NV.clamp_min(1e-12).log()).sum(-1).mean()
+
+
+def shared_statistics(z_MD: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per dimension over the frames of all shares, in two passes as `standardise` takes them over its own."""
+    count = share.total(z_MD.new_full((1,), len(z_MD)))
+    mean_D = share.total(z_MD.sum(0)) / count
+    return mean_D, (share.total((z_MD - mean_D).square().sum(0)) / count + 1e-5).sqrt()
 
 
 class Pretrainer(nn.Module):
@@ -128,14 +174,15 @@ class Pretrainer(nn.Module):
         b, t, s = x_BTS.shape
         return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
 
-    def label_logits(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor) -> Tensor:
+    def label_logits(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, share: Share | None = None) -> Tensor:
         """−s ‖unit(z P) − C‖² + const of the masked frames, from layer k of the unmasked input: [M, N, V]."""
         o = self.objective
         with torch.set_grad_enabled(torch.is_grad_enabled() and o.label_gradient != 0):
             z_BTD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False)
             if o.label_norm == "standardise":
                 valid_BT = valid_mask(lengths_B, z_BTD.shape[1])
-                z_MD = standardise(z_BTD[valid_BT].float())[mask_BT[valid_BT]]
+                z_MD = z_BTD[valid_BT].float()
+                z_MD = standardise(z_MD, *(shared_statistics(z_MD, share) if share else ()))[mask_BT[valid_BT]]
             else:
                 z_MD = layer_norm(z_BTD[mask_BT].float())
             if o.label_gradient not in (0.0, 1.0):
@@ -145,24 +192,30 @@ class Pretrainer(nn.Module):
     def _log_probabilities(self, head: nn.Linear, h_MD: Tensor) -> Tensor:
         with torch.autocast(h_MD.device.type, enabled=False):
             logits = F.linear(h_MD.float(), head.weight, head.bias)
-            return F.log_softmax(logits.view(len(h_MD), self.objective.n_codebooks, -1), dim=-1)
+            return F.log_softmax(logits.view(len(h_MD), self.objective.n_codebooks, self.objective.codebook_size), dim=-1)
 
-    def forward(self, feats_BTF: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator) -> Losses:
-        """Losses of a batch: normalised log-mel, lengths in encoder frames, mask [B, T]; `generator` on the same device."""
+    def forward(
+        self, feats_BTF: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator, share: Share | None = None
+    ) -> Losses:
+        """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T].
+
+        `generator` on the same device; every share gets one in the same state.
+        """
         o = self.objective
         x_BTS = self.encoder.stack(feats_BTF)
         y_MN = self.anchor_quantizer.nearest(x_BTS[mask_BT])  # eq. 2
+        n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
 
-        fill_MS = torch.randn(len(y_MN), x_BTS.shape[-1], generator=generator, device=x_BTS.device) * o.mask_fill_std
-        h_MD = self.encoder(x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS), lengths_B)[mask_BT]
+        fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
+        h_MD = self.encoder(x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS * o.mask_fill_std), lengths_B)[mask_BT]
         logp_MNV = self._log_probabilities(self.head, h_MD)
-        anchor = -logp_MNV.gather(-1, y_MN[:, :, None]).mean()  # G
+        anchor = -logp_MNV.gather(-1, y_MN[:, :, None]).sum() / (n_masked * o.n_codebooks)  # G
         losses = Losses(
             total=o.anchor_weight * anchor,
             anchor=anchor,
             enhanced=None,
             label_entropy=None,
-            n_masked=len(y_MN),
+            n_masked=n_masked,
             n_labelled=0,
             n_correct=(logp_MNV.argmax(-1) == y_MN).sum(),
             n_faithful=None,
@@ -170,25 +223,42 @@ class Pretrainer(nn.Module):
             anchor_codes_MN=y_MN,
             enhanced_codes_MN=None,
         )
-        if o.enhanced_weight == 0:
-            return losses
+        if o.enhanced_weight:
+            self._enhance(losses, x_BTS, lengths_B, mask_BT, h_MD, logp_MNV, generator, share)
+        return losses
 
+    def _enhance(
+        self,
+        losses: Losses,
+        x_BTS: Tensor,
+        lengths_B: Tensor,
+        mask_BT: Tensor,
+        h_MD: Tensor,
+        logp_MNV: Tensor,
+        generator: torch.Generator,
+        share: Share | None,
+    ) -> None:
+        """Add what the enhanced labels bring."""
+        o, y_MN = self.objective, losses.anchor_codes_MN
         if o.label_share < 1:  # F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation
-            chosen_B = torch.randperm(len(lengths_B), generator=generator, device=x_BTS.device)
-            chosen_B = chosen_B[: max(1, round(o.label_share * len(lengths_B)))].sort().values
+            n_utterances, first = (len(share.masked_B), share.first) if share else (len(lengths_B), 0)
+            chosen_B = torch.randperm(n_utterances, generator=generator, device=x_BTS.device)
+            chosen_B = chosen_B[: max(1, round(o.label_share * n_utterances))].sort().values
+            share = share.chosen(chosen_B) if share else None
+            chosen_B = chosen_B[(chosen_B >= first) & (chosen_B < first + len(lengths_B))] - first
             here_M = torch.isin(mask_BT.nonzero()[:, 0], chosen_B)
             x_BTS, lengths_B, mask_BT = x_BTS[chosen_B], lengths_B[chosen_B], mask_BT[chosen_B]
             h_MD, logp_MNV, y_MN = h_MD[here_M], logp_MNV[here_M], y_MN[here_M]
-        logits_MNV = self.label_logits(x_BTS, lengths_B, mask_BT)
-        labels_MNV = enhanced_labels(logits_MNV, o, generator)  # eq. 4
+        n_labelled, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
+        logits_MNV = self.label_logits(x_BTS, lengths_B, mask_BT, share)
+        labels_MNV = enhanced_labels(logits_MNV, o, generator, before)  # eq. 4
         if self.enhanced_head is not None:
             logp_MNV = self._log_probabilities(self.enhanced_head, h_MD)
-        enhanced = -(labels_MNV * logp_MNV).sum(-1).mean()  # F
-        entropy = mean_label_entropy(logits_MNV)
+        enhanced = -(labels_MNV * logp_MNV).sum(-1).sum() / (n_labelled * o.n_codebooks)  # F
+        entropy = mean_label_entropy(logits_MNV, share) * (len(y_MN) / n_labelled)  # a share of the batch's
         codes_MN = logits_MNV.argmax(-1)
         losses.total = o.enhanced_weight * (enhanced - o.entropy_weight * entropy) + losses.total  # eq. 9
-        losses.enhanced, losses.label_entropy, losses.n_labelled = enhanced, entropy, len(y_MN)
+        losses.enhanced, losses.label_entropy, losses.n_labelled = enhanced, entropy, n_labelled
         losses.n_faithful = (labels_MNV.argmax(-1) == codes_MN).sum()
         losses.n_agreeing = (codes_MN == y_MN).sum()
         losses.enhanced_codes_MN = codes_MN
-        return losses
