@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from birq import __version__, artifact, dag, params, places, stage, stamps
+from birq import __version__, artifact, dag, params, places, ranks, stage, stamps
 from birq.errors import BirqError, Stopped
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -102,13 +104,22 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     if wildcards not in legal:
         asked, *known = (" ".join(f"--{k} {v}" for k, v in w.items()) for w in (wildcards, *legal))
         raise BirqError(f"{args.params} lists no {asked} for {args.verb}; legal: {', '.join(known)}")
+    if ranks.rank():
+        return stage.follow(args.verb, wildcards, loaded)
     stamp = stamps.write(args.verb, wildcards, loaded)
     places.register_user()
     part = getattr(args, "part", None)
-    folder = stage.run(args.verb, wildcards, loaded, part=part)
+    folder = stage.run(args.verb, wildcards, loaded, part=part, launch=partial(_ranks, args.argv) if spec.ranks else None)
     if part is None:
         inputs = [p / artifact.PROVENANCE for paths in dag.inputs(args.verb, wildcards, loaded).values() for p in paths]
         artifact.not_older(folder, [stamp, *inputs], all_files=args.verb == "report")
+    return None
+
+
+def _ranks(argv: list[str]) -> Callable[[], None] | None:
+    from birq.train import launch  # only where something has to be trained
+
+    return launch.needed(argv)
 
 
 def _store(args: argparse.Namespace, loaded: params.Params) -> None:
@@ -230,13 +241,16 @@ def _hear_signals() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; one message and exit status 2 for what the user can mend, 75 after a stop at a checkpoint."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(argv, argparse.Namespace(argv=argv))
     _hear_signals()
     try:
         status = _dispatch(args)
         sys.stdout.flush()
     except BirqError as e:
-        _say_last(f"{'stopped' if isinstance(e, Stopped) else 'error'}: {e}")
+        if str(e) and not (ranks.rank() and e.everywhere):
+            where = f" (rank {ranks.rank()})" if ranks.rank() else ""
+            _say_last(f"{'stopped' if isinstance(e, Stopped) else 'error'}{where}: {e}")
         return e.status
     except BrokenPipeError:  # `birq table | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ class Batch:
     ids: list[str]
     texts: list[str | None]
     index: np.ndarray  # positions in the split
-    seconds: float  # of audio, padding not counted
+    seconds: float  # of audio in the micro-batch, all ranks, padding not counted
+    first: int = 0  # utterances that other ranks hold before these, of the same micro-batch
+    of: int | None = None  # utterances of the micro-batch, all ranks; None: only those here
 
 
 def _cuts(sorted_frames: np.ndarray, budget: int) -> list[int]:
@@ -84,10 +86,36 @@ def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, wind
     return [groups[i] for i in rng.permutation(len(groups))]
 
 
+def shares(sorted_frames: np.ndarray, ranks: int) -> list[int]:
+    """Ends of the runs in which `ranks` ranks share a micro-batch, lengths ascending, so that the largest padded share is smallest.
+
+    Neighbours have like lengths, so there is little padding. With fewer utterances than ranks, the first shares are empty.
+    """
+
+    def ends(budget: int) -> list[int]:
+        out = [len(sorted_frames)]
+        while out[-1]:
+            out.append(max(0, out[-1] - budget // int(sorted_frames[out[-1] - 1])))
+        return out[:-1]
+
+    if ranks == 1 or not len(sorted_frames):
+        return [len(sorted_frames)] * ranks
+    low = int(sorted_frames[-1])
+    high = low * -(-len(sorted_frames) // ranks)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(ends(middle)) <= ranks else (middle + 1, high)
+    found = ends(low)
+    return [0] * (ranks - len(found)) + found[::-1]
+
+
 def collate(split: Split, index: np.ndarray, mean_F: np.ndarray, std_F: np.ndarray, n_stack: int, frame_shift_ms: float) -> Batch:
-    """Read and normalise the utterances at `index`: (raw * step - mean) / std, zeros beyond each length."""
+    """Read and normalise the utterances at `index`: (raw * step - mean) / std, zeros beyond each length.
+
+    Of no utterances, a batch of one frame and no rows.
+    """
     lengths = split.n_frames[index] // n_stack
-    longest = int(lengths.max()) * n_stack
+    longest = int(lengths.max(initial=1)) * n_stack
     feats_BTF = np.empty((len(index), longest, split.n_mels), np.float32)
     scale_F, shift_F = np.float32(split.step) / std_F, mean_F / std_F
     for row_TF, i, length in zip(feats_BTF, index, lengths, strict=True):
@@ -128,7 +156,9 @@ def _frames(seconds: float, frame_shift_ms: float) -> int:
 class Feed:
     """Micro-batches for training: one list per optimiser step, `batch_seconds` of audio in all, `micro_batch_seconds` in each at most.
 
-    `index`: which utterances of the split take part. Errors: BirqError if one of them is longer than a micro-batch.
+    `index`: which utterances of the split take part. Of `ranks` processes, number `rank` gets its share of every micro-batch, which may
+    hold no utterance: steps and micro-batches are the same for any number of ranks. Errors: BirqError if an utterance is longer than a
+    micro-batch.
     """
 
     def __init__(
@@ -143,7 +173,10 @@ class Feed:
         n_stack: int,
         frame_shift_ms: float,
         seed: int,
+        rank: int = 0,
+        ranks: int = 1,
     ):
+        self.rank, self.ranks = rank, ranks
         self.split, self.index, self.mean_F, self.std_F = split, np.asarray(index, dtype=np.int64), mean_F, std_F
         self.n_stack, self.frame_shift_ms, self.seed = n_stack, frame_shift_ms, seed
         _check(split, self.index, n_stack, frame_shift_ms, batch_seconds=batch_seconds, micro_batch_seconds=micro_batch_seconds)
@@ -167,17 +200,37 @@ class Feed:
             group = group[np.argsort(self.split.n_frames[group], kind="stable")]
             parts = _pack(group, self.split.n_frames, self.micro_frames)
             _even_out(parts, self.split.n_frames, self.micro_frames)
-            yield [collate(self.split, p, self.mean_F, self.std_F, self.n_stack, self.frame_shift_ms) for p in parts]
+            yield [self._share(p) for p in parts]
+
+    def _share(self, part: np.ndarray) -> Batch:
+        ends = shares(self.split.n_frames[part], self.ranks)
+        first, end = (0, *ends)[self.rank : self.rank + 2]
+        batch = collate(self.split, part[first:end], self.mean_F, self.std_F, self.n_stack, self.frame_shift_ms)
+        seconds = float(self.split.n_frames[part].sum()) * self.frame_shift_ms / 1000
+        return replace(batch, seconds=seconds, first=first, of=len(part))
 
 
 def sequential(
-    split: Split, index: np.ndarray, mean_F: np.ndarray, std_F: np.ndarray, batch_seconds: float, n_stack: int, frame_shift_ms: float
+    split: Split,
+    index: np.ndarray,
+    mean_F: np.ndarray,
+    std_F: np.ndarray,
+    batch_seconds: float,
+    n_stack: int,
+    frame_shift_ms: float,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
-    """Every utterance once, longest first, for decoding. Errors as for `Feed`."""
+    """Every utterance once, longest first, for decoding; of several ranks, each gets every so many batches, all the same number of them.
+
+    Errors as for `Feed`.
+    """
     index = np.asarray(index, dtype=np.int64)
     _check(split, index, n_stack, frame_shift_ms, batch_seconds=batch_seconds)
     order = index[np.argsort(-split.n_frames[index], kind="stable")]
-    for group in _pack(order, split.n_frames, _frames(batch_seconds, frame_shift_ms)):
+    groups = _pack(order, split.n_frames, _frames(batch_seconds, frame_shift_ms))
+    groups += [order[:0]] * (-len(groups) % ranks)
+    for group in groups[rank::ranks]:
         yield collate(split, group, mean_F, std_F, n_stack, frame_shift_ms)
 
 

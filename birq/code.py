@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 # the contract and what every stage shares decide when to run, not what comes out
-_CONTRACT = ("", ".artifact", ".code", ".dag", ".errors", ".hashes", ".params", ".places", ".progress", ".stage")
+_CONTRACT = ("", ".artifact", ".code", ".dag", ".errors", ".hashes", ".params", ".places", ".progress", ".ranks", ".stage")
 SHARED = frozenset(f"birq{m}" for m in _CONTRACT)
 
 

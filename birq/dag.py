@@ -17,6 +17,7 @@ class Stage:
     sections: tuple[str, ...]  # params that the stage may read; wildcards in braces
     inputs: tuple[str, ...]  # artifacts: "stage/wildcards", "+" in front: one per value of the wildcard
     wildcards: tuple[str, ...] = ()
+    ranks: bool = False  # several processes may compute it together
 
     @property
     def pattern(self) -> str:
@@ -39,6 +40,7 @@ STAGES: dict[str, Stage] = {
             ("model", "pretrain", "features", "run.pretrain_corpora"),
             ("+features:pretrain",),
             RUN,
+            ranks=True,
         ),
         Stage(
             "finetune",
@@ -46,6 +48,7 @@ STAGES: dict[str, Stage] = {
             ("finetune", "run.finetune_corpora"),
             ("pretrain", "tokenizer", "+features:finetune"),
             RUN,
+            ranks=True,
         ),
         Stage("decode", "birq.evaluate.decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
         Stage("score", "birq.evaluate.score", ("score",), ("decode",), RUN),

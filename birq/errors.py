@@ -8,9 +8,17 @@ class BirqError(Exception):
     """
 
     status = 2
+    everywhere = False  # raised by every rank of a training at the same step, so that one says it for all
+
+
+class Diverged(BirqError):
+    """Training went wrong."""
+
+    everywhere = True
 
 
 class Stopped(BirqError):
     """Training was asked to stop and has left a checkpoint: the same command goes on there."""
 
+    everywhere = True
     status = 75  # EX_TEMPFAIL of sysexits.h: try again

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birq import __version__, artifact, code, dag, places
+from birq import __version__, artifact, code, dag, places, ranks
 from birq.artifact import damage, read_provenance
 from birq.errors import BirqError
 from birq.hashes import sha256_files
@@ -155,10 +155,18 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[str], None] = _say, part: Part | None = None) -> Path:
+def run(
+    stage: str,
+    wildcards: dict[str, str],
+    params: Params,
+    say: Callable[[str], None] = _say,
+    part: Part | None = None,
+    launch: Callable[[], Callable[[], None] | None] | None = None,
+) -> Path:
     """Make a stage's artifact, or put the stored one in place; return its folder.
 
     `part` (I, N): do only this part of the work, where the stage can be divided; the run without it finds all parts done and publishes.
+    `launch`: asked when the artifact has to be computed; returns what does so in other processes, which go through `run` and `follow`.
     Errors: BirqError for bad input, a full or a read-only disk; whatever was done stays in the work folder for the next try.
     """
     name = "/".join(x for x in (stage, "-".join(wildcards.values())) if x)
@@ -169,14 +177,19 @@ def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[st
         target, stored, work = dag.artifact(stage, wildcards), places.store_path(stage, key), work / key
         with _lock(stored, say, shared=part is not None):
             known = _usable(stored, say) or _adopted(target, stored, key, say)
-            if not known:
+            elsewhere = launch() if launch and not known else None
+            if known:
+                ranks.tell("")
+            elif not elsewhere:
                 job = Job(stage, wildcards, key, dag.inputs(stage, wildcards, params), work / "out", work / "scratch", params)
                 _compute_part(job, part, name, say) if part else _compute(job, parts, name, work, stored, say)
-            if part is None:
+            if part is None and not elsewhere:
                 there = _put(stored, target, name)
                 known = known and ("up to date" if there else known)
             if known:
                 say(f"{name}: {known} ({key[:12]})")
+        if elsewhere:  # the lock is free again: one of those processes takes it
+            elsewhere()
     except Exception as e:
         if isinstance(e, OSError) and e.errno in READ_ONLY:
             raise BirqError(f"{name}: {e.filename} cannot be written ({e.strerror}); what is done stays in {work}") from e
@@ -184,6 +197,14 @@ def run(stage: str, wildcards: dict[str, str], params: Params, say: Callable[[st
             raise BirqError(f"{name}: the disk is full ({e}); what is done stays in {work}: free space and run again") from e
         raise
     return target
+
+
+def follow(stage: str, wildcards: dict[str, str], params: Params) -> None:
+    """What ranks other than 0 do: wait for its word, and compute with it if there is something to compute. They publish nothing."""
+    if key := ranks.hear():
+        work = places.work_root() / stage / key
+        job = Job(stage, wildcards, key, dag.inputs(stage, wildcards, params), work / "out", work / "scratch", params)
+        importlib.import_module(dag.STAGES[stage].code).compute(job)
 
 
 def _disk_full(error: Exception, place: Path) -> bool:
@@ -270,6 +291,7 @@ def _compute(job: Job, parts: dict[str, Any], name: str, work: Path, stored: Pat
         earlier = float(spent.read_text())
     except (OSError, ValueError):
         earlier = 0.0
+    ranks.tell(job.key)
     try:
         importlib.import_module(dag.STAGES[job.stage].code).compute(job)
     finally:

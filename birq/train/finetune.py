@@ -20,6 +20,7 @@ from birq.shards import Split, open_split
 from birq.stage import Job
 from birq.tokenizer import Tokenizer
 from birq.tokenizer import load as load_tokenizer
+from birq.train.distributed import Group, join, leave
 from birq.train.loop import adamw, device_and_threads, precision, train
 from birq.train.schedule import tri_stage
 from birq.train.state import load_pretrained, save_model
@@ -54,7 +55,9 @@ class FinetuneTask:
         frame_shift_ms: float,
         dev: Split,
         dev_feed: dict[str, Any],
+        group: Group,
     ):
+        self.group = group
         self.model, self.tokenizer, self.section, self.job, self.device = model, tokenizer, section, job, device
         self.frame_shift_ms, self.dev, self.dev_feed = frame_shift_ms, dev, dev_feed
         self.dev_index = np.array([i for i, t in enumerate(dev.texts) if t], dtype=np.int64)
@@ -66,20 +69,25 @@ class FinetuneTask:
         for p in self.model.encoder.parameters():
             p.requires_grad_(not frozen)
         targets = [[self.tokenizer.encode(t) for t in b.texts] for b in batches]
-        n_tokens = max(1, sum(len(row) for rows in targets for row in rows))
+        n_tokens = max(1, int(self.group.add(torch.tensor(sum(len(row) for rows in targets for row in rows)))))
         for batch, rows in zip(batches, targets, strict=True):
             feats = spec_augment(batch.feats_BTF.to(self.device), self.section, self.frame_shift_ms)
             with precision(self.device):
                 logp, lengths = self.model(feats, batch.lengths_B.to(self.device))
-            loss = ctc_loss(logp, lengths, rows, self.model.blank)
+            # of a share without utterances, the sum is 0 and so is every gradient
+            loss = ctc_loss(logp, lengths, rows, self.model.blank) if rows else logp.sum()
             (loss / n_tokens).backward()
             self.loss_sum += float(loss.detach())
         self.tokens += n_tokens
 
     def figures(self, step: int) -> dict[str, float | None]:
+        self._add_ranks()
         line: dict[str, float | None] = {"loss": self.loss_sum / max(1, self.tokens), "dev_wer": None}
         self.loss_sum, self.tokens = 0.0, 0
         return line
+
+    def _add_ranks(self) -> None:
+        self.loss_sum = float(self.group.add(torch.tensor(self.loss_sum, dtype=torch.float64)))
 
     def due(self, step: int) -> bool:
         n = self.section.evaluations
@@ -93,16 +101,17 @@ class FinetuneTask:
             return None
         if wer < self.best_wer:
             self.best_wer, self.best_step = wer, step
-            fresh = self.job.scratch / (BEST + ".new")
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, fresh)
-            fresh.replace(self.job.scratch / f"{step}-{BEST}")
+            if self.group.writes:
+                fresh = self.job.scratch / (BEST + ".new")
+                save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, fresh)
+                fresh.replace(self.job.scratch / f"{step}-{BEST}")
         return {"dev_wer": wer}
 
     @torch.inference_mode()
     def _dev_wer(self, stop: Callable[[], bool]) -> float | None:
         self.model.eval()
         references, hypotheses = [], []
-        for batch in sequential(self.dev, self.dev_index, **self.dev_feed):
+        for batch in sequential(self.dev, self.dev_index, **self.dev_feed, rank=self.group.rank, ranks=self.group.size):
             if stop():
                 self.model.train()
                 return None
@@ -111,25 +120,32 @@ class FinetuneTask:
             hypotheses += [self.tokenizer.decode(ids) for ids in greedy(logp, lengths, self.model.blank)]
             references += batch.texts
         self.model.train()
+        parts = self.group.gathered((references, hypotheses))
+        references, hypotheses = ([text for part in parts for text in part[i]] for i in (0, 1))
         return float(jiwer.wer(references, hypotheses))
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.KEPT}
+        self._add_ranks()
+        state = {name: getattr(self, name) for name in self.KEPT}
+        self.restore(state)
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         for name in self.KEPT:
             setattr(self, name, state[name])
+        if not self.group.writes:
+            self.loss_sum = 0.0
 
     def take_best(self) -> None:
         if self.best_step:
             self.model.load_state_dict(load_file(self.job.scratch / f"{self.best_step}-{BEST}"))
 
 
-def _labelled(split: Split, section: Finetune, tokenizer: Tokenizer, n_stack: int, seed: int) -> np.ndarray:
+def _labelled(split: Split, section: Finetune, tokenizer: Tokenizer, n_stack: int, seed: int, group: Group) -> np.ndarray:
     """The labelled subset, without utterances too fast for CTC at this frame rate."""
     index = labelled_subset(split, section.labelled_minutes, seed)
     fits = np.array([frames_needed(tokenizer.encode(split.texts[i])) <= split.n_frames[i] // n_stack for i in index])
-    if not fits.all():
+    if not fits.all() and group.writes:
         print(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames: left out", flush=True)
     if fits.mean() < 0.9:
         raise BirqError(
@@ -148,8 +164,9 @@ def compute(job: Job) -> None:
     frame_shift_ms = pretrained.config["features"]["frame_shift_ms"]
     split = open_split(job.inputs["features"], "train")
     # the labelled subset is the same for every method and seed: methods are compared on the same speech
-    index = _labelled(split, section, tokenizer, shape.n_stack, seed=0)
     device = device_and_threads(section, job)
+    group = join(device)
+    index = _labelled(split, section, tokenizer, shape.n_stack, seed=0, group=group)
     torch.manual_seed(seed)
     encoder = pretrained.pretrainer.encoder
     encoder.dropout = section.dropout
@@ -165,17 +182,22 @@ def compute(job: Job) -> None:
         batch_seconds=section.batch_seconds,
         micro_batch_seconds=section.micro_batch_seconds,
         seed=seed,
+        rank=group.rank,
+        ranks=group.size,
         **shared,
     )
     dev_feed = {"mean_F": pretrained.mean_F, "std_F": pretrained.std_F, "batch_seconds": max(240.0, section.batch_seconds), **shared}
     dev = open_split(job.inputs["features"], "dev")
-    task = FinetuneTask(model, tokenizer, section, job, device, frame_shift_ms, dev, dev_feed)
+    task = FinetuneTask(model, tokenizer, section, job, device, frame_shift_ms, dev, dev_feed, group)
     optimiser = adamw(
         [{"params": list(encoder.parameters())}, {"params": list(model.head.parameters()), "rate_factor": section.head_rate_factor}],
         section,
     )
     schedule = tri_stage(section.steps, section.warmup_share, section.hold_share, section.final_rate_share)
     position = train(job, model, optimiser, schedule, feed, task, section, seed)
+    leave()
+    if not group.writes:
+        return
     task.take_best()
     labelled_hours = float(split.duration_s[index].sum()) / 3600
     config = {k: pretrained.config[k] for k in ("method", "seed", "model", "features", "mean", "std", "hours_unlabelled")}

@@ -18,11 +18,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from birq import ranks
 from birq.batches import Batch, Feed
-from birq.errors import BirqError, Stopped
+from birq.errors import Diverged, Stopped
 from birq.params import Optimisation
 from birq.progress import Progress
 from birq.stage import Job
+from birq.train.distributed import Group
 from birq.train.interrupt import StopRequest
 from birq.train.schedule import Schedule
 from birq.train.state import load_checkpoint, save_checkpoint
@@ -31,8 +33,10 @@ from birq.train.state import load_checkpoint, save_checkpoint
 class Task(Protocol):
     """What pre-training and fine-tuning differ in."""
 
+    group: Group  # every method that is called in each step or line is called by all ranks
+
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
-        """Accumulate the gradient of one optimiser step and sum up the figures to log."""
+        """Accumulate this rank's part of the gradient of one optimiser step and sum up the figures to log."""
 
     def figures(self, step: int) -> dict[str, float | None]:
         """Figures since the last call, for the curve; starts a new sum."""
@@ -47,9 +51,10 @@ class Task(Protocol):
         """Whether a line of the curve must be written after this step besides the regular ones."""
 
     def state(self) -> dict[str, Any]:
-        """What the task itself must remember over a kill."""
+        """What the task itself must remember over a kill, of all ranks together."""
 
-    def restore(self, state: dict[str, Any]) -> None: ...
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; what was summed up belongs to rank 0."""
 
 
 @dataclass
@@ -67,10 +72,14 @@ class Position:
 
 
 def device_and_threads(section: Optimisation, job: Job) -> torch.device:
-    """CUDA where there is one, else the CPU with the threads that params name; noted in the provenance."""
+    """CUDA where there is one, for each rank of a node its own, else the CPU with the threads that params name; noted in the provenance."""
     torch.set_num_threads(section.cpu_threads)
     torch.set_flush_denormal(True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.local_rank())
+        device = torch.device("cuda", ranks.local_rank())
+    job.notes["ranks"] = ranks.world_size()
     job.notes["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     job.notes["threads"] = section.cpu_threads
     return device
@@ -83,9 +92,9 @@ def precision(device: torch.device) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed for everything random at a step."""
-    return (seed * 1_000_003 + step * 7919 + 12345) % (2**63)
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A seed for everything random at a step; `rank` for what each rank draws for itself."""
+    return (seed * 1_000_003 + step * 7919 + 12345 + (rank << 48)) % (2**63)
 
 
 def adamw(groups: list[dict[str, Any]], section: Optimisation) -> torch.optim.AdamW:
@@ -108,10 +117,10 @@ def _steps(feed: Feed, position: Position) -> Iterator[list[Batch]]:
 
 
 class _Curve:
-    """curve.jsonl and timing.jsonl in the work folder; cut back to the checkpoint on resume."""
+    """curve.jsonl and timing.jsonl in the work folder; cut back to the checkpoint on resume. One rank writes them."""
 
-    def __init__(self, folder: Path, lines: int):
-        self.paths = [folder / "curve.jsonl", folder / "timing.jsonl"]
+    def __init__(self, folder: Path, lines: int, writes: bool):
+        self.paths = [folder / "curve.jsonl", folder / "timing.jsonl"] if writes else []
         for path in self.paths:
             kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
             fresh = path.with_suffix(".new")  # a kill in the middle of cutting must not lose lines
@@ -119,7 +128,7 @@ class _Curve:
             fresh.replace(path)
 
     def write(self, curve: dict[str, Any], timing: dict[str, Any]) -> None:
-        for path, line in zip(self.paths, (curve, timing), strict=True):
+        for path, line in zip(self.paths, (curve, timing), strict=False):
             with open(path, "a") as f:
                 f.write(json.dumps({k: _rounded(v) for k, v in line.items()}) + "\n")
 
@@ -148,11 +157,12 @@ class _Run:
         seed: int,
     ):
         self.job, self.model, self.optimiser, self.schedule = job, model, optimiser, schedule
-        self.task, self.section, self.seed = task, section, seed
+        self.task, self.section, self.seed, self.group = task, section, seed, task.group
         self.name = f"{job.stage}/{'-'.join(job.wildcards.values())}"
         self.position = Position()
         self._resume()
-        self.curve = _Curve(job.scratch, self.position.curve_lines)
+        self.group.assert_equal(model, self.position.step)
+        self.curve = _Curve(job.scratch, self.position.curve_lines, self.group.writes)
         self.progress = Progress(self.name, section.steps, start=self.position.step)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.stream = _steps(feed, self.position)
@@ -164,11 +174,15 @@ class _Run:
             self.optimiser.load_state_dict(saved["optimiser"])
             self.task.restore(saved["task"])
             self.position = Position(**saved["position"])
-            print(f"{self.name}: resumes at step {self.position.step} of {self.section.steps}", flush=True)
+            if self.group.writes:
+                print(f"{self.name}: resumes at step {self.position.step} of {self.section.steps}", flush=True)
 
     def save(self) -> None:
         self.position.seconds = self._seconds()
-        save_checkpoint(self.job.scratch, self.model, self.optimiser, self.task.state(), self.position.__dict__)
+        state = self.task.state()
+        if self.group.writes:
+            save_checkpoint(self.job.scratch, self.model, self.optimiser, state, self.position.__dict__)
+        self.group.wait()
         self.saved_at = time.monotonic()
 
     def _seconds(self) -> float:
@@ -184,9 +198,10 @@ class _Run:
         batches = next(self.stream)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(p.step) * group["rate_factor"]
-        torch.manual_seed(step_seed(self.seed, p.step))
+        torch.manual_seed(step_seed(self.seed, p.step, self.group.rank))
         self.optimiser.zero_grad(set_to_none=True)
         self.task.backward(batches, p.step, p.epoch)
+        self.group.sum_gradients(self.parameters)
         p.norm_sum += _clip(self.parameters, self.section.clip_norm, self.name, p.step)
         self.optimiser.step()
         p.step += 1
@@ -214,8 +229,10 @@ class _Run:
         speed = hours / p.seconds * 3600
         self.curve.write(line, {"step": p.step, "seconds": p.seconds, "audio_hours_per_hour": speed})
         p.curve_lines, p.written, p.norm_sum = p.curve_lines + 1, p.step, 0.0
-        self.progress.update(p.step, **{k: line.get(k) for k in SHOWN}, **{"h/h": round(speed)})
-        if time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self.done:
+        if self.group.writes:
+            self.progress.update(p.step, **{k: line.get(k) for k in SHOWN}, **{"h/h": round(speed)})
+        due = time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self.done
+        if self.group.any(due and self.group.writes):
             self.save()
 
 
@@ -232,11 +249,15 @@ def train(
     """Run `section.steps` optimiser steps, from the last checkpoint in the work folder if there is one.
 
     Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
-    BirqError when the loss or the gradient is not finite; the checkpoint before it stays.
+    Diverged when the loss or the gradient is not finite; the checkpoint before it stays.
     """
-    with StopRequest() as stop:
+    with StopRequest() as request:
         run = _Run(job, model, optimiser, schedule, feed, task, section, seed)
         model.train()
+
+        def stop() -> bool:
+            return task.group.any(request())
+
         while True:
             if run.line_due:
                 run.write_line(stop)
@@ -244,19 +265,21 @@ def train(
                 break
             if stop():  # before the line is written, too: it is then written after resuming
                 run.save()
+                why = next(filter(None, task.group.gathered(request.reason)))
                 done = f"step {run.position.step} of {section.steps}"
-                raise Stopped(f"{run.name}: {done} is saved ({stop.reason}); the same command goes on from there")
+                raise Stopped(f"{run.name}: {done} is saved ({why}); the same command goes on from there")
             run.step()
-    run.progress.close()
-    for file in ("curve.jsonl", "timing.jsonl"):
-        (job.out / file).write_bytes((job.scratch / file).read_bytes())
+    if task.group.writes:
+        run.progress.close()
+        for file in ("curve.jsonl", "timing.jsonl"):
+            (job.out / file).write_bytes((job.scratch / file).read_bytes())
     return run.position
 
 
 def _clip(parameters: list[Tensor], clip_norm: float, name: str, step: int) -> float:
     norm = float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], clip_norm))
     if not math.isfinite(norm):
-        raise BirqError(
+        raise Diverged(
             f"{name}: loss or gradient is not finite at step {step + 1}; try a lower learning_rate, a longer warm-up "
             "or a smaller clip_norm. The last checkpoint stays in the work folder"
         )

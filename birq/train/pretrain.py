@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from birq.batches import Batch, Feed
-from birq.errors import BirqError
+from birq.errors import Diverged
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
-from birq.model.objectives import Losses, Pretrainer
+from birq.model.objectives import Losses, Pretrainer, Share
 from birq.params import Pretrain
 from birq.shards import Split, open_split, read_stats
 from birq.stage import Job
+from birq.train.distributed import ALONE, Group, join, leave
 from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
 from birq.train.schedule import warmup_cosine
 from birq.train.state import build_pretrainer, save_model
@@ -47,9 +48,18 @@ class CodeCounts:
 class PretrainTask:
     """Masks, the objective and its figures."""
 
-    def __init__(self, model: Pretrainer, section: Pretrain, name: str, device: torch.device, seed: int, frame_shift_ms: float):
+    def __init__(
+        self,
+        model: Pretrainer,
+        section: Pretrain,
+        name: str,
+        device: torch.device,
+        seed: int,
+        frame_shift_ms: float,
+        group: Group = ALONE,
+    ):
         self.model, self.section, self.device, self.seed = model, section, device, seed
-        self.name = name
+        self.name, self.group = name, group
         n_stack = model.encoder.shape.n_stack
         self.start_probability = stacked_start_probability(section.mask_start_probability, n_stack)
         self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
@@ -67,21 +77,36 @@ class PretrainTask:
         n_frames = batch.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
         return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
 
-    def _forward(self, batch: Batch, mask_BT: Tensor, step: int, part: int) -> Losses:
+    def _shares(self, batches: list[Batch], masks: list[Tensor]) -> list[Share | None]:
+        """What every rank must know of the others' part of each micro-batch; alone, there are no shares."""
+        if self.group.size == 1:
+            return [None] * len(batches)
+        sizes = [b.of or len(b.ids) for b in batches]
+        starts = np.cumsum([0, *sizes])
+        masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
+        for batch, mask_BT, start in zip(batches, masks, starts, strict=False):
+            begin = int(start) + batch.first
+            masked_B[begin : begin + len(batch.ids)] = mask_BT.sum(1)
+        parts = self.group.add(masked_B).split(sizes)
+        return [Share(part_B, batch.first, self.group.total) for part_B, batch in zip(parts, batches, strict=True)]
+
+    def _forward(self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None) -> Losses:
         generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
+        feats_BTF, lengths_B, mask_BT = (x.to(self.device) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
         with precision(self.device):
-            return self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device), mask_BT.to(self.device), generator)
+            return self.model(feats_BTF, lengths_B, mask_BT, generator, share)
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
         masks = [self._mask(b, epoch) for b in batches]
+        shares = self._shares(batches, masks)
         every = self.section.gradient_cosine_every_steps
         if every and self.model.objective.enhanced_weight and (step == 0 or (step + 1) % every == 0):
-            self.cosine = self._gradient_cosine(self._forward(batches[0], masks[0], step, 0))
-        total = sum(int(m.sum()) for m in masks)
-        for part, (batch, mask_BT) in enumerate(zip(batches, masks, strict=True)):
-            losses = self._forward(batch, mask_BT, step, part)
+            self.cosine = self._gradient_cosine(self._forward(batches[0], masks[0], step, 0, shares[0]))
+        total = sum(share.n_masked if share else int(m.sum()) for m, share in zip(masks, shares, strict=True))
+        for part, (batch, mask_BT, share) in enumerate(zip(batches, masks, shares, strict=True)):
+            losses = self._forward(batch, mask_BT, step, part, share)
             # G is a mean over masked frames, so micro-batches weigh by theirs: that gives the whole batch's gradient.
-            # Statistics of z and the mean label's entropy are those of a micro-batch
+            # Statistics of z and the mean label's entropy are those of a micro-batch, whatever the number of ranks that share it
             (losses.total * (losses.n_masked / total)).backward()
             self._sum_up(losses)
 
@@ -92,24 +117,32 @@ class PretrainTask:
         upper = torch.autograd.grad(losses.enhanced, params, retain_graph=True, allow_unused=True)
         lower = torch.autograd.grad(losses.anchor, params, allow_unused=True)
         pairs = [(a.flatten(), b.flatten()) for a, b in zip(upper, lower, strict=True) if a is not None and b is not None]
-        a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
+        a, b = (self.group.total(torch.cat(side)) for side in zip(*pairs, strict=True))
         return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
     def _sum_up(self, losses: Losses) -> None:
         s, m = self.sums, losses.n_masked
-        s["masked"] += m
+        s["masked"] += len(losses.anchor_codes_MN)
         s["loss"] += float(losses.total.detach()) * m
         s["anchor"] += float(losses.anchor.detach()) * m
         s["correct"] += float(losses.n_correct)
         self.anchor_codes.add(losses.anchor_codes_MN)
         if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
-            s["labelled"] += losses.n_labelled
+            s["labelled"] += len(losses.enhanced_codes_MN)
             s["enhanced"] += float(losses.enhanced.detach()) * losses.n_labelled
             s["faithful"] += float(losses.n_faithful)  # type: ignore[arg-type]
             s["agreeing"] += float(losses.n_agreeing)  # type: ignore[arg-type]
             self.enhanced_codes.add(losses.enhanced_codes_MN)
 
+    def _add_ranks(self) -> None:
+        """Every rank's sums become those of all ranks."""
+        sums = self.group.add(torch.tensor(list(self.sums.values()), dtype=torch.float64))
+        self.sums = dict(zip(self.sums, sums.tolist(), strict=True))
+        for codes in (self.anchor_codes, self.enhanced_codes):
+            self.group.add(codes.count_NV)
+
     def figures(self, step: int) -> dict[str, float | None]:
+        self._add_ranks()
         s, o = self.sums, self.model.objective
         m, labelled = max(1.0, s["masked"]), max(1.0, s["labelled"])
         birq = o.enhanced_weight > 0
@@ -134,13 +167,13 @@ class PretrainTask:
     def _watch(self, step: int, line: dict[str, float | None]) -> None:
         loss, perplexity = line["loss"], line["enhanced_perplexity"]
         if loss is None or not math.isfinite(loss):
-            raise BirqError(f"{self.name}: loss is not finite at step {step}; try a lower pretrain.learning_rate or a longer warm-up")
+            raise Diverged(f"{self.name}: loss is not finite at step {step}; try a lower pretrain.learning_rate or a longer warm-up")
         if perplexity is None or perplexity >= self.section.min_perplexity or step <= self.section.warmup_steps:
             self.collapsed_since = None
             return
         self.collapsed_since = self.collapsed_since or step
         if step - self.collapsed_since >= COLLAPSED_STEPS:
-            raise BirqError(
+            raise Diverged(
                 f"{self.name}: the enhanced labels have collapsed (perplexity {perplexity:.2f} below pretrain.min_perplexity = "
                 f"{self.section.min_perplexity} since step {self.collapsed_since}); raise pretrain.entropy_weight (1 holds), lower "
                 "pretrain.label_gradient or pretrain.learning_rate, or use pretrain.label_norm: standardise. "
@@ -154,20 +187,34 @@ class PretrainTask:
         return False
 
     def state(self) -> dict[str, Any]:
+        self._add_ranks()
         counts = {"anchor": self.anchor_codes.count_NV, "enhanced": self.enhanced_codes.count_NV}
-        return {"collapsed_since": self.collapsed_since, "cosine": self.cosine, "sums": self.sums, "counts": counts}
+        state = {"collapsed_since": self.collapsed_since, "cosine": self.cosine, "sums": self.sums, "counts": counts}
+        self.restore(state)
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.collapsed_since, self.cosine, self.sums = state["collapsed_since"], state["cosine"], state["sums"]
-        self.anchor_codes.count_NV, self.enhanced_codes.count_NV = state["counts"]["anchor"], state["counts"]["enhanced"]
+        self._begin()
+        self.collapsed_since, self.cosine = state["collapsed_since"], state["cosine"]
+        if self.group.writes:
+            self.sums = dict(state["sums"])
+            self.anchor_codes.count_NV, self.enhanced_codes.count_NV = (state["counts"][k].clone() for k in ("anchor", "enhanced"))
 
 
 def pretraining_feed(
-    split: Split, mean_F: np.ndarray, std_F: np.ndarray, section: Pretrain, n_stack: int, frame_shift_ms: float, seed: int
+    split: Split,
+    mean_F: np.ndarray,
+    std_F: np.ndarray,
+    section: Pretrain,
+    n_stack: int,
+    frame_shift_ms: float,
+    seed: int,
+    group: Group = ALONE,
 ) -> Feed:
     """Every utterance of the split, transcribed or not, in batches of the section's size."""
     sizes = {"batch_seconds": section.batch_seconds, "micro_batch_seconds": section.micro_batch_seconds}
-    return Feed(split, np.arange(len(split)), mean_F, std_F, **sizes, n_stack=n_stack, frame_shift_ms=frame_shift_ms, seed=seed)
+    shape = {"n_stack": n_stack, "frame_shift_ms": frame_shift_ms}
+    return Feed(split, np.arange(len(split)), mean_F, std_F, **sizes, **shape, seed=seed, rank=group.rank, ranks=group.size)
 
 
 def compute(job: Job) -> None:
@@ -190,19 +237,22 @@ def compute(job: Job) -> None:
         "std": [float(v) for v in std_F],
     }
     device = device_and_threads(section, job)
+    group = join(device)
     model = build_pretrainer(config).to(device)
     hours = float(split.duration_s.sum()) / 3600
     config["n_parameters"] = sum(p.numel() for p in model.encoder.parameters())
     config["hours_unlabelled"] = 0.0 if method == "scratch" else round(hours, 4)
     job.notes.update({"hours": config["hours_unlabelled"], "steps": 0, "n_parameters": config["n_parameters"]})
     if method == "scratch":
-        for file in ("curve.jsonl", "timing.jsonl"):
+        for file in ("curve.jsonl", "timing.jsonl") if group.writes else ():
             (job.out / file).touch()
     else:
-        feed = pretraining_feed(split, mean_F, std_F, section, model_params.n_stack, features.frame_shift_ms, seed)
+        feed = pretraining_feed(split, mean_F, std_F, section, model_params.n_stack, features.frame_shift_ms, seed, group)
         optimiser = adamw([{"params": list(model.parameters())}], section)
-        task = PretrainTask(model, section, f"pretrain/{method}-{seed}", device, seed, features.frame_shift_ms)
+        task = PretrainTask(model, section, f"pretrain/{method}-{seed}", device, seed, features.frame_shift_ms, group)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = train(job, model, optimiser, schedule, feed, task, section, seed)
         job.notes.update({"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds})
-    save_model(job.out, "encoder.safetensors", model, config)
+    leave()
+    if group.writes:
+        save_model(job.out, "encoder.safetensors", model, config)

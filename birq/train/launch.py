@@ -1,0 +1,145 @@
+"""Start the ranks of a training: `python -m birq pretrain ...` runs itself once per GPU, over all nodes of a Slurm job.
+
+What torchrun does, through its own interface, so that the verb keeps its exit status and its signals. How many ranks there are is a
+setting, not a param: it changes last digits only. BIRQ_RANKS says how many a node runs; without it, as many as it has visible GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from birq import ranks
+from birq.errors import BirqError, Stopped
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+SHUTDOWN_SECONDS = 120  # for a checkpoint, before ranks that were asked to stop are killed
+
+
+def needed(argv: list[str]) -> Callable[[], None] | None:
+    """What starts `python -m birq ARGV` as several ranks, or None where this process is enough."""
+    if ranks.launched():
+        return None
+    nodes, each = _nodes(), _per_node()
+    if nodes * each < 2:
+        return None
+    return lambda: _finish(_over_nodes(nodes, each, argv) if nodes > 1 else run_node(1, each, "localhost:0", uuid.uuid4().hex, argv))
+
+
+def _per_node() -> int:
+    asked = os.environ.get("BIRQ_RANKS", "")
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise BirqError(f"BIRQ_RANKS={asked}: must be the number of processes that train on a node, 1 or more")
+        return int(asked)
+    if not Path("/dev/nvidia0").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return 1  # torch need not be asked
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _nodes() -> int:
+    """Nodes of the Slurm job that this process runs in, 1 outside of Slurm."""
+    count = os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or "1"
+    return int(count) if shutil.which("srun") and "SLURM_JOB_ID" in os.environ else 1
+
+
+def _finish(status: int) -> None:
+    """Errors: BirqError that carries the ranks' exit status; they have said why."""
+    if status:
+        error = Stopped() if status == Stopped.status else BirqError()
+        error.status = status
+        raise error
+
+
+def run_node(nodes: int, each: int, endpoint: str, run_id: str, argv: list[str]) -> int:
+    """Run this node's ranks and wait for them. Returns their exit status: 0, 75 after a stop at a checkpoint, else an error's."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # ranks say themselves what went wrong
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=each,
+        run_id=run_id,
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        max_restarts=0,  # whoever started the verb tries again
+        local_addr="localhost" if nodes == 1 else None,
+        signals_to_handle=",".join(s.name for s in SIGNALS),
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    handlers = {s: signal.getsignal(s) for s in SIGNALS}
+    try:
+        elastic_launch(config, sys.executable)("-m", "birq", *argv)
+    except ChildFailedError as e:
+        return _status({rank: failure.exitcode for rank, failure in e.failures.items()})
+    except SignalException as e:
+        if e.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        return Stopped.status  # ranks got the signal too, and left a checkpoint if they had come so far
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _status(codes: dict[int, int]) -> int:
+    """One exit status for those of several ranks."""
+    for known in (Stopped.status, BirqError.status):
+        if known in codes.values():
+            return known
+    for rank, code in sorted(codes.items()):
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        print(f"error: rank {rank} {how}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+    return 1
+
+
+def _over_nodes(nodes: int, each: int, argv: list[str]) -> int:
+    """One launcher per node of this Slurm job; they meet at this one."""
+    with socket.socket() as s:  # a port that is free now
+        s.bind(("", 0))
+        port = s.getsockname()[1]
+    endpoint = f"{socket.gethostname()}:{port}"
+    place = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0"]
+    if threads := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it from the job by itself
+        place.append(f"--cpus-per-task={threads}")
+    node = [sys.executable, "-m", "birq.train.launch", str(nodes), str(each), endpoint, os.environ["SLURM_JOB_ID"]]
+    child = subprocess.Popen([*place, *node, "--", *argv])
+    # srun hands SIGUSR1 on to every launcher, which hands it on to its ranks; of SIGTERM it would make an end of the step
+    handlers = {s: signal.signal(s, lambda *_: child.send_signal(signal.SIGUSR1)) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def main() -> int:
+    """The launcher of one node."""
+    p = argparse.ArgumentParser(
+        prog="python -m birq.train.launch", description="Run one node's ranks of a training; birq calls it by srun."
+    )
+    p.add_argument("nodes", type=int)
+    p.add_argument("ranks", type=int)
+    p.add_argument("endpoint")
+    p.add_argument("run_id")
+    p.add_argument("argv", nargs="+")
+    a = p.parse_args()
+    return run_node(a.nodes, a.ranks, a.endpoint, a.run_id, a.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
