@@ -124,12 +124,9 @@ def test_resume_with_another_number_of_ranks(tmp_path: Path, inputs, alone) -> N
     assert load_checkpoint(tmp_path / "scratch")["position"]["step"] == 4
     gang.run(3, train_here, "pretrain", tmp_path, inputs, changes)
     torch.testing.assert_close(weights(tmp_path / "out1"), weights(alone["pretrain"]), rtol=0, atol=2e-5)
-    every, some = curve(alone["pretrain"]), curve(tmp_path / "out1")
-    assert [line["step"] for line in some] == [1, 3, 6, 8]
-    for name in ("gradient_norm", "hours_seen"):
-        want = [line[name] for line in every[3:6]]
-        want = np.mean(want) if name == "gradient_norm" else want[-1]
-        assert some[2][name] == pytest.approx(want, rel=1e-4), "of steps 4 to 6: a stop in between loses nothing"
+    one = job("pretrain", tmp_path / "one", inputs, params(**SETTINGS | changes))
+    pretrain.compute(one)
+    np.testing.assert_allclose(figures(tmp_path / "out1"), figures(one.out), rtol=2e-5, atol=2e-6)
 
 
 def begin_unlike(folder: Path) -> None:
@@ -191,7 +188,7 @@ def test_the_verb_starts_ranks_stops_with_75_and_torchrun_goes_on(
 ) -> None:
     """BIRQ_RANKS=2 runs the verb as two ranks: a signal reaches them, 75 comes back. The same verb under torchrun goes on there, publishes
     once, and speaks once. What is made already starts no ranks."""
-    folder = project(tmp_path, features, pretrain__steps=60, pretrain__checkpoint_seconds=3600.0)
+    folder = project(tmp_path, features, pretrain__steps=30, pretrain__checkpoint_seconds=3600.0)
     env = child_environment() | {"BIRQ_RANKS": "2"}
     child = subprocess.Popen([sys.executable, "-m", "birq", *VERB], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
     work = folder / "data" / ".work" / "pretrain"
@@ -209,7 +206,7 @@ def test_the_verb_starts_ranks_stops_with_75_and_torchrun_goes_on(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resumes at step") == 1 and done.stderr.count("pretrain/birq-0: done in") == 1
     record = json.loads((folder / "data" / "pretrain" / "birq-0" / "provenance.json").read_text())
-    assert record["notes"]["ranks"] == 2 and record["notes"]["steps"] == 60
+    assert record["notes"]["ranks"] == 2 and record["notes"]["steps"] == 30
 
     monkeypatch.chdir(folder)
     monkeypatch.delenv("BIRQ_STORE", raising=False)
