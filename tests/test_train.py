@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ from birq.batches import Batch
 from birq.errors import BirqError, Stopped
 from birq.shards import open_split
 from birq.stage import Job
-from birq.train import finetune, pretrain
+from birq.train import finetune, interrupt, pretrain
 from birq.train.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
 from birq.train.state import load_checkpoint, load_pretrained
@@ -201,15 +202,24 @@ def test_a_stopped_verb_exits_with_75_though_its_log_reader_is_gone(
 
 
 def test_training_stops_by_itself_before_its_slurm_job_ends(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slurm kills at SLURM_JOB_END_TIME: a checkpoint a minute earlier (5 % of short jobs) costs no step. A time that is over already is
-    another job's, and none, or nonsense, means no limit."""
+    """Slurm kills at SLURM_JOB_END_TIME, which older versions tell by squeue only: a checkpoint a minute earlier (5 % of short jobs) costs
+    no step. A time that is over already is another job's; none, or nonsense, means no limit."""
     at = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "8200"}
     assert last_moment(at, 1000) == 8200 - 60
     assert last_moment(at | {"SLURM_JOB_END_TIME": "1600"}, 1000) == 1600 - 30
-    assert last_moment(at, 9000) is None and last_moment({}, 0) is None and last_moment({"SLURM_JOB_END_TIME": "never"}, 0) is None
+    assert last_moment(at, 9000) is None and last_moment({}, 0) is None
+    assert last_moment(at | {"SLURM_JOB_END_TIME": "never"}, 0) is None
+
+    (tmp_path / "squeue").write_text('#!/bin/sh\ntest "$3" = 7 && echo 2026-03-01T10:00:00 $END\n')
+    (tmp_path / "squeue").chmod(0o755)
+    asked = {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}", "END": "2026-03-01T12:00:00", "TZ": "UTC"}
+    end = datetime(2026, 3, 1, 12).timestamp()
+    assert last_moment(asked, end - 7200) == end - 60
+    assert last_moment(asked | {"END": "N/A"}, 0) is None and last_moment(asked | {"SLURM_JOB_ID": "8"}, 0) is None
     now = time.time()
-    monkeypatch.setenv("SLURM_JOB_START_TIME", str(now - 3590))
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(now + 10))
+    monkeypatch.setattr(interrupt, "MARGIN_SECONDS", 5000.0)
+    monkeypatch.setenv("SLURM_JOB_START_TIME", str(now - 1e6))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(now + 1000))
     with pytest.raises(Stopped, match=r"step 0 of 12 is saved \(the Slurm job's time is nearly over\)"):
         pretrained(tmp_path, features)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from datetime import datetime
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -13,11 +15,14 @@ MARGIN_SHARE = 0.05  # of the job's time, where that is less
 
 
 class StopRequest:
-    """While it is open, SIGTERM and SIGUSR1 do not kill; a call says whether to stop, and `reason` why."""
+    """While it is open, SIGTERM and SIGUSR1 do not kill; a call says whether to stop, and `reason` why.
 
-    def __init__(self) -> None:
+    `watch_time`: stop by itself before a Slurm job ends; of several ranks, one has to.
+    """
+
+    def __init__(self, watch_time: bool = True) -> None:
         self.reason: str | None = None
-        self._end = last_moment(dict(os.environ), time.time())
+        self._end = last_moment(dict(os.environ), time.time()) if watch_time else None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -43,9 +48,19 @@ class StopRequest:
 def last_moment(environment: dict[str, str], now: float) -> float | None:
     """Unix time at which a job must begin to stop, from what Slurm says about its end; None where it says nothing of use."""
     try:
-        begin, end = float(environment.get("SLURM_JOB_START_TIME", now)), float(environment["SLURM_JOB_END_TIME"])
-    except (KeyError, ValueError):
+        begin, end = _limits(environment)
+    except (KeyError, ValueError, OSError, subprocess.SubprocessError):  # no job, no limit, or Slurm does not answer
         return None
     if end <= now:  # left over from another job, or past its limit already: stopping at every start would never end
         return None
     return end - min(MARGIN_SECONDS, MARGIN_SHARE * max(0.0, end - begin))
+
+
+def _limits(environment: dict[str, str]) -> tuple[float, float]:
+    """Begin and end of the Slurm job, Unix times. Before Slurm 23.02 they are not in the environment, and squeue is asked."""
+    if "SLURM_JOB_END_TIME" in environment:
+        return float(environment["SLURM_JOB_START_TIME"]), float(environment["SLURM_JOB_END_TIME"])
+    command = ["squeue", "--noheader", "--job", environment["SLURM_JOB_ID"], "--format", "%S %e"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True).stdout
+    begin, end = (datetime.fromisoformat(t).timestamp() for t in said.split())
+    return begin, end

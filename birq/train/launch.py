@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from birq import ranks
 from birq.errors import BirqError, Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+LINGER_SECONDS = 3  # one launcher holds what the others meet by: it stays until they have seen their own ranks end
 SHUTDOWN_SECONDS = 120  # for a checkpoint, before ranks that were asked to stop are killed
 
 
@@ -66,9 +68,11 @@ def run_node(nodes: int, each: int, endpoint: str, run_id: str, argv: list[str])
     """Run this node's ranks and wait for them. Returns their exit status: 0, 75 after a stop at a checkpoint, else an error's."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # ranks say themselves what went wrong
+    for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # ranks say themselves what went wrong
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -85,7 +89,12 @@ def run_node(nodes: int, each: int, endpoint: str, run_id: str, argv: list[str])
     try:
         elastic_launch(config, sys.executable)("-m", "birq", *argv)
     except ChildFailedError as e:
-        return _status({rank: failure.exitcode for rank, failure in e.failures.items()})
+        status = _status({rank: failure.exitcode for rank, failure in e.failures.items()})
+        time.sleep(LINGER_SECONDS if nodes > 1 else 0)
+        return status
+    except RendezvousError as e:
+        print(f"error: the launcher of another node is gone ({e}); the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
     except SignalException as e:
         if e.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -118,7 +127,7 @@ def _over_nodes(nodes: int, each: int, argv: list[str]) -> int:
         place.append(f"--cpus-per-task={threads}")
     node = [sys.executable, "-m", "birq.train.launch", str(nodes), str(each), endpoint, os.environ["SLURM_JOB_ID"]]
     child = subprocess.Popen([*place, *node, "--", *argv])
-    # srun hands SIGUSR1 on to every launcher, which hands it on to its ranks; of SIGTERM it would make an end of the step
+    # srun hands SIGUSR1, which means nothing to itself, on to every launcher, and that to its ranks
     handlers = {s: signal.signal(s, lambda *_: child.send_signal(signal.SIGUSR1)) for s in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         return child.wait()

@@ -251,7 +251,7 @@ def train(
     Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
     Diverged when the loss or the gradient is not finite; the checkpoint before it stays.
     """
-    with StopRequest() as request:
+    with StopRequest(task.group.writes) as request:
         run = _Run(job, model, optimiser, schedule, feed, task, section, seed)
         model.train()
 
