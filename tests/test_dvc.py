@@ -193,41 +193,66 @@ def copies(folder: Path) -> float:
     return sum(different.values()) / sum(p.stat().st_size for p in stored)
 
 
-@pytest.mark.parametrize(("kind", "times"), [("hardlink,copy", 1), ("symlink", 2), ("copy", 3)])
-def test_copies_on_disk(project: Project, tmp_path: Path, kind: str, times: int) -> None:
-    """With hard links the workspace, birq's store and DVC's cache share one file; `hardlink,copy` is what .dvc/config says."""
-    other = project.clone(tmp_path / "clone")
-    if "hardlink" in kind:
-        assert re.findall(r"\w+", other.run("dvc", "config", "cache.type")) == kind.split(",")
-    else:
-        other.run("dvc", "config", "--local", "cache.type", kind)
+def clone_with(kind: str, project: Project, folder: Path) -> Project:
+    """A clone that has birq's store, and whose DVC fills the workspace by one kind of link."""
+    other = project.clone(folder)
+    other.run("dvc", "config", "--local", "cache.type", kind)
     shutil.copytree(project.folder / "data" / ".store", other.folder / "data" / ".store")
     key = json.loads((project.folder / "data/features/mine/provenance.json").read_text())["key"]
     for old in (p for p in (other.folder / "data" / ".store" / "features").iterdir() if p.is_dir() and p.name != key):
         shutil.rmtree(old)
-    assert not computed(other.run("dvc", "repro", "--force", UPTO))
-    assert copies(other.folder) == pytest.approx(times)
+    assert not computed(other.run("dvc", "repro", UPTO))
     assert other.digests() == project.digests()
+    return other
 
 
-def test_snakemake_replaces_what_dvc_linked(project: Project, tmp_path: Path) -> None:
-    """DVC's links are read-only and Snakemake refuses to replace read-only outputs; a cache written through would be damaged."""
+@pytest.fixture(scope="module")
+def linked(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone with hard links."""
+    return clone_with("hardlink,copy", project, tmp_path_factory.mktemp("linked") / "clone")
+
+
+def test_hard_links_make_one_copy(linked: Project) -> None:
+    """The workspace, birq's store and DVC's cache are three names of one file."""
+    assert copies(linked.folder) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("kind", "times"), [("symlink", 2), ("copy", 3)])
+def test_other_links_make_more(project: Project, tmp_path: Path, kind: str, times: int) -> None:
+    """The figures of docs/dvc.md: DVC moves nothing out of the store, so its cache is a second copy, and a copied workspace a third."""
+    assert copies(clone_with(kind, project, tmp_path / "clone").folder) == pytest.approx(times)
+
+
+def test_snakemake_replaces_what_dvc_linked(linked: Project) -> None:
+    """DVC's links are read-only and Snakemake refuses to replace read-only outputs; the file in the cache stays what it was."""
     mighty = os.geteuid() == 0
     if mighty and not shutil.which("setpriv"):
         pytest.skip("root may write read-only files, and setpriv (util-linux), which would take that away, is missing")
-    other = project.clone(tmp_path / "clone")
-    shutil.copytree(project.folder / "data" / ".store", other.folder / "data" / ".store")
-    other.run("dvc", "repro", UPTO)
-    linked = other.folder / "data" / "tokenizer" / "provenance.json"
-    before = linked.read_bytes()
-    assert not linked.stat().st_mode & 0o222 and linked.stat().st_nlink > 1
-    text = (other.folder / "params.yaml").read_text()
-    (other.folder / "params.yaml").write_text(text.replace("kind: characters", "kind: bpe").replace("vocab_size: 256", "vocab_size: 30"))
+    path, settings = linked.folder / "data/tokenizer/provenance.json", linked.folder / "params.yaml"
+    before, text = path.read_bytes(), settings.read_text()
+    assert not path.stat().st_mode & 0o222 and path.stat().st_nlink > 1
+    settings.write_text(text.replace("kind: characters", "kind: bpe").replace("vocab_size: 256", "vocab_size: 30"))
     rights = "-dac_override,-dac_read_search"
     might = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if mighty else []
-    said = other.run(*might, "snakemake", "--cores", "1", "data/tokenizer/provenance.json")
-    assert computed(said) == {"tokenizer"} and linked.read_bytes() != before
-    assert before in [p.read_bytes() for p in other.folder.glob(".dvc/cache/files/md5/*/*")]
+    said = linked.run(*might, "snakemake", "--cores", "1", "data/tokenizer/provenance.json")
+    settings.write_text(text)
+    assert computed(said) == {"tokenizer"} and path.read_bytes() != before
+    assert before in [p.read_bytes() for p in linked.folder.glob(".dvc/cache/files/md5/*/*")]
+
+
+def test_damage_through_a_hard_link_is_mended(linked: Project) -> None:
+    """One byte changed changes the workspace, the store and DVC's cache, and DVC believes what is read-only: birq finds it and says so."""
+    folder = linked.folder / "data" / "features" / "mine"
+    path = next(folder.glob("train/*.parquet"))
+    good = path.read_bytes()
+    path.chmod(0o644)
+    with open(path, "r+b") as f:
+        f.write(bytes([good[0] ^ 1]))
+    path.chmod(0o444)
+    assert "has changed since it was made" in linked.run(sys.executable, "-m", "birq", "tokenizer", fails=True)
+    shutil.rmtree(folder)
+    assert computed(linked.run("dvc", "repro", "features")) == {"features/mine"}
+    assert path.read_bytes() == good
 
 
 # ---- curves while they grow
