@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -139,18 +140,29 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _beside(stored: Path) -> Iterator[Path]:
+    """A folder beside an artifact's place in the store, which becomes it when all went well. The lock of its key must be held."""
+    near = stored.with_name(f".{stored.name}.new")
+    remove(near)
+    try:
+        yield near
+        os.rename(near, stored)
+    except BaseException:
+        remove(near)  # a full disk must not stay full of it
+        raise
+
+
 def adopt(target: Path, stored: Path, *, link: bool) -> None:
     """Take an artifact of the workspace into the store, which has lost it or never had it: after a clone and `dvc pull`, say."""
-    near = stored.parent / f".{stored.name}.{os.getpid()}"
-    remove(near)
-    for name in read_provenance(target)["files"]:
-        source = (target / name).resolve()  # DVC may have put a link to its cache here
-        (near / name).parent.mkdir(parents=True, exist_ok=True)
-        if not (link and _linked(source, near / name)):
-            shutil.copyfile(source, near / name)
-        os.chmod(near / name, 0o444)
-    shutil.copyfile(target / PROVENANCE, near / PROVENANCE)
-    os.rename(near, stored)
+    with _beside(stored) as near:
+        for name in read_provenance(target)["files"]:
+            source = (target / name).resolve()  # DVC may have put a link to its cache here
+            (near / name).parent.mkdir(parents=True, exist_ok=True)
+            if not (link and _linked(source, near / name)):
+                shutil.copyfile(source, near / name)
+            os.chmod(near / name, 0o444)
+        shutil.copyfile(target / PROVENANCE, near / PROVENANCE)
 
 
 def not_older(folder: Path, than: list[Path], *, all_files: bool) -> None:
@@ -170,12 +182,11 @@ def store(out: Path, stored: Path, record: dict[str, Any]) -> None:
         os.chmod(out / name, 0o444)
     (out / PROVENANCE).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     stored.parent.mkdir(parents=True, exist_ok=True)
-    if out.stat().st_dev != stored.parent.stat().st_dev:  # a store on another disk: copied beside its place first
-        near = stored.parent / f".{stored.name}.{os.getpid()}"
-        remove(near)
+    if out.stat().st_dev == stored.parent.stat().st_dev:
+        os.rename(out, stored)
+        return
+    with _beside(stored) as near:  # a store on another disk
         shutil.copytree(out, near)
-        out = near
-    os.rename(out, stored)
 
 
 def environment() -> dict[str, Any]:

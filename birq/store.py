@@ -36,7 +36,7 @@ class Kept:
 
 
 def _records() -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    for folder in sorted(places.store_root().glob("[a-z]*/*/")):
+    for folder in sorted(f for f in places.store_root().glob("[a-z]*/*/") if not f.name.startswith(".")):
         try:
             yield folder, artifact.read_provenance(folder)
         except BirqError:
@@ -202,10 +202,19 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
                 artifact.remove(gone)
     work = _old_work(params, dry_run)
     if not dry_run:
+        _half_copied()
         _forget_past()
     verb = "would be removed" if dry_run else "removed"
     said = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
     return said + (f"; {busy} are being made and stay" if busy else "")
+
+
+def _half_copied() -> None:
+    """What a killed run had not yet copied to its place in the store."""
+    for folder in places.store_root().glob("[a-z]*/.*/"):
+        with _free(folder.parent / f"{folder.name.split('.')[1]}.lock") as free:
+            if free:
+                artifact.remove(folder)
 
 
 def _old_work(params: Params, dry_run: bool) -> int:

@@ -38,6 +38,17 @@ def test_gc_spares_the_workspace_and_removes_the_rest(toy_project: Path, toy) ->
     assert {p.stem for p in code.iterdir()} == set(provenance(toy_project, "first")["parts"]["code"].values())
 
 
+def test_gc_removes_half_copies(toy_project: Path, toy) -> None:
+    """A killed run leaves them in a store on another disk; they are no artifacts, and nobody would end them once the params are others."""
+    toy("first")
+    half = toy_project / "data" / ".store" / "first" / f".{'0' * 32}.new"
+    half.mkdir()
+    (half / "text").write_text("x")
+    assert "every hash holds" in toy("store", "verify").stdout
+    toy("store", "gc")
+    assert not half.exists()
+
+
 def test_gc_spares_what_dvc_lock_refers_to(toy_project: Path, toy) -> None:
     """A lock file, in the folder or at the tip of a branch, stands for a result that somebody may check out."""
     toy("first")
