@@ -128,7 +128,7 @@ def linked(kind: str) -> Callable[[Project], None]:
 
     test.__name__ = f"test_cache_{kind}"
     test.__doc__ = f"No verb writes through a {kind} of DVC's: cache and store keep the bytes that their names promise."
-    expected = "as with copies: computed once, restored; cache and store unharmed"
+    expected = "computed once, then restored; cache and store unharmed"
     return scenario(LINKS, kind, expected, computed="score report", restored="score report")(test)
 
 
