@@ -221,6 +221,15 @@ def test_the_lock_pins_what_birq_needs() -> None:
     assert [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)] == [lines]
 
 
+def test_lists_of_inputs_follow_from_params_of_the_stamp() -> None:
+    """Snakemake compares times only: a corpus, method or seed that is added or taken away changes the stamp of whoever reads all."""
+    for stage in dag.STAGES.values():
+        for spec in (s for s in stage.inputs if s.startswith("+")):
+            role = spec.partition(":")[2]
+            decides = {"pretrain": "run.pretrain_corpora", "finetune": "run.finetune_corpora"}.get(role, "run")
+            assert {decides, "run"} & set(stage.sections), f"{stage.name}: {spec} depends on {decides}"
+
+
 def test_one_oldest_snakemake() -> None:
     """The Snakefile, the package and the tests name the same one; tests/test_oldest_snakemake.py runs it."""
     dependencies = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
