@@ -66,6 +66,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--forget", action="append", default=[], metavar="FOLDER", help="gc: a clone that used the store and is gone; repeatable"
     )
+    _results(verb)
+    p = verb("table", "print the report's table")
+    p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
+    p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
+    p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
+    p.add_argument("--once", action="store_true", help="write what is there and end")
+    verb("dag", "print the pipeline's picture as SVG")
+    verb("stamp", "write the files by which Snakemake sees changed params, code and audio")
+    verb("sources", "write the files by which DVC sees changed audio in folders of yours")
+    return top
+
+
+def _results(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Verbs that write a result down and run it again."""
     p = verb("record", "write down what the present run was and gave, for `birq reproduce`: benchmarks/results/NAME.json")
     p.add_argument("name")
     p = verb("reproduce", "run a recorded result again, in a folder of its own, and say: same, within the interval, or different")
@@ -82,15 +96,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--present-code", action="store_true", help="run the code that lies here, not that of the record's commit")
     p.add_argument("--use-store", action="store_true", help="take what the project's store has; without it, all is computed anew")
     p.add_argument("--folder", type=Path, help="where to run (default: data/.reproduce/NAME)")
-    p = verb("table", "print the report's table")
-    p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
-    p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
-    p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
-    p.add_argument("--once", action="store_true", help="write what is there and end")
-    verb("dag", "print the pipeline's picture as SVG")
-    verb("stamp", "write the files by which Snakemake sees changed params, code and audio")
-    verb("sources", "write the files by which DVC sees changed audio in folders of yours")
-    return top
 
 
 def _part(text: str) -> stage.Part:
