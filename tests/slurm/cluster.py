@@ -1,4 +1,4 @@
-"""A Slurm cluster on this machine: munge, slurmctld, nodes `n1` and `n2` with two pretended GPUs each, and if asked for slurmdbd on MariaDB.
+"""A Slurm cluster on this machine: munge, slurmctld, nodes `n1` and `n2` with two pretended GPUs each; if asked for, slurmdbd on MariaDB.
 
 All of it lies in one folder and runs as the user who starts it, with ports of its own. Scheduling is real; limits on memory are enforced by
 Slurm's own sampling, not by cgroups; a "GPU" is a device that exists everywhere, so CUDA finds none.
@@ -62,11 +62,12 @@ JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=1,sched_interval=2
 ReturnToService=2
+MinJobAge=3600
 SlurmdTimeout=6
 TreeWidth=2
 {accounting}
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1_port} CPUs=32 RealMemory=256000 Gres=gpu:2
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2_port} CPUs=32 RealMemory=256000 Gres=gpu:2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1_port} CPUs=24 RealMemory=256000 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2_port} CPUs=24 RealMemory=256000 Gres=gpu:2
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 # devices that every machine has stand for GPUs; Slurm only asks whether they exist
@@ -150,6 +151,17 @@ class Cluster:
         """State of each node: idle, alloc, mix, down, ..."""
         return dict(line.split() for line in self.call("sinfo", "-h", "-N", "-o", "%N %T").splitlines())
 
+    def processes(self, job: str, *words: str) -> list[int]:
+        """Processes of a job whose command line holds these words."""
+        found = []
+        for pid in self._belonging():
+            with contextlib.suppress(OSError):
+                place = Path(f"/proc/{pid}")
+                command = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if f"SLURM_JOB_ID={job}\0" in (place / "environ").read_text(errors="replace") and set(words) <= set(command):
+                    found.append(pid)
+        return found
+
     def logs(self) -> str:
         """The ends of all daemons' logs."""
         return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(self.folder.glob("*.log")))
@@ -166,7 +178,9 @@ class Cluster:
         self.folder.mkdir(parents=True)
         ports = dict(zip(("ctld_port", "n1_port", "n2_port", "dbd_port", "db_port"), _free_ports(5), strict=True))
         names = ports | {"host": socket.gethostname().split(".")[0], "user": getpass.getuser(), "folder": self.folder}
-        names["accounting"] = self._accounting_lines(ports["dbd_port"]) if self.accounting else "AccountingStorageType=accounting_storage/none"
+        names["accounting"] = (
+            self._accounting_lines(ports["dbd_port"]) if self.accounting else "AccountingStorageType=accounting_storage/none"
+        )
         (self.folder / "slurm.conf").write_text(CONFIG.format(**names))
         (self.folder / "gres.conf").write_text(GRES)
         self._wrap("srun", "scontrol")
@@ -174,10 +188,10 @@ class Cluster:
             self._start_munge()
             if self.accounting:
                 self._start_accounting(names)
-            self._run("slurmctld", "slurmctld", "-D", "-c", "-i")
+            self.start_controller()
             for node in NODES:
                 self.start_node(node)
-            wait_for("both nodes idle", lambda: self._idle(), logs=self.logs)
+            wait_for("both nodes idle", self._idle, logs=self.logs)
         except BaseException:
             self.stop(keep_logs=True)
             raise
@@ -194,6 +208,13 @@ class Cluster:
         wait_for("no process left", lambda: not list(self._belonging()), seconds=20)
         if not keep_logs:
             shutil.rmtree(self.folder)
+
+    def start_controller(self) -> None:
+        self._run("slurmctld", "slurmctld", "-D")
+
+    def stop_controller(self) -> None:
+        """As for an update: jobs run on."""
+        self._end("slurmctld")
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd."""
@@ -246,7 +267,7 @@ class Cluster:
         self._forget(name)
 
     def _wrap(self, *commands: str) -> None:
-        """Commands that know their configuration by themselves: Snakemake's plugin takes SLURM_CONF away from what it calls inside a job."""
+        """Commands that know their configuration: Snakemake's plugin takes SLURM_CONF away from what it calls inside a job."""
         (self.folder / "bin").mkdir()
         for name in commands:
             wrapper = self.folder / "bin" / name
@@ -278,7 +299,7 @@ class Cluster:
         files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed", "log-file": "munged.log"}
         options = [f"--{option}={place / name}" for option, name in files.items()]
         self._run("munged", "munged", "--foreground", "--force", "--num-threads=2", *options)
-        wait_for("munge", lambda: (place / "socket").exists(), logs=self.logs)
+        wait_for("munge", (place / "socket").exists, logs=self.logs)
 
     def _accounting_lines(self, port: int) -> str:
         lines = {"Type": "accounting_storage/slurmdbd", "Host": "127.0.0.1", "Port": port, "Pass": self.folder / "munge" / "socket"}
@@ -293,9 +314,9 @@ class Cluster:
         if done.returncode:
             raise ClusterError(done.stdout + done.stderr)
         db_socket = self.folder / "mariadb.sock"
-        self._run("mariadbd", "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={db_socket}", f"--port={port}",
-                  "--bind-address=127.0.0.1", f"--user={user}", f"--pid-file={self.folder}/mariadb.pid", "--skip-grant-tables",
-                  "--skip-networking=0", "--innodb-lock-wait-timeout=900", "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M")  # fmt: skip
+        options = {"datadir": data, "socket": db_socket, "port": port, "bind-address": "127.0.0.1", "user": user}
+        options |= {"pid-file": self.folder / "mariadb.pid", "innodb-buffer-pool-size": "64M", "innodb-lock-wait-timeout": 900}
+        self._run("mariadbd", "mariadbd", "--no-defaults", "--skip-grant-tables", *(f"--{k}={v}" for k, v in options.items()))
         wait_for("MariaDB", db_socket.exists, logs=self.logs)
         place = self.folder / "slurmdbd.conf"
         place.write_text(DBD.format(**names))
@@ -328,7 +349,9 @@ def _open_files(place: Path) -> set[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.slurm.cluster", description="A Slurm cluster of two pretended nodes on this machine")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.slurm.cluster", description="A Slurm cluster of two pretended nodes on this machine"
+    )
     parser.add_argument("command", choices=("start", "stop", "status"))
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--accounting", action="store_true", help="with slurmdbd on MariaDB")
