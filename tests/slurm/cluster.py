@@ -1,4 +1,4 @@
-"""A Slurm cluster on this machine: munge, slurmctld, nodes `n1` and `n2` with two pretended GPUs each, and if asked for slurmdbd on MariaDB.
+"""A Slurm cluster on this machine: munge, slurmctld, nodes `n1` and `n2` with two pretended GPUs each; if asked for, slurmdbd on MariaDB.
 
 All of it lies in one folder and runs as the user who starts it, with ports of its own. Scheduling is real; limits on memory are enforced by
 Slurm's own sampling, not by cgroups; a "GPU" is a device that exists everywhere, so CUDA finds none.
@@ -191,7 +191,7 @@ class Cluster:
             self.start_controller()
             for node in NODES:
                 self.start_node(node)
-            wait_for("both nodes idle", lambda: self._idle(), logs=self.logs)
+            wait_for("both nodes idle", self._idle, logs=self.logs)
         except BaseException:
             self.stop(keep_logs=True)
             raise
@@ -267,7 +267,7 @@ class Cluster:
         self._forget(name)
 
     def _wrap(self, *commands: str) -> None:
-        """Commands that know their configuration by themselves: Snakemake's plugin takes SLURM_CONF away from what it calls inside a job."""
+        """Commands that know their configuration: Snakemake's plugin takes SLURM_CONF away from what it calls inside a job."""
         (self.folder / "bin").mkdir()
         for name in commands:
             wrapper = self.folder / "bin" / name
@@ -299,7 +299,7 @@ class Cluster:
         files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed", "log-file": "munged.log"}
         options = [f"--{option}={place / name}" for option, name in files.items()]
         self._run("munged", "munged", "--foreground", "--force", "--num-threads=2", *options)
-        wait_for("munge", lambda: (place / "socket").exists(), logs=self.logs)
+        wait_for("munge", (place / "socket").exists, logs=self.logs)
 
     def _accounting_lines(self, port: int) -> str:
         lines = {"Type": "accounting_storage/slurmdbd", "Host": "127.0.0.1", "Port": port, "Pass": self.folder / "munge" / "socket"}
@@ -314,9 +314,9 @@ class Cluster:
         if done.returncode:
             raise ClusterError(done.stdout + done.stderr)
         db_socket = self.folder / "mariadb.sock"
-        self._run("mariadbd", "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={db_socket}", f"--port={port}",
-                  "--bind-address=127.0.0.1", f"--user={user}", f"--pid-file={self.folder}/mariadb.pid", "--skip-grant-tables",
-                  "--skip-networking=0", "--innodb-lock-wait-timeout=900", "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M")  # fmt: skip
+        options = {"datadir": data, "socket": db_socket, "port": port, "bind-address": "127.0.0.1", "user": user}
+        options |= {"pid-file": self.folder / "mariadb.pid", "innodb-buffer-pool-size": "64M", "innodb-lock-wait-timeout": 900}
+        self._run("mariadbd", "mariadbd", "--no-defaults", "--skip-grant-tables", *(f"--{k}={v}" for k, v in options.items()))
         wait_for("MariaDB", db_socket.exists, logs=self.logs)
         place = self.folder / "slurmdbd.conf"
         place.write_text(DBD.format(**names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "pipeli
 
 import tinyproject
 from cluster import Cluster, missing
+from on_slurm import COMMAND, Run, on
 from tinyproject import Project, edit
 
 PROFILE = "workflow/profiles/slurm/config.yaml"
@@ -39,13 +39,6 @@ def cluster(place: Path) -> Iterator[Cluster]:
     one.stop()
 
 
-def on(cluster: Cluster, project: Project) -> Project:
-    """The project with this cluster's commands in its environment."""
-    return project.at(
-        project.root, **cluster.environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environment['PATH']}"}
-    )
-
-
 @pytest.fixture(scope="session")
 def fresh(place: Path, environment: dict[str, str]) -> Project:
     """Nothing made yet; the profile with the lines that a user would change, and shorter waits."""
@@ -58,3 +51,11 @@ def fresh(place: Path, environment: dict[str, str]) -> Project:
     # what a probe takes does not fit into the first of these
     edit(profile, r"(  probe:.*?mem_mb:) 16000 \* attempt", r"\1 150 + 4000 * (attempt - 1)")
     return project
+
+
+@pytest.fixture(scope="session")
+def run(cluster: Cluster, fresh: Project) -> Run:
+    """The whole pipeline by the literal command."""
+    project = on(cluster, fresh)
+    done = project.run(*COMMAND)
+    return Run(project, done, cluster.jobs())
