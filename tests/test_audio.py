@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,50 @@ def test_a_bad_file_is_named(tmp_path: Path):
         audio.read(tmp_path / "bad.flac", RATE)
     with pytest.raises(BirqError, match=r"gone\.flac.*no such file"):
         audio.read(tmp_path / "gone.flac", RATE)
+
+
+def by_libsndfile(path: Path) -> tuple[np.ndarray | None, str]:
+    """What soundfile alone gives: samples, or its complaint."""
+    try:
+        return soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1), ""
+    except soundfile.LibsndfileError as e:
+        return None, str(e)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_flac_is_read_as_libsndfile_reads_it(tmp_path: Path, subtype: str, channels: int):
+    # FLAC is lossless and up to 24 bits are exact in float32, so the decoder must not matter
+    wave = np.random.default_rng(0).uniform(-1, 1, (12_345, channels)).astype(np.float32)
+    wave[:9] = np.array([-1, 1, 0, -1, 1, 0.5, -0.5, 1, -1])[:, None]
+    soundfile.write(tmp_path / "a.flac", wave, RATE, subtype=subtype)
+    assert audio._whole_flac(tmp_path / "a.flac") is not None
+    np.testing.assert_array_equal(audio.read(tmp_path / "a.flac", RATE), by_libsndfile(tmp_path / "a.flac")[0])
+
+
+def test_recorded_flac_is_read_as_libsndfile_reads_it():
+    # encoders of other people's files use more of the format than ours does
+    root = Path(__file__).resolve().parent.parent
+    files = sorted(Path(os.environ.get("BIRQ_CORPORA", root.parent / "shared" / "corpora")).glob("**/*.flac"))
+    if not files:
+        pytest.skip("no real speech at hand; BIRQ_CORPORA says where it is")
+    for path in files[:: max(1, len(files) // 40)]:
+        np.testing.assert_array_equal(audio.read(path, RATE), by_libsndfile(path)[0])
+
+
+def test_damaged_flac_is_treated_as_libsndfile_treats_it(tmp_path: Path):
+    # the fast decoder drops damaged frames silently: a file that is short of what its header promises is not its business
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.9, 0.9, 40_000), RATE, subtype="PCM_16")
+    sound = path.read_bytes()
+    flipped = bytearray(sound)
+    flipped[len(sound) // 2] ^= 0x40
+    for data in (bytes(flipped), sound[: len(sound) // 2], sound[:60], b"ID3\x04\x00\x00\x00\x00\x00\x00" + sound):
+        path.write_bytes(data)
+        wanted, complaint = by_libsndfile(path)
+        assert data[:3] == b"ID3" or audio._whole_flac(path) is None
+        if wanted is None:
+            with pytest.raises(BirqError, match=r"a\.flac.*cannot be decoded"):
+                audio.read(path, RATE)
+        else:
+            np.testing.assert_array_equal(audio.read(path, RATE), wanted)
