@@ -81,8 +81,8 @@ def encode(logmel_TF: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
 def write_shard(path: str | Path, rows: Iterable[dict[str, Any]], metadata: dict[str, Any]) -> int:
     """Write one shard beside its place, then rename it there; return the number of rows.
 
-    `rows`: dicts with `id`, `speaker`, `text` (or None), `duration_s` and `fbank`, [T, n_mels]: log-mel in nat, or what `encode` made of it.
-    They are taken and written in row groups of 64, so an endless corpus needs little memory.
+    `rows`: dicts with `id`, `speaker`, `text` (or None), `duration_s` and `fbank` [T, n_mels], log-mel in nat or as
+    `encode` leaves it. They are taken and written in row groups of 64, so an endless corpus needs little memory.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

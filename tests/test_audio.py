@@ -138,7 +138,7 @@ def test_damaged_flac_is_treated_as_libsndfile_treats_it(tmp_path: Path):
     flipped[len(sound) // 2] ^= 0x40
     for data in (bytes(flipped), sound[: len(sound) // 2], sound[:60], b"ID3\x04\x00\x00\x00\x00\x00\x00" + sound):
         path.write_bytes(data)
-        wanted, complaint = by_libsndfile(path)
+        wanted, _ = by_libsndfile(path)
         assert data[:3] == b"ID3" or audio._whole_flac(path) is None
         if wanted is None:
             with pytest.raises(BirqError, match=r"a\.flac.*cannot be decoded"):

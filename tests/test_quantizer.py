@@ -7,7 +7,7 @@ import torch
 from tiny import N_MELS, batch, noise, objective, pretrainer
 
 from birq.model.objectives import enhanced_labels
-from birq.model.quantizer import CHUNK_VALUES, RandomQuantizer, layer_norm, standardise
+from birq.model.quantizer import BLOCK, CHUNK_VALUES, RandomQuantizer, argmax, layer_norm, standardise
 
 
 def quantizer(d_in: int = 24, h: int = 8, v: int = 64, n: int = 3, seed: int = 0) -> RandomQuantizer:
@@ -33,6 +33,14 @@ def test_labels_do_not_depend_on_the_chunk() -> None:
     x = torch.randn(CHUNK_VALUES // 256 + 100, 24, generator=noise())
     codes = q.nearest(x)
     assert torch.equal(codes[-200:], q.nearest(x[-200:]))
+
+
+def test_argmax_in_blocks_is_argmax() -> None:
+    """The largest of the blocks' largest is the largest; of equal ones the first is taken, or labels would depend on the blocks."""
+    for v in (1, 100, BLOCK, BLOCK + 1, 5 * BLOCK):
+        score = torch.randint(0, 40, (64, v), generator=noise()).float()
+        first = torch.tensor([row.index(max(row)) for row in score.tolist()])
+        assert torch.equal(argmax(score), first)
 
 
 def test_codes_have_unit_length_and_codebooks_differ() -> None:
