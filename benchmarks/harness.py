@@ -110,7 +110,8 @@ def _clock() -> tuple[float, float]:
 def peak_mib(target: str, *args: Any) -> dict[str, float]:
     """MiB that `target` ("module:function") takes at most, in a process of its own.
 
-    The function sets up with `*args` and returns a callable; `before` is what the process holds then, `peak` the most while the callable runs.
+    The function sets up with `*args` and returns a callable; `before` is what the process holds then, `peak` the most that comes on top of
+    it while the callable runs.
     """
     command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(args)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
