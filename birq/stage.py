@@ -268,6 +268,15 @@ def _adopted(target: Path, stored: Path, key: str, say: Callable[[str], None]) -
     return "taken into the store"
 
 
+def keep(folder: Path, stored: Path, say: Callable[[str], None]) -> None:
+    """Take a sound artifact of the workspace into the store where that lacks it and can be written."""
+    if stored.exists():
+        return
+    with contextlib.suppress(OSError, BirqError), _lock(stored, say):
+        if not stored.exists():
+            artifact.adopt(folder, stored, link=not folder.match("data/report"))
+
+
 def _reserve(path: Path) -> None:
     with open(path, "wb") as f:
         os.posix_fallocate(f.fileno(), 0, RESERVE_BYTES)

@@ -93,6 +93,8 @@ def _has_other_key(name: str, wildcards: dict[str, str], record: dict[str, Any],
 def mark_stale(params: Params, say: Callable[[str], None]) -> None:
     """Make Snakemake see artifacts that are damaged, or that others would replace: their provenance gets an old time.
 
+    Sound ones that the store lacks are taken into it.
+
     Snakemake itself looks at nothing but the time of provenance.json.
     """
     for name in dag.STAGES:
@@ -109,5 +111,8 @@ def mark_stale(params: Params, say: Callable[[str], None]) -> None:
                 problem = str(e)
             if problem:
                 say(f"{problem}: will be made again")
+            else:
+                # a clone after `dvc pull`: Snakemake deletes a stage's provenance before it calls the verb, which could do it otherwise
+                stage.keep(folder, places.store_path(name, record["key"]), say)
             if problem or _has_other_key(name, wildcards, record, params):
                 os.utime(folder / artifact.PROVENANCE, (1, 1))
