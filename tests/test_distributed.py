@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tiny import child_environment, curve, job, noise, objective, params, pretrainer, tree
 
 from birq import __main__ as birq
-from birq import stage
+from birq import stage as stages
 from birq.batches import Feed, shares
 from birq.errors import BirqError, Diverged, Stopped
 from birq.model import objectives
@@ -234,8 +234,8 @@ def test_the_verb_starts_ranks_that_stop_when_told_and_torchrun_goes_on(
 def test_an_error_of_all_ranks_is_said_once(tmp_path, features, monkeypatch, capsys, error: BirqError, said_by: list[int]) -> None:
     """What every rank meets at the same step is said by rank 0; what one rank meets by itself is said by that one, with its number."""
     monkeypatch.chdir(project(tmp_path, features))
-    monkeypatch.setattr(stage, "run", Mock(side_effect=error))
-    monkeypatch.setattr(stage, "follow", Mock(side_effect=error))
+    monkeypatch.setattr(stages, "run", Mock(side_effect=error))
+    monkeypatch.setattr(stages, "follow", Mock(side_effect=error))
     for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")
     heard = []
