@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 CONTEXT = mp.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tiny", "birq.train.pretrain", "birq.train.finetune", "pytest"])
-SECONDS = 100  # a gang that hangs is killed, and the test fails
+SECONDS = 300  # a gang that hangs is killed, and the test fails
 
 
 def _member(rank: int, size: int, port: int, answers: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

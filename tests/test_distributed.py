@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import gang
 import numpy as np
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from tiny import child_environment, curve, job, noise, objective, params, pretrainer, tree
 
 from birq import __main__ as birq
+from birq import stage as stages
 from birq.batches import Feed, shares
 from birq.errors import BirqError, Diverged, Stopped
 from birq.model import objectives
@@ -183,30 +185,43 @@ def project(folder: Path, features: Path, **changes) -> Path:
 VERB = ["pretrain", "--method", "birq", "--seed", "0"]
 
 
-def test_the_verb_starts_ranks_stops_with_75_and_torchrun_goes_on(
-    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """BIRQ_RANKS=2 runs the verb as two ranks: a signal reaches them, 75 comes back. The same verb under torchrun goes on there, publishes
-    once, and speaks once. What is made already starts no ranks."""
-    folder = project(tmp_path, features, pretrain__steps=30, pretrain__checkpoint_seconds=3600.0)
-    env = child_environment() | {"BIRQ_RANKS": "2"}
+def start_and_wait(folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    """The verb, as soon as it has written a line of the curve."""
+    seen = {p: p.read_text() for p in folder.glob("data/.work/pretrain/*/scratch/curve.jsonl")}
     child = subprocess.Popen([sys.executable, "-m", "birq", *VERB], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
-    work = folder / "data" / ".work" / "pretrain"
-    while not list(work.glob("*/scratch/curve.jsonl")):
+    while not any(p.read_text() > seen.get(p, "") for p in folder.glob("data/.work/pretrain/*/scratch/curve.jsonl")):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.01)
+    return child
+
+
+def test_the_verb_starts_ranks_that_stop_when_told_and_torchrun_goes_on(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BIRQ_RANKS=2 runs the verb as two ranks: a signal reaches them, and 75 comes back; a launcher that is killed takes them with it. The
+    same verb under torchrun goes on there, publishes once, and speaks once. What is made already starts no ranks."""
+    folder = project(tmp_path, features, pretrain__steps=60, pretrain__checkpoint_seconds=3600.0)
+    env = child_environment() | {"BIRQ_RANKS": "2"}
+    child = start_and_wait(folder, env)
     child.send_signal(signal.SIGTERM)
-    said = child.communicate(timeout=60)[1]
+    said = child.communicate(timeout=300)[1]
     assert child.returncode == 75, said
     assert said.count("is saved (SIGTERM); the same command goes on") == 1 and "Traceback" not in said
+    (scratch,) = folder.glob("data/.work/pretrain/*/scratch")
+    first = load_checkpoint(scratch)["position"]["step"]
+
+    child = start_and_wait(folder, env)
+    child.kill()
+    child.communicate(timeout=300)  # until the ranks have closed what they inherited: they are gone
+    assert load_checkpoint(scratch)["position"]["step"] > first
     assert not (folder / "data" / "pretrain").exists()
 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "birq", *VERB]
-    done = subprocess.run(torchrun, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(torchrun, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resumes at step") == 1 and done.stderr.count("pretrain/birq-0: done in") == 1
     record = json.loads((folder / "data" / "pretrain" / "birq-0" / "provenance.json").read_text())
-    assert record["notes"]["ranks"] == 2 and record["notes"]["steps"] == 30
+    assert record["notes"]["ranks"] == 2 and record["notes"]["steps"] == 60
 
     monkeypatch.chdir(folder)
     monkeypatch.delenv("BIRQ_STORE", raising=False)
@@ -215,15 +230,22 @@ def test_the_verb_starts_ranks_stops_with_75_and_torchrun_goes_on(
     assert "up to date" in capsys.readouterr().err
 
 
-def test_an_error_of_all_ranks_is_said_once(tmp_path: Path, features: Path) -> None:
-    """The stage's own sentence, and its status, come back out; no launcher's report around it."""
-    folder = project(tmp_path, features, pretrain__learning_rate=1e30)
-    env = child_environment() | {"BIRQ_RANKS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-m", "birq", *VERB], cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == Diverged.status == 2
-    assert done.stderr.count("error: pretrain/birq-0: ") == done.stderr.count("error") == 1, done.stderr
+@pytest.mark.parametrize(("error", "said_by"), [(Diverged("too fast"), [0]), (Stopped("step 3"), [0]), (BirqError("a bad file"), [0, 1])])
+def test_an_error_of_all_ranks_is_said_once(tmp_path, features, monkeypatch, capsys, error: BirqError, said_by: list[int]) -> None:
+    """What every rank meets at the same step is said by rank 0; what one rank meets by itself is said by that one, with its number."""
+    monkeypatch.chdir(project(tmp_path, features))
+    monkeypatch.setattr(stages, "run", Mock(side_effect=error))
+    monkeypatch.setattr(stages, "follow", Mock(side_effect=error))
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    heard = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert birq.main(VERB) == error.status
+        text = capsys.readouterr().err
+        heard += [rank] * (str(error) in text)
+        assert not text or ("(rank 1)" in text) == (rank == 1)
+    assert heard == said_by
 
 
 def test_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ an utterance: two streams of calls whose order may differ between ranks. docs/sc
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import signal
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from birq import ranks
 from birq.errors import BirqError
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 BUCKET_NUMBERS = 8 << 20  # 32 MiB of float32 gradients in one call
 TIMEOUT = timedelta(minutes=30)  # for one call; longer than any step, checkpoint or evaluation batch
 
@@ -115,10 +119,17 @@ def join(device: torch.device) -> Group:
     """Form the group of the processes that torchrun has started; alone, without any."""
     if ranks.world_size() == 1:
         return ALONE
+    _end_with_launcher()
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store = dist.PrefixStore("birq/group", ranks.store())
     dist.init_process_group(backend, store=store, rank=ranks.rank(), world_size=ranks.world_size(), timeout=TIMEOUT)
     return Group(dist.get_rank(), dist.get_world_size())
+
+
+def _end_with_launcher() -> None:
+    """A launcher that is killed cannot tell its ranks: the kernel does, and they stop at a checkpoint instead of going on unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave() -> None:
