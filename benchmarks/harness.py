@@ -60,10 +60,8 @@ class Part:
         for name, times in self.wall.items():
             cells = []
             for clock in ("wall", "cpu"):
-                r = self.ratio(name, base, clock)
-                cells.append(
-                    f"{clock} {statistics.median(getattr(self, clock)[name]):8.4f} s  x {r['median']:6.2f} [{r['low']:.2f}, {r['high']:.2f}]"
-                )
+                r, seconds = self.ratio(name, base, clock), statistics.median(getattr(self, clock)[name])
+                cells.append(f"{clock} {seconds:8.4f} s  x {r['median']:6.2f} [{r['low']:.2f}, {r['high']:.2f}]")
             print(f"    {name:40s} {cells[0]}   {cells[1]}   ({len(times)} rounds)")
         for name, value in self.facts.items():
             print(f"    {name}: {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,11 +41,11 @@ def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: list[list[int]], blan
 
 def greedy(logp_BTV: Tensor, lengths_B: Tensor, blank: int) -> list[list[int]]:
     """Best unit per frame, repeats merged, blanks dropped, for the whole batch at once."""
-    best_BT = logp_BTV.argmax(-1)
-    first_BT = torch.ones_like(best_BT, dtype=torch.bool)
-    first_BT[:, 1:] = best_BT[:, 1:] != best_BT[:, :-1]
-    inside_BT = torch.arange(best_BT.shape[1], device=best_BT.device) < lengths_B[:, None]
-    keep_BT = first_BT & inside_BT & (best_BT != blank)
+    # numpy's argmax is several times faster than torch's on a CPU
+    on_cpu = logp_BTV.device.type == "cpu"
+    best_BT = logp_BTV.detach().numpy().argmax(-1) if on_cpu else logp_BTV.argmax(-1).cpu().numpy()
+    keep_BT = (best_BT != blank) & (np.arange(best_BT.shape[1]) < lengths_B.cpu().numpy()[:, None])
+    keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]
     kept = best_BT[keep_BT].tolist()
     rows, begin = [], 0
     for n in keep_BT.sum(1).tolist():

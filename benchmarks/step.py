@@ -1,0 +1,100 @@
+"""A training step, float32, one thread: BEST-RQ against SpeechBrain's recipe, BiRQ against BEST-RQ, both against their matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import models
+from benchmarks.harness import Contender, Part, peak_mib, race
+
+# the recipe's: feed-forward four times as wide, convolution over 31 frames, one codebook of 8192
+PUBLISHED = {"n_stack": 4, "n_heads": 4, "ff_expansion": 4, "conv_kernel": 31, "conv_expansion": 1, "positions": "rotary"}
+SMALL = PUBLISHED | {"d_model": 256, "n_layers": 8}
+LARGE = PUBLISHED | {"d_model": 512, "n_layers": 12, "n_heads": 8}
+ONE_CODEBOOK = {"n_codebooks": 1, "codebook_size": 8192, "dropout": 0.0, "label_layer": 6}
+EIGHT_CODEBOOKS = {"n_codebooks": 8, "codebook_size": 1024, "dropout": 0.0, "label_layer": 6}
+BEST_RQ = {"enhanced_weight": 0.0}
+SPEECHBRAIN, SAME_FRONT, STACKED = "SpeechBrain", "birq, SpeechBrain's front end", "birq, stacking 4"
+METHODS = {
+    "BEST-RQ": BEST_RQ,
+    "BiRQ, labels of half the batch": {"label_share": 0.5},
+    "BiRQ, labels of the whole batch": {"label_share": 1.0},
+}
+
+
+def best_rq(name: str, b: models.Batch, dropout: float) -> models.Step:
+    """One of the three BEST-RQ steps that do the same job."""
+    if name == SPEECHBRAIN:
+        return models.speechbrain_step(b, 256, 8, dropout)
+    return models.birq_step(b, SMALL, ONE_CODEBOOK | BEST_RQ | {"dropout": dropout}, same_front_end=name == SAME_FRONT)
+
+
+def against_speechbrain(quick: bool, dropout: float) -> Part:
+    b = models.batch(2 if quick else 4)
+    names = (SPEECHBRAIN, SAME_FRONT, STACKED)
+    steps = {name: best_rq(name, b, dropout) for name in names}
+    contenders = [Contender(name, step) for name, step in steps.items()]
+    contenders.append(Contender("floor: linear layers of birq, stacking 4", models.linear_floor(steps[STACKED])))
+    work = f"one step of BEST-RQ on {b.seconds:.0f} s, d 256 x 8 layers, 8192 codes, dropout {dropout}, one thread"
+    return race(f"step, dropout {dropout}", work, contenders, 2 if quick else 5)
+
+
+def large(quick: bool) -> Part:
+    b = models.batch(2 if quick else 3)
+    step = models.birq_step(b, LARGE, ONE_CODEBOOK | BEST_RQ)
+    contenders = [Contender("birq", step), Contender("floor: its linear layers", models.linear_floor(step))]
+    return race(
+        "step, large", f"one step of BEST-RQ on {b.seconds:.0f} s, d 512 x 12 layers, dropout 0, one thread", contenders, 2 if quick else 5
+    )
+
+
+def birq_over_best_rq(quick: bool, title: str, model: dict[str, Any], pretrain: dict[str, Any], n_utterances: int) -> Part:
+    b = models.batch(2 if quick else n_utterances)
+    shape = f"d {model['d_model']} x {model['n_layers']} layers" if model else "the model of params.yaml"
+    books = f"{pretrain['n_codebooks']} x {pretrain['codebook_size']} codes" if pretrain else "its codebooks"
+    contenders = [Contender(name, models.birq_step(b, model, pretrain | change)) for name, change in METHODS.items()]
+    return race(title, f"one step on {b.seconds:.0f} s, {shape}, {books}, one thread", contenders, 2 if quick else 7)
+
+
+# ---- memory
+
+
+def memory_of(kind: str, name: str, n_utterances: int) -> Callable[[], None]:
+    """For `peak_mib`: a step, after one that has made the optimiser's state."""
+    torch.set_num_threads(1)
+    b = models.batch(n_utterances)
+    if kind == "BEST-RQ":
+        step = best_rq(name, b, 0.1)
+    else:
+        step = models.birq_step(b, SMALL, (ONE_CODEBOOK if kind == "1 x 8192" else EIGHT_CODEBOOKS) | METHODS[name])
+    step()
+    return lambda: step() and None
+
+
+def memory(quick: bool) -> Part:
+    n = 2 if quick else 4
+    part = Part("memory of a step", f"peak on top of weights and optimiser, {models.batch(n).seconds:.0f} s, d 256 x 8 layers")
+    for name in (SPEECHBRAIN, SAME_FRONT, STACKED):
+        part.facts[f"BEST-RQ: {name}"] = peak_mib("benchmarks.step:memory_of", "BEST-RQ", name, n)["peak"]
+    for kind in ("1 x 8192", "8 x 1024"):
+        for name in METHODS:
+            part.facts[f"{kind} codes: {name}"] = peak_mib("benchmarks.step:memory_of", kind, name, n)["peak"]
+    return part
+
+
+def run(scratch: Path, quick: bool) -> list[Part]:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    return [
+        against_speechbrain(quick, 0.1),
+        against_speechbrain(quick, 0.0),
+        large(quick),
+        birq_over_best_rq(quick, "BiRQ, one codebook", SMALL, ONE_CODEBOOK, 4),
+        birq_over_best_rq(quick, "BiRQ, eight codebooks", SMALL, EIGHT_CODEBOOKS, 4),
+        birq_over_best_rq(quick, "BiRQ, the demo's model", {}, {}, 5),
+        memory(quick),
+    ]
