@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from birq import artifact, code, dag, places, stage
 from birq.errors import BirqError
 from birq.params import Params, section
+
+CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
 
 
 def path(name: str, wildcards: dict[str, str]) -> Path:
@@ -80,6 +83,19 @@ def unprotect(params: Params) -> None:
                 shutil.copystat(path, fresh)
                 os.chmod(fresh, 0o644)
                 os.replace(fresh, path)
+
+
+def mend_times(params: Params, say: Callable[[str], None]) -> None:
+    """Give what is dated in the future the present time: a machine whose clock is ahead made it.
+
+    Until then, Snakemake would refuse whatever is made from it.
+    """
+    for name in dag.STAGES:
+        for wildcards in dag.instances(name, params):
+            for made in (path(name, wildcards), dag.artifact(name, wildcards) / artifact.PROVENANCE):
+                if made.exists() and made.stat().st_mtime > time.time() + CLOCK_SECONDS:
+                    say(f"{made} is dated in the future: do clocks differ? Its time is set to now")
+                    os.utime(made)
 
 
 def _has_other_key(name: str, wildcards: dict[str, str], record: dict[str, Any], params: Params) -> bool:

@@ -42,6 +42,7 @@ try:
         # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
         stamps.write_all(P)
         stamps.unprotect(P)
+        stamps.mend_times(P, logger.warning)
         stamps.mark_stale(P, logger.warning)
 except BirqError as error:
     raise WorkflowError(str(error)) from None
