@@ -136,13 +136,13 @@ def _many(scratch: Path, copies: int, name: str) -> tuple[Path, float]:
 
 
 def two_workers(scratch: Path, quick: bool) -> Part:
-    corpus, seconds = _many(scratch, 2 if quick else 12, "many")
+    corpus, seconds = _many(scratch, 2 if quick else 30, "many")
     n = min(2, len(os.sched_getaffinity(0)))
     contenders = [
         Contender("birq, one worker", lambda: birq_stage(corpus, scratch / "one", 1)),
         Contender(f"birq, {n} workers", lambda: birq_stage(corpus, scratch / "two", n)),
     ]
-    part = race("features on two cores", f"{seconds / 3600:.1f} h, starting the workers included", contenders, 1 if quick else 3, warmup=0)
+    part = race("features on two cores", f"{seconds / 3600:.1f} h, starting the workers included", contenders, 1 if quick else 2, warmup=0)
     same = [sorted((p.name, p.read_bytes()) for p in (scratch / w / "out").rglob("*.parquet")) for w in ("one", "two")]
     part.facts = {"audio_seconds": seconds, "workers": n, "equal_bytes": same[0] == same[1]}
     return part

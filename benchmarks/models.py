@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import ROOT
 from birq import audio, params
-from birq.train.loop import adamw
+from birq.train.loop import adamw, precision
 from birq.train.state import build_pretrainer
 
 Step = Callable[[], float]  # one optimiser step; returns the loss
@@ -25,11 +25,12 @@ class Batch:
     lengths_B: Tensor  # in stacked frames
     mask_t: Tensor  # masked stacked frames, the same for all utterances, as SpeechBrain's recipe has it
 
-    @property
-    def mask_BT(self) -> Tensor:
+    def inputs(self, n_stack: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, lengths [B] and mask [B, T] in frames of an encoder that stacks `n_stack`, 4 or less."""
+        finer = 4 // n_stack
         mask_BT = torch.zeros(len(self.lengths_B), self.feats_BTF.shape[1] // 4, dtype=torch.bool)
         mask_BT[:, self.mask_t] = True
-        return mask_BT
+        return self.feats_BTF, self.lengths_B * finer, mask_BT.repeat_interleave(finer, dim=1)
 
     @property
     def seconds(self) -> float:
@@ -125,8 +126,9 @@ def birq_step(
     model: dict[str, Any],
     pretrain: dict[str, Any],
     same_front_end: bool = False,
+    device: str = "cpu",
 ) -> Step:
-    """A step of pre-training as birq.train does it. `model`, `pretrain`: what differs from params.yaml."""
+    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml."""
     tree = params.load(ROOT / "params.yaml")
     section = tree.pretrain.model_copy(update=pretrain)
     config = {
@@ -138,11 +140,14 @@ def birq_step(
     pretrainer = build_pretrainer(config).train()
     if same_front_end:
         pretrainer.encoder.project = _Unstacked(pretrainer.encoder.shape.d_model)
-    optimiser = adamw([{"params": list(pretrainer.parameters())}], section)
+    pretrainer.to(device)
     weights = list(pretrainer.parameters())
+    optimiser = adamw([{"params": weights}], section)
+    given = [x.to(device) for x in b.inputs(config["model"]["n_stack"])]
 
     def step() -> float:
-        losses = pretrainer(b.feats_BTF, b.lengths_B, b.mask_BT, torch.Generator().manual_seed(0))
+        with precision(torch.device(device)):
+            losses = pretrainer(*given, torch.Generator(device).manual_seed(0))
         optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         nn.utils.clip_grad_norm_([p for p in weights if p.grad is not None], section.clip_norm)
@@ -178,7 +183,8 @@ def linear_floor(step: Step) -> Step:
     def real(x: Tensor, role: str) -> Tensor:
         key = (role, tuple(x.shape), x.stride())
         if key not in memory:
-            memory[key] = torch.empty_strided(x.shape, x.stride()).normal_()
+            extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+            memory[key] = torch.randn(extent).as_strided(x.shape, x.stride())
         return memory[key]
 
     calls = [(real(a, "a"), real(b, "b"), real(torch.empty(len(a), b.shape[1], device="meta"), "out")) for a, b in products.seen]

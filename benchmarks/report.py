@@ -13,7 +13,7 @@ from benchmarks.harness import RESULTS, ROOT, Part, read, spread
 
 PAGE = ROOT / "docs" / "performance.md"
 FIGURES = ROOT / "docs" / "figures"
-NAMES = ("fbank", "features", "feed", "labels", "step", "decode")
+NAMES = ("fbank", "features", "feed", "labels", "step", "decode", "gpu")
 COLOURS = {"birq": "#1d5fd1", "opponent": "#9aa3ae", "floor": "#d9660a"}
 Results = dict[str, tuple[dict[str, Any], dict[str, Part]]]
 
@@ -22,8 +22,8 @@ Results = dict[str, tuple[dict[str, Any], dict[str, Part]]]
 
 
 def number(x: float) -> str:
-    """Three significant digits, no exponent."""
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}" if abs(x) >= 1e-3 else f"{x:.5f}".rstrip("0").rstrip(".")
+    """Three significant digits."""
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
 
 
 def interval(r: dict[str, float]) -> str:
@@ -237,7 +237,7 @@ def draw(part: Part, path: Path) -> None:
     chart = alt.Chart(alt.Data(values=rows))
     dots = chart.mark_point(filled=True, size=90, opacity=1).encode(x=x, y=y, color=colour)
     whiskers = chart.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", y=y, color=colour)
-    labels = chart.mark_text(align="left", dx=9).encode(x=x, y=y, text=alt.Text("median:Q", format=".2~f"))
+    labels = chart.mark_text(dy=-11).encode(x=x, y=y, text=alt.Text("median:Q", format=".2~f"))
     rule = alt.Chart(alt.Data(values=[{"median": 1}])).mark_rule(strokeDash=[4, 3], color="#9aa3ae").encode(x="median:Q")
     title = alt.TitleParams(part.title, subtitle=part.work, anchor="start", frame="group")
     picture = (rule + whiskers + dots + labels).properties(width=420, height=26 * len(rows), title=title)

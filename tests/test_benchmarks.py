@@ -1,0 +1,117 @@
+"""The benchmarks' harness on contenders that are made up, and the page that shows the results. Nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import harness, models, report
+from benchmarks.harness import Contender, Part, race
+
+
+def test_contenders_take_turns():
+    """A B A B: a machine that slows down for a while slows both of a round; what is untimed comes before each call."""
+    calls: list[str] = []
+    a = Contender("a", lambda: calls.append("a"), lambda: calls.append("before a"))
+    part = race("fake", "nothing", [a, Contender("b", lambda: calls.append("b"))], rounds=2, warmup=1)
+    assert calls == ["before a", "a", "b"] * 3
+    assert [len(t) for t in (*part.wall.values(), *part.cpu.values())] == [2, 2, 2, 2]
+
+
+def test_ratios_are_taken_within_a_round():
+    """On a clock that runs ever faster, the ratio of two contenders stays what it is, though no time is like another."""
+    now, speed = [0.0], [1.0]
+
+    def work(units: float):
+        def run() -> None:
+            now[0] += units * speed[0]
+
+        return run
+
+    def next_round() -> None:
+        speed[0] *= 3
+
+    contenders = [Contender("slow", work(6), next_round), Contender("fast", work(2))]
+    part = race("fake", "nothing", contenders, rounds=5, clock=lambda: (now[0], 2 * now[0]))
+    assert part.ratio("slow", "fast") == pytest.approx({"median": 3, "low": 3, "high": 3})
+    assert part.cpu["fast"] == [2 * t for t in part.wall["fast"]] and len(set(part.wall["fast"])) == 5
+
+
+def test_median_and_quartiles():
+    """Of 1 to 9: 5, 3 and 7; of one value, that value."""
+    assert harness.spread([9, 1, 8, 2, 7, 3, 6, 4, 5]) == {"median": 5, "low": 3, "high": 7}
+    assert harness.spread([4.0]) == {"median": 4.0, "low": 4.0, "high": 4.0}
+
+
+def test_peak_is_what_the_call_takes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The mark is high water, above what was held before: 64 MiB taken and given back count, 128 MiB held from before do not."""
+    (tmp_path / "hungry.py").write_text(
+        "def set_up(held, taken):\n    kept = b'x' * (held << 20)\n    return lambda: len(b'y' * (taken << 20)) + len(kept)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = harness.peak_mib("hungry:set_up", 128, 64)
+    assert found["before"] > 128 and 63 < found["peak"] < 80
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every raw time is kept, with the command, the machine and the versions."""
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    part = Part("p", "work", {"a": [0.1, 0.25]}, {"a": [0.1, 0.2]}, {"bytes": 3})
+    about, parts = harness.read(harness.write("x", [part], quick=True, seconds=1.0, command="c"))
+    assert parts == {"p": part} and about["command"] == "c" and about["quick"]
+    assert about["machine"]["cores"] >= 1 and about["versions"]["torch"] == torch.__version__
+
+
+def test_the_floor_holds_every_product_of_the_linear_layers():
+    """A linear layer costs three products a step: outputs, and the gradients of its weight and of its input (not of the first layer's)."""
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2, bias=False))
+
+    def step() -> float:
+        layers(torch.ones(5, 8)).sum().backward()
+        return 0.0
+
+    with models._Products() as products:
+        step()
+    sizes = sorted((*a.shape, b.shape[1]) for a, b in products.seen)
+    assert sizes == sorted([(5, 8, 4), (4, 5, 8), (5, 4, 2), (2, 5, 4), (5, 2, 4)])
+    assert models.linear_floor(step)() == 0.0
+
+
+def test_the_page_shows_the_results():
+    """docs/performance.md holds exactly what benchmarks/results say; `python -m benchmarks report` makes them agree again."""
+    page, results = report.PAGE.read_text(), report.load()
+    assert results, "no results under benchmarks/results"
+    assert report.filled(page, report.blocks(results)) == page
+    for name in results:
+        assert f"figures/performance-{name}.svg" in page and (report.FIGURES / f"performance-{name}.svg").exists()
+
+
+def test_opponents_are_the_ones_that_were_measured():
+    """benchmarks/opponents.txt pins what the figures were taken with."""
+    pinned = dict(line.split("==") for line in (report.ROOT / "benchmarks" / "opponents.txt").read_text().splitlines() if "==" in line)
+    for name, (about, _) in report.load().items():
+        assert {k: about["versions"][k] for k in pinned} == pinned, name
+
+
+def test_a_page_without_markers_is_refused():
+    """A table that has no place would be lost silently."""
+    with pytest.raises(KeyError, match="no markers"):
+        report.filled("# page", {"fbank": "table"})
+    assert report.filled("<!-- a:begin -->\nold\n<!-- a:end -->", {"a": "new"}) == "<!-- a:begin -->\nnew\n<!-- a:end -->"
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Without a name it lists; without opponents it says how to get them; what it does not know, it refuses."""
+    command.main([])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in command.BENCHMARKS)
+    monkeypatch.setattr(command, "VENV", tmp_path)
+    with pytest.raises(SystemExit, match="python -m benchmarks setup"):
+        command.main(["fbank"])
+    with pytest.raises(SystemExit):
+        command.main(["speed"])
+    assert json.loads((harness.RESULTS / "fbank.json").read_text())["benchmark"] == "fbank"
