@@ -64,4 +64,4 @@ format: .venv/.installed-dev
 	snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv build dist *.egg-info .snakemake .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist *.egg-info .snakemake .pytest_cache .ruff_cache
