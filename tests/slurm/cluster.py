@@ -163,8 +163,12 @@ class Cluster:
         return found
 
     def logs(self) -> str:
-        """The ends of all daemons' logs."""
-        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(self.folder.glob("*.log")))
+        """The ends of the daemons' logs."""
+        kept = {p.name: p for p in sorted(self.folder.glob("*.log"), reverse=True)}
+        logs = [
+            p for name, p in kept.items() if ".out." not in name or name.replace(".out.", ".") not in kept
+        ]  # what it prints is its log again
+        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-3000:]}" for p in logs)
 
     # ---- starting and stopping
 

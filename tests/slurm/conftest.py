@@ -18,6 +18,13 @@ from on_slurm import COMMAND, Run, on
 from tinyproject import Project, edit
 
 PROFILE = "workflow/profiles/slurm/config.yaml"
+# the plugin asks for its jobs' states every 40 to 180 s, which is kind to a controller of thousands of jobs
+IMPATIENT = """
+
+import snakemake_executor_plugin_slurm
+
+snakemake_executor_plugin_slurm.Executor.next_seconds_between_status_checks = property(lambda self: 2, lambda self, seconds: None)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +52,12 @@ def fresh(place: Path, environment: dict[str, str]) -> Project:
     project = tinyproject.new(place / "project", environment, [])
     profile = project.root / PROFILE
     edit(profile, r"# - slurm_partition=PARTITION", "- slurm_partition=main")
-    edit(profile, r"(status-checks:) 40", r"\1 15")
     edit(profile, r"(latency-wait:) 60", r"\1 5")
     edit(profile, r"feature_parts=4", "feature_parts=2")
     # what a probe takes does not fit into the first of these
     edit(profile, r"(  probe:.*?mem_mb:) 16000 \* attempt", r"\1 150 + 4000 * (attempt - 1)")
+    with open(project.root / "workflow/rules/cluster.smk", "a") as f:
+        f.write(IMPATIENT)
     return project
 
 

@@ -42,6 +42,9 @@ def check_status_command(settings):
         raise WorkflowError(
             f"this cluster keeps no accounts and forgets a job {age} s after its end: ask for MinJobAge=300, Slurm's default"
         )
+    elif not accounts:
+        # plugin 2.8 asks for MinJobAge at every check, and turns to sacct for good when the controller does not answer just then
+        sys.modules["snakemake_executor_plugin_slurm"].get_min_job_age = lambda: age
 
 
 def last_words(job, lines=6):
