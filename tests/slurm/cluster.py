@@ -206,10 +206,10 @@ class Cluster:
             return
         for name in ("n1", "n2", "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._end(name)
-        for pid in self._belonging():
+        for pid in self.left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_for("no process left", lambda: not list(self._belonging()), seconds=20)
+        wait_for("no process left", lambda: not self.left(), seconds=20)
         if not keep_logs:
             shutil.rmtree(self.folder)
 
@@ -232,8 +232,17 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         self._forget(node)
 
+    def pids(self) -> dict[str, int]:
+        """The daemons that live."""
+        names = [p.stem for p in self.folder.glob("*.started")]
+        return {name: pid for name in names if (pid := self._pid(name))}
+
     def running(self) -> bool:
-        return all(self._pid(name) for name in ("munged", "slurmctld", *NODES))
+        return {"munged", "slurmctld", *NODES} <= set(self.pids())
+
+    def left(self) -> list[int]:
+        """Processes of the cluster's jobs."""
+        return list(self._belonging())
 
     # ---- inside
 
