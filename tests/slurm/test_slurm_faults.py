@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, wait_for
 from on_slurm import COMMAND, Run, on, rule
-from tinyproject import Done, Project, Running, ended
+from tinyproject import Done, Project, ended
 
 from birq import artifact
 
@@ -41,8 +41,10 @@ class Story:
 class Training:
     """The running pre-training's job, which is stopped with SIGSTOP while a fault is prepared."""
 
-    def __init__(self, cluster: Cluster, project: Project, running: Running):
-        self.cluster, self.running = cluster, running
+    def __init__(self, cluster: Cluster, project: Project):
+        self.cluster = cluster
+        self.earlier = {j["JobId"] for j in cluster.jobs()}
+        self.running = project.start(*COMMAND, "--retries", "2", *(f"{x}/provenance.json" for x in (PRETRAIN, TOKENIZER)))
         self.log = project.root / "data/logs/pretrain/best_rq-0.log"  # Snakemake begins it anew for every attempt
         self.scratch = project.root / "data/.work/pretrain"
         self.begun: list[int] = []  # step at which each run began
@@ -66,8 +68,8 @@ class Training:
             return ""
 
     def jobs(self) -> list[dict[str, str]]:
-        """The pre-training's jobs, oldest first."""
-        found = [j for j in self.cluster.jobs() if rule(j) == "pretrain"]
+        """This pre-training's jobs, oldest first."""
+        found = [j for j in self.cluster.jobs() if rule(j) == "pretrain" and j["JobId"] not in self.earlier]
         return sorted(found, key=lambda j: int(j["JobId"]))
 
     def begins(self, attempt: int, restarts: int = 0) -> tuple[dict[str, str], int]:
@@ -159,15 +161,14 @@ def story(cluster: Cluster, run: Run, place: Path) -> Story:
     project.set("pretrain.steps=600", "pretrain.log_every_steps=10", "tokenizer.kind=bpe", "tokenizer.vocab_size=4000")
     calm = project.copy(place / "calm")
     undisturbed = threading.Thread(target=calm.birq, args=("pretrain", "--method", "best_rq", "--seed", "0"))
-    running = project.start(*COMMAND, "--retries", "2", *(f"{x}/provenance.json" for x in (PRETRAIN, TOKENIZER)))
-    training = Training(cluster, project, running)
-    with ended(running):
+    training = Training(cluster, project)
+    with ended(training.running):
         stopped = [cancel(cluster, training)]
         undisturbed.start()
         lose_node(cluster, training)
         stopped.append(run_out_of_time(cluster, training))
         training.begins(3)
-        done = running.end(status=1)
+        done = training.running.end(status=1)
         undisturbed.join()
     digests = [artifact.read_provenance(p.root / PRETRAIN)["digest"] for p in (project, calm)]
     return Story(*training.jobs(), training.begun, stopped, done, *digests)

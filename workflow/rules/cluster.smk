@@ -1,3 +1,7 @@
+# With `--sdm apptainer`, jobs run in the image that docs/cluster.md builds.
+container: "birq.sif"
+
+
 # Under `--profile slurm`: what would fail for every job is said once, before the first one is submitted.
 
 
