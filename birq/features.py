@@ -130,8 +130,7 @@ def _kernel(**settings: Any) -> Fbank:
 
 def kernel_settings(settings: Any) -> dict[str, Any]:
     """What of params' features section, or of a mapping with the same keys, decides the log-mel values."""
-    names = ("sample_rate_hz", "n_mels", "frame_length_ms", "frame_shift_ms", "low_hz", "high_hz")
-    return {n: settings[n] if isinstance(settings, dict) else getattr(settings, n) for n in names}
+    return {n: settings[n] if isinstance(settings, dict) else getattr(settings, n) for n in shards.KERNEL}
 
 
 def fbank(wave: np.ndarray | torch.Tensor, settings: Any = None) -> torch.Tensor:

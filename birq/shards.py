@@ -25,6 +25,7 @@ STEP_NAT = 1 / 1024  # of int16 storage: 16 times finer than the noise that woul
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 256 << 20  # a row group closes earlier where utterances are very long
 OPEN_MAPS = 256  # a memory map holds a file descriptor
+KERNEL = ("sample_rate_hz", "n_mels", "frame_length_ms", "frame_shift_ms", "low_hz", "high_hz")  # params that decide the log-mel values
 _META = "birq."
 _AGREE = ("sample_rate_hz", "n_mels", "frame_shift_ms", "dtype", "step_nat")  # must be one for all shards read together
 

@@ -201,7 +201,7 @@ def compute(job: Job) -> None:
     task.take_best()
     labelled_hours = float(split.duration_s[index].sum()) / 3600
     config = {k: pretrained.config[k] for k in ("method", "seed", "model", "features", "mean", "std", "hours_unlabelled")}
-    config |= {"finetune": section.model_dump(mode="json"), "labelled_hours": round(labelled_hours, 4), "best_step": task.best_step}
+    config |= {"labelled_hours": round(labelled_hours, 4), "best_step": task.best_step}
     save_model(job.out, "model.safetensors", model, config)
     tokenizer.save(job.out)
     job.notes.update(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor
 from birq.batches import Batch, Feed
 from birq.errors import Diverged
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
-from birq.model.objectives import Losses, Pretrainer, Share
+from birq.model.objectives import Losses, Objective, Pretrainer, Share
 from birq.params import Pretrain
-from birq.shards import Split, open_split, read_stats
+from birq.shards import KERNEL, Split, open_split, read_stats
 from birq.stage import Job
 from birq.train.distributed import ALONE, Group, join, leave
 from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
@@ -224,7 +225,8 @@ def compute(job: Job) -> None:
     folders = job.inputs["features"]
     mean_F, std_F = read_stats(folders)
     split = open_split(folders, "train")
-    constants = section.model_dump(mode="json")
+    # what the encoder and its labels are, not how often a line was written: equal weights are then equal bytes, and nothing follows
+    constants = section.model_dump(mode="json", include={"dropout", *(f.name for f in fields(Objective))})
     if method != "birq":
         constants["enhanced_weight"] = 0.0  # BEST-RQ is BiRQ with w1 = 0
     config = {
@@ -232,7 +234,7 @@ def compute(job: Job) -> None:
         "seed": seed,
         "model": model_params.model_dump(mode="json"),
         "pretrain": constants,
-        "features": features.model_dump(mode="json"),
+        "features": features.model_dump(mode="json", include=set(KERNEL)),
         "mean": [float(v) for v in mean_F],
         "std": [float(v) for v in std_F],
     }
