@@ -40,9 +40,8 @@ test_params_corpora = changed(
 test_params_features = changed(
     "features",
     "features.max_seconds=34.0",
-    "the stages that read the section; their bytes are the same",
-    computed="corpus features pretrain",
-    restored="report",
+    "the stages that read it; features of the same bytes, so the tokenizer stands; weights of the same bytes, so the scores stand",
+    computed="corpus features pretrain finetune decode probe report",
 )
 test_params_tokenizer = changed(
     "tokenizer",
@@ -57,9 +56,8 @@ test_params_model = changed(
 test_params_pretrain = changed(
     "pretrain",
     "pretrain.checkpoint_seconds=30.0",
-    "pre-training; its weights are the same, so nothing follows",
-    computed="pretrain",
-    restored="report",
+    "pre-training, which keeps its section beside the weights, and what reads it; the recogniser has the same bytes",
+    computed="pretrain finetune probe report",
 )
 test_params_finetune = changed(
     "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode score report"
