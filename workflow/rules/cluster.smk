@@ -52,10 +52,18 @@ def check_status_command(settings):
 
 
 def last_words(job, lines=6):
-    """The end of a failed job's log, under its path."""
+    """The end of a failed job's log and, where Slurm ended it, Slurm's words, each under its path."""
     for log in filter(os.path.exists, job.log):
-        said = Path(log).read_text(errors="replace").splitlines()
-        logger.error("\n".join([f"{log} ends with:", *(f"    {line}" for line in said[-lines:])]))
+        yield f"{log} ends with:"
+        yield from (f"    {line}" for line in Path(log).read_text(errors="replace").splitlines()[-lines:])
+    if workflow.executor_plugin.name != "slurm":
+        return
+    logs = Path(".snakemake/slurm_logs", f"rule_{job.rule.name}", "_".join(job.wildcards)).glob("*.log")
+    for log in sorted(logs, key=os.path.getmtime)[-1:]:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("slurmstepd")]
+        if said:
+            yield f"{log} holds:"
+            yield from (f"    {line}" for line in dict.fromkeys(said[-lines:]))
 
 
 onstart:
@@ -66,4 +74,4 @@ onstart:
 
 onerror:
     for job in getattr(workflow.scheduler, "failed", ()):
-        last_words(job)
+        logger.error("\n".join(last_words(job)))
