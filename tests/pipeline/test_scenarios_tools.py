@@ -59,7 +59,14 @@ def test_killed_then_dvc(project: Project) -> None:
     assert undisturbed.digests() == resumed
 
 
-@scenario(MIXED, "fine-tuning killed under DVC, ended by Snakemake", "resumed at its checkpoint", computed=LATER, again="finetune")
+@scenario(
+    MIXED,
+    "fine-tuning killed under DVC, ended by Snakemake, then DVC",
+    "resumed at its checkpoint; DVC then finds all",
+    computed=LATER,
+    again="finetune",
+    restored=LATER,
+)
 def test_killed_then_snakemake(project: Project) -> None:
     """The other way round; DVC's lock of the killed run is no hindrance."""
     project.set("finetune.steps=60", "finetune.evaluations=1")
