@@ -3,9 +3,9 @@
 All of it lies in one folder and runs as the user who starts it, with ports of its own. Scheduling is real; limits on memory are enforced by
 Slurm's own sampling, not by cgroups; a "GPU" is a device that exists everywhere, so CUDA finds none.
 
-    python -m tests.slurm.cluster start [--accounting] [FOLDER]    # prints the line that points Slurm's commands here
-    python -m tests.slurm.cluster status [FOLDER]
-    python -m tests.slurm.cluster stop [FOLDER]
+    python -m tests.slurm.cluster start [--accounting] [--folder FOLDER]    # prints the line that points Slurm's commands here
+    python -m tests.slurm.cluster status [--folder FOLDER]
+    python -m tests.slurm.cluster stop [--folder FOLDER]
 
 Needs slurmctld, slurmd, slurm-client and munge (Debian), with accounting slurmdbd and mariadb-server-core as well.
 """
@@ -366,7 +366,7 @@ def main() -> int:
         prog="python -m tests.slurm.cluster", description="A Slurm cluster of two pretended nodes on this machine"
     )
     parser.add_argument("command", choices=("start", "stop", "status"))
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where all of it lies (default: {FOLDER})")
     parser.add_argument("--accounting", action="store_true", help="with slurmdbd on MariaDB")
     asked = parser.parse_args()
     cluster = Cluster(asked.folder.resolve(), asked.accounting)

@@ -30,8 +30,10 @@ def project(run: Run, place: Path) -> Iterator[Project]:
 
 
 def listing(project: Project) -> dict[str, int]:
-    """Every file that a stage made, with its time."""
-    return {str(p): p.stat().st_mtime_ns for p in (project.root / "data").rglob("*") if p.is_file() and ".stamps" not in p.parts}
+    """Every file of an artifact, in its place and in the store, with its time."""
+    data = project.root / "data"
+    folders = [p for p in data.iterdir() if p.name == ".store" or (p.is_dir() and p.name[0] != ".")]
+    return {str(p): p.stat().st_mtime_ns for folder in folders for p in folder.rglob("*") if p.is_file()}
 
 
 def refused(project: Project, cluster: Cluster) -> str:
@@ -76,7 +78,11 @@ def test_a_cluster_that_forgets(project: Project, cluster: Cluster) -> None:
 def command(folder: Path, environment: dict[str, str], *words: str) -> str:
     """`python -m tests.slurm.cluster`, as a developer calls it."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.slurm.cluster", *words, str(folder)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.slurm.cluster", *words, "--folder", str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
