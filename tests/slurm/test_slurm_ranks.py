@@ -20,7 +20,7 @@ pytestmark = pytest.mark.pipeline
 PRETRAIN = Path("data/pretrain/best_rq-0")
 
 
-@pytest.fixture(params=["two ranks on one node", "one rank on each of two nodes"])
+@pytest.fixture(params=["two ranks on one node"])
 def trained(request: pytest.FixtureRequest, run: Run, cluster: Cluster, place: Path) -> tuple[Project, dict[str, str], int]:
     """The project with pre-training done anew by two ranks, its job, and the number of nodes asked for."""
     nodes = 1 if "one node" in request.param else 2
