@@ -249,7 +249,7 @@ def test_an_error_of_all_ranks_is_said_once(tmp_path, features, monkeypatch, cap
 
 
 def test_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BIRQ_RANKS decides, else the GPUs that are seen; ranks start no ranks."""
+    """BIRQ_RANKS decides, else the GPUs that are seen, on BIRQ_NODES nodes of a Slurm job; ranks start no ranks."""
     for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BIRQ_RANKS", "1")
@@ -264,6 +264,15 @@ def test_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BIRQ_RANKS", nonsense)
         with pytest.raises(BirqError, match="BIRQ_RANKS"):
             launch.needed(VERB)
+    monkeypatch.setenv("BIRQ_RANKS", "1")
+    monkeypatch.setattr(launch.shutil, "which", lambda name: name)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert launch.needed(VERB) is None
+    monkeypatch.setenv("BIRQ_NODES", "2")
+    assert launch.needed(VERB) is not None
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert launch.needed(VERB) is None
     monkeypatch.delenv("BIRQ_RANKS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -2,6 +2,7 @@
 
 What torchrun does, through its own interface, so that the verb keeps its exit status and its signals. How many ranks there are is a
 setting, not a param: it changes last digits only. BIRQ_RANKS says how many a node runs; without it, as many as it has visible GPUs.
+BIRQ_NODES says how many nodes of the Slurm job take part, where the verb runs in a step on one of them; without it, all.
 """
 
 from __future__ import annotations
@@ -37,12 +38,17 @@ def needed(argv: list[str]) -> Callable[[], None] | None:
     return lambda: _finish(_over_nodes(nodes, each, argv) if nodes > 1 else run_node(1, each, "localhost:0", uuid.uuid4().hex, argv))
 
 
+def _asked(name: str, what: str) -> int | None:
+    """A count from the environment. Errors: BirqError where it is none."""
+    text = os.environ.get(name, "")
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise BirqError(f"{name}={text}: must be the number of {what}, 1 or more")
+    return int(text) if text else None
+
+
 def _per_node() -> int:
-    asked = os.environ.get("BIRQ_RANKS", "")
-    if asked:
-        if not asked.isdecimal() or int(asked) < 1:
-            raise BirqError(f"BIRQ_RANKS={asked}: must be the number of processes that train on a node, 1 or more")
-        return int(asked)
+    if asked := _asked("BIRQ_RANKS", "processes that train on a node"):
+        return asked
     if not Path("/dev/nvidia0").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
         return 1  # torch need not be asked
     import torch
@@ -52,8 +58,9 @@ def _per_node() -> int:
 
 def _nodes() -> int:
     """Nodes of the Slurm job that this process runs in, 1 outside of Slurm."""
-    count = os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or "1"
-    return int(count) if shutil.which("srun") and "SLURM_JOB_ID" in os.environ else 1
+    if "SLURM_JOB_ID" not in os.environ or not shutil.which("srun"):
+        return 1
+    return _asked("BIRQ_NODES", "nodes of the Slurm job that train") or int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
 
 
 def _finish(status: int) -> None:
@@ -126,7 +133,9 @@ def _over_nodes(nodes: int, each: int, argv: list[str]) -> int:
     if threads := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it from the job by itself
         place.append(f"--cpus-per-task={threads}")
     node = [sys.executable, "-m", "birq.train.launch", str(nodes), str(each), endpoint, os.environ["SLURM_JOB_ID"]]
-    child = subprocess.Popen([*place, *node, "--", *argv])
+    # what Slurm told a step on one node (its tasks, its node) would hold for the new step too
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_JOB_ID")}
+    child = subprocess.Popen([*place, *node, "--", *argv], env=inherited)
     # srun hands SIGUSR1, which means nothing to itself, on to every launcher, and that to its ranks
     handlers = {s: signal.signal(s, lambda *_: child.send_signal(signal.SIGUSR1)) for s in (signal.SIGTERM, signal.SIGUSR1)}
     try:

@@ -1,3 +1,6 @@
+import time
+
+
 # With `--sdm apptainer`, jobs run in the image that docs/cluster.md builds.
 container: "birq.sif"
 
@@ -51,15 +54,23 @@ def check_status_command(settings):
         sys.modules["snakemake_executor_plugin_slurm"].get_min_job_age = lambda: age
 
 
+STARTED = time.time()
+
+
+def fresh(log):
+    """Whether a log was written in this run: a job that was refused at submission has the log of an earlier one."""
+    return os.path.exists(log) and os.path.getmtime(log) >= STARTED
+
+
 def last_words(job, lines=6):
     """The end of a failed job's log and, where Slurm ended it, Slurm's words, each under its path."""
-    for log in filter(os.path.exists, job.log):
+    for log in filter(fresh, job.log):
         yield f"{log} ends with:"
         yield from (f"    {line}" for line in Path(log).read_text(errors="replace").splitlines()[-lines:])
     if workflow.executor_plugin.name != "slurm":
         return
     logs = Path(".snakemake/slurm_logs", f"rule_{job.rule.name}", "_".join(job.wildcards)).glob("*.log")
-    for log in sorted(logs, key=os.path.getmtime)[-1:]:
+    for log in sorted(filter(fresh, logs), key=os.path.getmtime)[-1:]:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("slurmstepd")]
         if said:
             yield f"{log} holds:"
@@ -74,4 +85,5 @@ onstart:
 
 onerror:
     for job in getattr(workflow.scheduler, "failed", ()):
-        logger.error("\n".join(last_words(job)))
+        if words := list(last_words(job)):
+            logger.error("\n".join(words))

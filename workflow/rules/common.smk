@@ -87,6 +87,12 @@ def growing(amount):
     return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
+def over_nodes(wildcards, resources):
+    """Tells a training of the nodes that a profile asked for: the Slurm executor starts every rule on one."""
+    nodes = resources.get("nodes", 1)
+    return f"BIRQ_NODES={nodes} " if nodes > 1 else ""
+
+
 def gpus():
     """1 where a GPU is seen: training jobs then take turns on it. On a cluster the profile says what to ask for."""
     if not shutil.which("nvidia-smi"):
@@ -98,9 +104,9 @@ def gpus():
 GPU = gpus()
 
 
-# a local limit on `gpu` holds for this machine, not for jobs that a cluster places
+# this machine's limit is not a cluster's; under the name `gpu` it would also cut down what a job may ask Slurm for
 resource_scopes:
-    gpu="local",
+    local_gpu="local",
 
 
 wildcard_constraints:

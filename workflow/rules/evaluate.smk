@@ -14,7 +14,7 @@ rule decode:
         "../envs/birq.yaml"
     threads: 1
     resources:
-        gpu=GPU,
+        local_gpu=GPU,
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
@@ -61,7 +61,7 @@ rule probe:
         "../envs/birq.yaml"
     threads: 1
     resources:
-        gpu=GPU,
+        local_gpu=GPU,
         mem_mb=growing(4000),
         runtime=growing(120),
     params:

@@ -14,13 +14,14 @@ rule pretrain:
         "../envs/birq.yaml"
     threads: P.pretrain.cpu_threads
     resources:
-        gpu=GPU,
+        local_gpu=GPU,
         mem_mb=growing(8000),
         runtime=growing(1440),
     params:
         override=OVERRIDE,
+        nodes=over_nodes,
     shell:
-        "python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
+        "{params.nodes}python -m birq pretrain --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
 
 
 rule finetune:
@@ -40,10 +41,11 @@ rule finetune:
         "../envs/birq.yaml"
     threads: P.finetune.cpu_threads
     resources:
-        gpu=GPU,
+        local_gpu=GPU,
         mem_mb=growing(8000),
         runtime=growing(1440),
     params:
         override=OVERRIDE,
+        nodes=over_nodes,
     shell:
-        "python -m birq finetune --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
+        "{params.nodes}python -m birq finetune --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
