@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from birq.model.encoder import Encoder, valid_mask
+from birq.model.prediction import Labels, masked_prediction
 from birq.model.quantizer import RandomQuantizer, layer_norm, standardise
 
 QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
@@ -76,7 +77,10 @@ class Share:
 
 @dataclass
 class Losses:
-    """One forward pass; of a share of a batch, what it adds to the batch's losses. Enhanced parts are None for BEST-RQ."""
+    """One forward pass; of a share of a batch, what it adds to the batch's losses. Enhanced parts are None for BEST-RQ.
+
+    Only `total` carries a gradient.
+    """
 
     total: Tensor  # w1 (F − β H) + w2 G
     anchor: Tensor  # G
@@ -118,27 +122,18 @@ def _skip(count: int, generator: torch.Generator, device: torch.device) -> None:
         count -= SKIPPED_AT_ONCE
 
 
-def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator, rows_before: int = 0) -> Tensor:
-    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one. `hard` is the straight-through one-hot of it.
+def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one; as the label, and as what its gradient runs through.
 
-    `rows_before`: masked frames of other shares, whose noise comes first.
+    The two differ where labels are `hard`: the one-hot of the largest, with the soft label's gradient (straight-through).
     """
     noisy = logits_MNV
     if objective.gumbel_noise:
-        _skip(rows_before * logits_MNV[0:1].numel() if len(logits_MNV) else 0, generator, logits_MNV.device)
         noisy = logits_MNV + gumbel_noise(logits_MNV.shape, generator, logits_MNV.device)
     soft = F.softmax(noisy / objective.temperature, dim=-1)
     if objective.labels == "soft":
-        return soft
-    hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
-    return hard - soft.detach() + soft
-
-
-def mean_label_entropy(logits_MNV: Tensor, share: Share | None = None) -> Tensor:
-    """H(q̄) in nats, q̄ the mean over the batch's masked frames of the noise-free label; mean over codebooks."""
-    labels_MNV = F.softmax(logits_MNV, dim=-1)
-    mean_NV = labels_MNV.mean(0) if share is None else share.total(labels_MNV.sum(0)) / share.n_masked
-    return -(mean_NV * mean_NV.clamp_min(1e-12).log()).sum(-1).mean()
+        return soft, soft
+    return torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0), soft
 
 
 def shared_statistics(z_MD: Tensor, share: Share) -> tuple[Tensor, Tensor]:
@@ -174,8 +169,8 @@ class Pretrainer(nn.Module):
         b, t, s = x_BTS.shape
         return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
 
-    def label_logits(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, share: Share | None = None) -> Tensor:
-        """−s ‖unit(z P) − C‖² + const of the masked frames, from layer k of the unmasked input: [M, N, V]."""
+    def label_directions(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, share: Share | None = None) -> Tensor:
+        """unit(z P) of the masked frames, z from layer k of the unmasked input: [N, M, h]. Label logits are 2 s · v · C (eq. 4)."""
         o = self.objective
         with torch.set_grad_enabled(torch.is_grad_enabled() and o.label_gradient != 0):
             z_BTD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False)
@@ -187,78 +182,83 @@ class Pretrainer(nn.Module):
                 z_MD = layer_norm(z_BTD[mask_BT].float())
             if o.label_gradient not in (0.0, 1.0):
                 z_MD = _WeightedGradient.apply(z_MD, o.label_gradient)
-            return o.logit_scale * self.quantizer.logits(z_MD)
-
-    def _log_probabilities(self, head: nn.Linear, h_MD: Tensor) -> Tensor:
-        with torch.autocast(h_MD.device.type, enabled=False):
-            logits = F.linear(h_MD.float(), head.weight, head.bias)
-            return F.log_softmax(logits.view(len(h_MD), self.objective.n_codebooks, self.objective.codebook_size), dim=-1)
+            return self.quantizer.directions(z_MD)
 
     def forward(
-        self, feats_BTF: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator, share: Share | None = None
+        self,
+        feats_BTF: Tensor,
+        lengths_B: Tensor,
+        mask_BT: Tensor,
+        generator: torch.Generator,
+        share: Share | None = None,
+        objective: Objective | None = None,
     ) -> Losses:
         """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T].
 
-        `generator` on the same device; every share gets one in the same state.
+        `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
         """
-        o = self.objective
+        o = objective or self.objective
         x_BTS = self.encoder.stack(feats_BTF)
         y_MN = self.anchor_quantizer.nearest(x_BTS[mask_BT])  # eq. 2
         n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
 
         fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
         h_MD = self.encoder(x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS * o.mask_fill_std), lengths_B)[mask_BT]
-        logp_MNV = self._log_probabilities(self.head, h_MD)
-        anchor = -logp_MNV.gather(-1, y_MN[:, :, None]).sum() / (n_masked * o.n_codebooks)  # G
-        losses = Losses(
-            total=o.anchor_weight * anchor,
-            anchor=anchor,
-            enhanced=None,
-            label_entropy=None,
-            n_masked=n_masked,
-            n_labelled=0,
-            n_correct=(logp_MNV.argmax(-1) == y_MN).sum(),
-            n_faithful=None,
-            n_agreeing=None,
-            anchor_codes_MN=y_MN,
-            enhanced_codes_MN=None,
-        )
+        labels, codes_MN, n_labelled = None, y_MN, 0
         if o.enhanced_weight:
-            self._enhance(losses, x_BTS, lengths_B, mask_BT, h_MD, logp_MNV, generator, share)
-        return losses
+            labelled_M, labels = self._labels(o, x_BTS, lengths_B, mask_BT, generator, share)
+            n_labelled = labels.n_labelled
+            if labelled_M is not None:  # those with an enhanced label first
+                order_M = torch.cat([labelled_M.nonzero()[:, 0], (~labelled_M).nonzero()[:, 0]])
+                h_MD, codes_MN = h_MD[order_M], y_MN[order_M]
+        found = masked_prediction(h_MD, self.head, codes_MN, o.codebook_size, n_masked, o.anchor_weight, labels)
+        return Losses(
+            total=found.total,
+            anchor=found.anchor,
+            enhanced=found.enhanced,
+            label_entropy=found.entropy,
+            n_masked=n_masked,
+            n_labelled=n_labelled,
+            n_correct=found.n_correct,
+            n_faithful=found.n_faithful,
+            n_agreeing=None if found.codes_LN is None else (found.codes_LN == codes_MN[: len(found.codes_LN)]).sum(),
+            anchor_codes_MN=y_MN,
+            enhanced_codes_MN=found.codes_LN,
+        )
 
-    def _enhance(
+    def _labels(
         self,
-        losses: Losses,
+        o: Objective,
         x_BTS: Tensor,
         lengths_B: Tensor,
         mask_BT: Tensor,
-        h_MD: Tensor,
-        logp_MNV: Tensor,
         generator: torch.Generator,
         share: Share | None,
-    ) -> None:
-        """Add what the enhanced labels bring."""
-        o, y_MN = self.objective, losses.anchor_codes_MN
+    ) -> tuple[Tensor | None, Labels]:
+        """What enhanced labels are made of, and which masked frames get one: [M] bool, None for all."""
+        labelled_M = None
         if o.label_share < 1:  # F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation
             n_utterances, first = (len(share.masked_B), share.first) if share else (len(lengths_B), 0)
             chosen_B = torch.randperm(n_utterances, generator=generator, device=x_BTS.device)
             chosen_B = chosen_B[: max(1, round(o.label_share * n_utterances))].sort().values
             share = share.chosen(chosen_B) if share else None
             chosen_B = chosen_B[(chosen_B >= first) & (chosen_B < first + len(lengths_B))] - first
-            here_M = torch.isin(mask_BT.nonzero()[:, 0], chosen_B)
+            labelled_M = torch.isin(mask_BT.nonzero()[:, 0], chosen_B)
             x_BTS, lengths_B, mask_BT = x_BTS[chosen_B], lengths_B[chosen_B], mask_BT[chosen_B]
-            h_MD, logp_MNV, y_MN = h_MD[here_M], logp_MNV[here_M], y_MN[here_M]
-        n_labelled, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
-        logits_MNV = self.label_logits(x_BTS, lengths_B, mask_BT, share)
-        labels_MNV = enhanced_labels(logits_MNV, o, generator, before)  # eq. 4
-        if self.enhanced_head is not None:
-            logp_MNV = self._log_probabilities(self.enhanced_head, h_MD)
-        enhanced = -(labels_MNV * logp_MNV).sum(-1).sum() / (n_labelled * o.n_codebooks)  # F
-        entropy = mean_label_entropy(logits_MNV, share) * (len(y_MN) / n_labelled)  # a share of the batch's
-        codes_MN = logits_MNV.argmax(-1)
-        losses.total = o.enhanced_weight * (enhanced - o.entropy_weight * entropy) + losses.total  # eq. 9
-        losses.enhanced, losses.label_entropy, losses.n_labelled = enhanced, entropy, n_labelled
-        losses.n_faithful = (labels_MNV.argmax(-1) == codes_MN).sum()
-        losses.n_agreeing = (codes_MN == y_MN).sum()
-        losses.enhanced_codes_MN = codes_MN
+        v_NLh = self.label_directions(x_BTS, lengths_B, mask_BT, share)
+        n_labelled, before = (share.n_masked, share.masked_before) if share else (v_NLh.shape[1], 0)
+        if o.gumbel_noise:  # the noise of other shares' frames comes first
+            _skip(before * o.n_codebooks * o.codebook_size, generator, v_NLh.device)
+        total = share.total if share else (lambda x: x)
+        return labelled_M, Labels(
+            v_NLh=v_NLh,
+            quantizer=self.quantizer,
+            scale=o.logit_scale,
+            sample=lambda logits_RNV: enhanced_labels(logits_RNV, o, generator),
+            temperature=o.temperature,
+            mean=lambda sum_NV: total(sum_NV) / n_labelled,
+            n_labelled=n_labelled,
+            weight=o.enhanced_weight,
+            entropy_weight=o.entropy_weight,
+            head=self.enhanced_head or self.head,
+        )

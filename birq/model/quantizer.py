@@ -81,8 +81,11 @@ class RandomQuantizer(nn.Module):
                     codes_NM[i, begin : begin + rows] = argmax(torch.mm(v_Rh, self.codebook[i].T, out=score_RV[: len(v_Rh)]))
         return codes_NM.T
 
-    def logits(self, x_MD: Tensor) -> Tensor:
-        """2 · unit(x P) · C = 2 − ‖unit(x P) − C‖², [M, N, V] with gradient to x (eq. 4)."""
-        v_NMh = F.normalize(self.project(x_MD), dim=-1)
-        with torch.autocast(x_MD.device.type, enabled=False):
-            return 2.0 * torch.matmul(v_NMh, self.codebook.transpose(1, 2)).transpose(0, 1)
+    def directions(self, x_MD: Tensor) -> Tensor:
+        """unit(x P), [N, M, h], with gradient to x."""
+        return F.normalize(self.project(x_MD), dim=-1)
+
+    def logits(self, v_NMh: Tensor) -> Tensor:
+        """2 v · C = 2 − ‖v − C‖² of unit vectors, [M, N, V] (eq. 4)."""
+        with torch.autocast(v_NMh.device.type, enabled=False):
+            return 2.0 * torch.matmul(v_NMh, self.codebook.transpose(1, 2)).transpose(0, 1).contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -91,18 +91,20 @@ class PretrainTask:
         parts = self.group.add(masked_B).split(sizes)
         return [Share(part_B, batch.first, self.group.total) for part_B, batch in zip(parts, batches, strict=True)]
 
-    def _forward(self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None) -> Losses:
+    def _forward(
+        self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None, objective: Objective | None = None
+    ) -> Losses:
         generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
         feats_BTF, lengths_B, mask_BT = (x.to(self.device) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
         with precision(self.device):
-            return self.model(feats_BTF, lengths_B, mask_BT, generator, share)
+            return self.model(feats_BTF, lengths_B, mask_BT, generator, share, objective)
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
         masks = [self._mask(b, epoch) for b in batches]
         shares = self._shares(batches, masks)
         every = self.section.gradient_cosine_every_steps
         if every and self.model.objective.enhanced_weight and (step == 0 or (step + 1) % every == 0):
-            self.cosine = self._gradient_cosine(self._forward(batches[0], masks[0], step, 0, shares[0]))
+            self.cosine = self._gradient_cosine(batches[0], masks[0], step, 0, shares[0])
         total = sum(share.n_masked if share else int(m.sum()) for m, share in zip(masks, shares, strict=True))
         for part, (batch, mask_BT, share) in enumerate(zip(batches, masks, shares, strict=True)):
             losses = self._forward(batch, mask_BT, step, part, share)
@@ -111,12 +113,14 @@ class PretrainTask:
             (losses.total * (losses.n_masked / total)).backward()
             self._sum_up(losses)
 
-    def _gradient_cosine(self, losses: Losses) -> float:
-        """Cosine of ∇F and ∇G over the encoder's parameters."""
-        params = [p for p in self.model.encoder.parameters() if p.requires_grad]
-        assert losses.enhanced is not None
-        upper = torch.autograd.grad(losses.enhanced, params, retain_graph=True, allow_unused=True)
-        lower = torch.autograd.grad(losses.anchor, params, allow_unused=True)
+    def _gradient_cosine(self, *forward: Any) -> float:
+        """Cosine of ∇F and ∇G over the encoder's parameters, both with the same masks, noise and dropout."""
+        params, o = [p for p in self.model.encoder.parameters() if p.requires_grad], self.model.objective
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            upper = self._forward(*forward, replace(o, enhanced_weight=1.0, entropy_weight=0.0, anchor_weight=0.0)).total
+            upper = torch.autograd.grad(upper, params, allow_unused=True)
+        lower = self._forward(*forward, replace(o, enhanced_weight=0.0, anchor_weight=1.0)).total
+        lower = torch.autograd.grad(lower, params, allow_unused=True)
         pairs = [(a.flatten(), b.flatten()) for a, b in zip(upper, lower, strict=True) if a is not None and b is not None]
         a, b = (self.group.total(torch.cat(side)) for side in zip(*pairs, strict=True))
         return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
@@ -125,12 +129,12 @@ class PretrainTask:
         s, m = self.sums, losses.n_masked
         s["masked"] += len(losses.anchor_codes_MN)
         s["loss"] += float(losses.total.detach()) * m
-        s["anchor"] += float(losses.anchor.detach()) * m
+        s["anchor"] += float(losses.anchor) * m
         s["correct"] += float(losses.n_correct)
         self.anchor_codes.add(losses.anchor_codes_MN)
         if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
             s["labelled"] += len(losses.enhanced_codes_MN)
-            s["enhanced"] += float(losses.enhanced.detach()) * losses.n_labelled
+            s["enhanced"] += float(losses.enhanced) * losses.n_labelled
             s["faithful"] += float(losses.n_faithful)  # type: ignore[arg-type]
             s["agreeing"] += float(losses.n_agreeing)  # type: ignore[arg-type]
             self.enhanced_codes.add(losses.enhanced_codes_MN)

@@ -32,8 +32,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed:
-        SECONDS[report.location[2]] = dict(report.user_properties)["processor_seconds"]
+    noted = dict(report.user_properties)
+    if report.when == "call" and report.passed and "processor_seconds" in noted:
+        SECONDS[report.location[2]] = noted["processor_seconds"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
