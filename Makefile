@@ -8,6 +8,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 CORES ?= all
+# many tests wait for a scheduler or a signal; each may take 1 GiB
+TESTS_AT_ONCE ?= 2
 BIN := .venv/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 # without a GPU, the constraint chooses a release of torch that has a CPU build
@@ -46,7 +48,7 @@ demo: .venv/.installed
 	@echo
 
 test: .venv/.installed-dev
-	@python -m pytest $(PYTEST_ARGS)
+	@python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile $(PYTEST_ARGS)
 
 reproduce: .venv/.installed
 	@python -m birq reproduce $(or $(RESULT),$(error name a result: make reproduce RESULT=demo)) --cores $(CORES)

@@ -8,6 +8,13 @@ import time
 from typing import TextIO
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line in one piece (print may take two), so that the lines of jobs at work at once stay whole; to stderr."""
+    stream = stream or sys.stderr
+    stream.write(text + "\n")
+    stream.flush()
+
+
 def _clock(seconds: float) -> str:
     seconds = max(0, round(seconds))
     hours, rest = divmod(seconds, 3600)

@@ -11,7 +11,6 @@ import fcntl
 import importlib
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from birq.artifact import damage, read_provenance
 from birq.errors import BirqError
 from birq.hashes import sha256_files
 from birq.params import Params, section
+from birq.progress import say as say_line
 
 # freed when an artifact is published, so that a disk that fills up just then does not cost what was computed
 RESERVE_BYTES = 4 << 20
@@ -151,15 +151,11 @@ def _lock(stored: Path, say: Callable[[str], None], *, shared: bool = False) -> 
 # ---- the verb
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def run(
     stage: str,
     wildcards: dict[str, str],
     params: Params,
-    say: Callable[[str], None] = _say,
+    say: Callable[[str], None] = say_line,
     part: Part | None = None,
     launch: Callable[[], Callable[[], None] | None] | None = None,
 ) -> Path:

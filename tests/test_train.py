@@ -110,7 +110,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
                 capsys.readouterr()
             assert birq.main(command) == 0
         if verb != "tokenizer":
-            assert "resumes at step" in capsys.readouterr().out
+            assert "resumes at step" in capsys.readouterr().err
             found, want = (contents(folder / "data" / verb / "birq-0") for folder in (killed, whole))
             assert set(found) == set(want) and len(found) == 3
             for name, value in want.items():

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from birq.errors import BirqError
 from birq.evaluate.bootstrap import interval, ratio, resampled_sums, sums_by
 from birq.params import Score
+from birq.progress import say
 from birq.stage import Job
 
 SPLITS = ("train", "dev", "test")
@@ -152,4 +153,4 @@ def compute(job: Job) -> None:
     (job.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     for split, s in scores.items():
         job.notes[f"{split}_wer"] = round(s["wer"], 6)
-        print(f"score/{'/'.join(job.wildcards.values())}  {split}  WER {100 * s['wer']:.2f} %  CER {100 * s['cer']:.2f} %", flush=True)
+        say(f"score/{'/'.join(job.wildcards.values())}  {split}  WER {100 * s['wer']:.2f} %  CER {100 * s['cer']:.2f} %")

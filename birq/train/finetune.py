@@ -16,6 +16,7 @@ from birq.errors import BirqError
 from birq.model.ctc import CtcModel, ctc_loss, frames_needed, greedy
 from birq.model.encoder import Block
 from birq.params import Finetune
+from birq.progress import say
 from birq.shards import Split, open_split
 from birq.stage import Job
 from birq.tokenizer import Tokenizer
@@ -146,7 +147,7 @@ def _labelled(split: Split, section: Finetune, tokenizer: Tokenizer, n_stack: in
     index = labelled_subset(split, section.labelled_minutes, seed)
     fits = np.array([frames_needed(tokenizer.encode(split.texts[i])) <= split.n_frames[i] // n_stack for i in index])
     if not fits.all() and group.writes:
-        print(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames: left out", flush=True)
+        say(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames: left out")
     if fits.mean() < 0.9:
         raise BirqError(
             f"finetune: {int((~fits).sum())} of {len(index)} labelled utterances have more tokens than encoder frames; "

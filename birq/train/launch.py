@@ -22,6 +22,7 @@ from pathlib import Path
 
 from birq import ranks
 from birq.errors import BirqError, Stopped
+from birq.progress import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 LINGER_SECONDS = 3  # one launcher holds what the others meet by: it stays until they have seen their own ranks end
@@ -100,7 +101,7 @@ def run_node(nodes: int, each: int, endpoint: str, run_id: str, argv: list[str])
         time.sleep(LINGER_SECONDS if nodes > 1 else 0)
         return status
     except RendezvousError as e:
-        print(f"error: the launcher of another node is gone ({e}); the same command goes on from the last checkpoint", file=sys.stderr)
+        say(f"error: the launcher of another node is gone ({e}); the same command goes on from the last checkpoint")
         return 1
     except SignalException as e:
         if e.sigval == signal.SIGINT:
@@ -119,7 +120,7 @@ def _status(codes: dict[int, int]) -> int:
             return known
     for rank, code in sorted(codes.items()):
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        print(f"error: rank {rank} {how}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        say(f"error: rank {rank} {how}; the same command goes on from the last checkpoint")
     return 1
 
 

@@ -22,7 +22,7 @@ from birq import ranks
 from birq.batches import Batch, Feed
 from birq.errors import Diverged, Stopped
 from birq.params import Optimisation
-from birq.progress import Progress
+from birq.progress import Progress, say
 from birq.stage import Job
 from birq.train.distributed import Group
 from birq.train.interrupt import StopRequest
@@ -175,7 +175,7 @@ class _Run:
             self.task.restore(saved["task"])
             self.position = Position(**saved["position"])
             if self.group.writes:
-                print(f"{self.name}: resumes at step {self.position.step} of {self.section.steps}", flush=True)
+                say(f"{self.name}: resumes at step {self.position.step} of {self.section.steps}")
 
     def save(self) -> None:
         self.position.seconds = self._seconds()

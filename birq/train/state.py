@@ -20,6 +20,7 @@ from birq.errors import BirqError
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder, Shape
 from birq.model.objectives import Objective, Pretrainer
+from birq.progress import say
 from birq.tokenizer import Tokenizer
 from birq.tokenizer import load as load_tokenizer
 
@@ -61,7 +62,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, zipfile.BadZipFile) as e:
             problems.append(f"{path}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
-            print(f"checkpoint {path} cannot be read and is left out", flush=True)
+            say(f"checkpoint {path} cannot be read and is left out")
     if problems:
         raise BirqError("no checkpoint can be read: " + "; ".join(problems) + f"; delete {folder} to begin anew")
     return None
