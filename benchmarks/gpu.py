@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import models
 from benchmarks.harness import Contender, Part, race
 from benchmarks.step import BEST_RQ, LARGE, METHODS, ONE_CODEBOOK
+from birq.train.hardware import peak_tflops
 
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # dense bf16, by the makers' data sheets (SXM)
 # docs/method.md: the sizes that give the paper's counts
 PAPER = {"n_stack": 2, "n_heads": 8, "ff_expansion": 4, "conv_kernel": 15, "conv_expansion": 2, "positions": "relative"}
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # model, label layer, utterances of 12.4 s
@@ -26,10 +26,6 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # model, label layer, utt
     "10 x 768, 155 M": (PAPER | {"d_model": 768, "n_layers": 10}, 7, 32),
     "10 x 1024, 275 M": (PAPER | {"d_model": 1024, "n_layers": 10, "attention_window": 200}, 7, 32),
 }
-
-
-def peak_tflops(name: str) -> float | None:
-    return next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
 
 
 def one_size(title: str, model: dict[str, Any], label_layer: int, n_utterances: int, rounds: int, device: str) -> Part:

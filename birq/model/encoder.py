@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 RELATIVE_REACH = 512  # farthest distance with an embedding of its own, as in the paper's parameter count
 
@@ -162,6 +163,7 @@ class Encoder(nn.Module):
     def __init__(self, shape: Shape, dropout: float = 0.0):
         super().__init__()
         self.shape, self.dropout = shape, dropout
+        self.recompute = False  # activations of a block in the backward pass, instead of keeping them
         self.project = nn.Linear(shape.n_stack * shape.n_mels, shape.d_model)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
 
@@ -184,7 +186,8 @@ class Encoder(nn.Module):
         rate = self.dropout if dropout and self.training else 0.0
         x = self.project(x_BTS)
         for block in self.blocks[:n_layers]:
-            x = block(x, valid_BT if padded else None, rotary, rate)
+            given = (x, valid_BT if padded else None, rotary, rate)
+            x = checkpoint(block, *given, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*given)
             yield x
 
     def forward(self, x_BTS: Tensor, lengths_B: Tensor, n_layers: int | None = None, dropout: bool = True) -> Tensor:

@@ -15,6 +15,7 @@ from birq.batches import Batch, Feed, labelled_subset, sequential
 from birq.errors import BirqError
 from birq.model.ctc import CtcModel, ctc_loss, frames_needed, greedy
 from birq.model.encoder import Block
+from birq.model.flops import TRAINING, encoder_per_frame
 from birq.params import Finetune
 from birq.progress import say
 from birq.shards import Split, open_split
@@ -22,6 +23,7 @@ from birq.stage import Job
 from birq.tokenizer import Tokenizer
 from birq.tokenizer import load as load_tokenizer
 from birq.train.distributed import Group, join, leave
+from birq.train.hardware import prepare
 from birq.train.loop import adamw, device_and_threads, precision, train
 from birq.train.schedule import tri_stage
 from birq.train.state import load_pretrained, save_model
@@ -61,6 +63,10 @@ class FinetuneTask:
         self.group = group
         self.model, self.tokenizer, self.section, self.job, self.device = model, tokenizer, section, job, device
         self.frame_shift_ms, self.dev, self.dev_feed = frame_shift_ms, dev, dev_feed
+        shape = model.encoder.shape
+        mean_frames = float(dev.n_frames.mean()) / shape.n_stack if len(dev) else 0.0
+        per_frame = TRAINING * encoder_per_frame(shape, shape.n_layers, mean_frames)
+        self.flops_per_audio_second = per_frame * 1000 / (frame_shift_ms * shape.n_stack)
         self.dev_index = np.array([i for i, t in enumerate(dev.texts) if t], dtype=np.int64)
         self.best_wer, self.best_step = float("inf"), 0
         self.loss_sum, self.tokens = 0.0, 0
@@ -72,7 +78,7 @@ class FinetuneTask:
         targets = [[self.tokenizer.encode(t) for t in b.texts] for b in batches]
         n_tokens = max(1, int(self.group.add(torch.tensor(sum(len(row) for rows in targets for row in rows)))))
         for batch, rows in zip(batches, targets, strict=True):
-            feats = spec_augment(batch.feats_BTF.to(self.device), self.section, self.frame_shift_ms)
+            feats = spec_augment(batch.feats_BTF.to(self.device, non_blocking=True), self.section, self.frame_shift_ms)
             with precision(self.device):
                 logp, lengths = self.model(feats, batch.lengths_B.to(self.device))
             # of a share without utterances, the sum is 0 and so is every gradient
@@ -174,6 +180,7 @@ def compute(job: Job) -> None:
     for i in range(shape.n_layers - section.reset_layers, shape.n_layers):
         encoder.blocks[i] = Block(shape)
     model = CtcModel(encoder, tokenizer.size).to(device)
+    job.notes["settings"] = prepare(model.encoder)
     shared = {"n_stack": shape.n_stack, "frame_shift_ms": frame_shift_ms}
     feed = Feed(
         split,

@@ -24,7 +24,9 @@ from birq.errors import Diverged, Stopped
 from birq.params import Optimisation
 from birq.progress import Progress, say
 from birq.stage import Job
+from birq.train.ahead import Ahead
 from birq.train.distributed import Group
+from birq.train.hardware import peak_gib, peak_tflops
 from birq.train.interrupt import StopRequest
 from birq.train.schedule import Schedule
 from birq.train.state import load_checkpoint, save_checkpoint
@@ -34,6 +36,7 @@ class Task(Protocol):
     """What pre-training and fine-tuning differ in."""
 
     group: Group  # every method that is called in each step or line is called by all ranks
+    flops_per_audio_second: float  # of a training step, by formula
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
         """Accumulate this rank's part of the gradient of one optimiser step and sum up the figures to log."""
@@ -98,22 +101,31 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def adamw(groups: list[dict[str, Any]], section: Optimisation) -> torch.optim.AdamW:
-    """AdamW; vectors (biases, norms) are not decayed. Groups carry `params` and `rate_factor`."""
+    """AdamW; vectors (biases, norms) are not decayed. Groups carry `params` and `rate_factor`. One kernel for all weights on a GPU."""
     split: list[dict[str, Any]] = []
     for group in groups:
         matrices = [p for p in group["params"] if p.ndim > 1]
         vectors = [p for p in group["params"] if p.ndim <= 1]
         for params, decay in ((matrices, section.weight_decay), (vectors, 0.0)):
             split.append({"params": params, "weight_decay": decay, "rate_factor": group.get("rate_factor", 1.0)})
-    return torch.optim.AdamW(split, lr=section.learning_rate, betas=(0.9, section.adam_beta2), eps=1e-8, foreach=True)
+    kernels = {"fused": True} if split[0]["params"][0].is_cuda else {"foreach": True}
+    return torch.optim.AdamW(split, lr=section.learning_rate, betas=(0.9, section.adam_beta2), eps=1e-8, **kernels)
 
 
-def _steps(feed: Feed, position: Position) -> Iterator[list[Batch]]:
+def _steps(feed: Feed, epoch: int, batch: int) -> Iterator[tuple[int, int, list[Batch]]]:
+    """Epoch, the batch after this one, and the micro-batches of every step, for ever."""
     while True:
-        for batches in feed.epoch(position.epoch, start=position.batch):
-            position.batch += 1
-            yield batches
-        position.epoch, position.batch = position.epoch + 1, 0
+        for batches in feed.epoch(epoch, start=batch):
+            batch += 1
+            yield epoch, batch, batches
+        epoch, batch = epoch + 1, 0
+
+
+def _pinned(step: tuple[int, int, list[Batch]]) -> tuple[int, int, list[Batch]]:
+    """In memory that a GPU copies from while it computes."""
+    for batch in step[2]:
+        batch.feats_BTF = batch.feats_BTF.pin_memory()
+    return step
 
 
 class _Curve:
@@ -165,7 +177,8 @@ class _Run:
         self.curve = _Curve(job.scratch, self.position.curve_lines, self.group.writes)
         self.progress = Progress(self.name, section.steps, start=self.position.step)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.stream = _steps(feed, self.position)
+        steps = _steps(feed, self.position.epoch, self.position.batch)
+        self.stream = Ahead(steps, _pinned) if torch.cuda.is_available() else Ahead(steps)
         self.begun, self.earlier, self.saved_at = time.monotonic(), self.position.seconds, time.monotonic()
 
     def _resume(self) -> None:
@@ -195,7 +208,7 @@ class _Run:
     def step(self) -> None:
         """One optimiser step."""
         p = self.position
-        batches = next(self.stream)
+        p.epoch, p.batch, batches = next(self.stream)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(p.step) * group["rate_factor"]
         torch.manual_seed(step_seed(self.seed, p.step, self.group.rank))
@@ -209,6 +222,21 @@ class _Run:
 
     def _rate(self, step: int) -> float:
         return self.section.learning_rate * self.schedule(step)
+
+    def _timing(self) -> dict[str, Any]:
+        """How fast training has been, all ranks together, over all resumes.
+
+        mfu: operations that the objective asks for (birq/model/flops.py) over those that the cards could have done in that time, dense
+        bf16; None where the peak is not known. waiting_share: of the time since this process began, for batches. peak_gib: rank 0's.
+        """
+        p, peak = self.position, peak_tflops(self.job.notes["device"])
+        flops_per_second = p.audio_seconds * self.task.flops_per_audio_second / p.seconds
+        return {
+            "audio_hours_per_hour": p.audio_seconds / p.seconds,
+            "mfu": flops_per_second / (peak * 1e12 * self.group.size) if peak else None,
+            "waiting_share": self.stream.waited_seconds / max(p.seconds - self.earlier, 1e-9),
+            "peak_gib": peak_gib(self.parameters[0].device),
+        }
 
     @property
     def line_due(self) -> bool:
@@ -226,11 +254,13 @@ class _Run:
         hours = p.audio_seconds / 3600
         line = {"step": p.step, "epoch": p.epoch, **self.task.figures(p.step), "gradient_norm": p.norm_sum / (p.step - p.written)}
         line |= {"learning_rate": self._rate(p.step - 1), "hours_seen": hours, **evaluated}
-        speed = hours / p.seconds * 3600
-        self.curve.write(line, {"step": p.step, "seconds": p.seconds, "audio_hours_per_hour": speed})
+        timing = self._timing()
+        self.curve.write(line, {"step": p.step, "seconds": p.seconds, **timing})
         p.curve_lines, p.written, p.norm_sum = p.curve_lines + 1, p.step, 0.0
         if self.group.writes:
-            self.progress.update(p.step, **{k: line.get(k) for k in SHOWN}, **{"h/h": round(speed)})
+            shown = {"h/h": round(timing["audio_hours_per_hour"]), "GiB": round(timing["peak_gib"], 1)}
+            shown |= {"MFU %": round(100 * timing["mfu"], 1)} if timing["mfu"] else {}
+            self.progress.update(p.step, **{k: line.get(k) for k in SHOWN}, **shown)
         due = time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self.done
         if self.group.any(due and self.group.writes):
             self.save()
@@ -254,26 +284,30 @@ def train(
     with StopRequest(task.group.writes) as request:
         run = _Run(job, model, optimiser, schedule, feed, task, section, seed)
         model.train()
-
-        def stop() -> bool:
-            return task.group.any(request())
-
-        while True:
-            if run.line_due:
-                run.write_line(stop)
-            if run.done and not run.line_due:
-                break
-            if stop():  # before the line is written, too: it is then written after resuming
-                run.save()
-                why = next(filter(None, task.group.gathered(request.reason)))
-                done = f"step {run.position.step} of {section.steps}"
-                raise Stopped(f"{run.name}: {done} is saved ({why}); the same command goes on from there")
-            run.step()
+        with contextlib.closing(run.stream):
+            _until_done(run, task, request, section)
     if task.group.writes:
         run.progress.close()
         for file in ("curve.jsonl", "timing.jsonl"):
             (job.out / file).write_bytes((job.scratch / file).read_bytes())
     return run.position
+
+
+def _until_done(run: _Run, task: Task, request: StopRequest, section: Optimisation) -> None:
+    def stop() -> bool:
+        return task.group.any(request())
+
+    while True:
+        if run.line_due:
+            run.write_line(stop)
+        if run.done and not run.line_due:
+            break
+        if stop():  # before the line is written, too: it is then written after resuming
+            run.save()
+            why = next(filter(None, task.group.gathered(request.reason)))
+            done = f"step {run.position.step} of {section.steps}"
+            raise Stopped(f"{run.name}: {done} is saved ({why}); the same command goes on from there")
+        run.step()
 
 
 def _clip(parameters: list[Tensor], clip_norm: float, name: str, step: int) -> float:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from birq.batches import Batch, Feed
 from birq.errors import Diverged
+from birq.model.flops import pretraining_per_frame
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
 from birq.model.objectives import Losses, Objective, Pretrainer, Share
 from birq.params import Pretrain
 from birq.shards import KERNEL, Split, open_split, read_stats
 from birq.stage import Job
 from birq.train.distributed import ALONE, Group, join, leave
+from birq.train.hardware import prepare
 from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
 from birq.train.schedule import warmup_cosine
 from birq.train.state import build_pretrainer, save_model
@@ -58,12 +60,15 @@ class PretrainTask:
         seed: int,
         frame_shift_ms: float,
         group: Group = ALONE,
+        mean_frames: float = 0.0,
     ):
+        """`mean_frames`: encoder frames of an utterance, which attention's share of the work hangs on."""
         self.model, self.section, self.device, self.seed = model, section, device, seed
         self.name, self.group = name, group
         n_stack = model.encoder.shape.n_stack
         self.start_probability = stacked_start_probability(section.mask_start_probability, n_stack)
         self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
+        self.flops_per_audio_second = self._flops(mean_frames, frame_shift_ms)
         self.collapsed_since: int | None = None
         self.cosine: float | None = None
         self._begin()
@@ -73,6 +78,11 @@ class PretrainTask:
         self.sums = dict.fromkeys(("loss", "enhanced", "anchor", "masked", "labelled", "correct", "faithful", "agreeing"), 0.0)
         self.anchor_codes = CodeCounts(o.n_codebooks, o.codebook_size)
         self.enhanced_codes = CodeCounts(o.n_codebooks, o.codebook_size)
+
+    def _flops(self, mean_frames: float, frame_shift_ms: float) -> float:
+        shape, masked_share = self.model.encoder.shape, 1 - (1 - self.start_probability) ** self.span
+        per_frame = pretraining_per_frame(shape, self.model.objective, mean_frames, masked_share)
+        return per_frame * 1000 / (frame_shift_ms * shape.n_stack)
 
     def _mask(self, batch: Batch, epoch: int) -> Tensor:
         n_frames = batch.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
@@ -95,7 +105,7 @@ class PretrainTask:
         self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None, objective: Objective | None = None
     ) -> Losses:
         generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
-        feats_BTF, lengths_B, mask_BT = (x.to(self.device) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
+        feats_BTF, lengths_B, mask_BT = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
         with precision(self.device):
             return self.model(feats_BTF, lengths_B, mask_BT, generator, share, objective)
 
@@ -245,6 +255,7 @@ def compute(job: Job) -> None:
     device = device_and_threads(section, job)
     group = join(device)
     model = build_pretrainer(config).to(device)
+    job.notes["settings"] = prepare(model.encoder)
     hours = float(split.duration_s.sum()) / 3600
     config["n_parameters"] = sum(p.numel() for p in model.encoder.parameters())
     config["hours_unlabelled"] = 0.0 if method == "scratch" else round(hours, 4)
@@ -255,7 +266,8 @@ def compute(job: Job) -> None:
     else:
         feed = pretraining_feed(split, mean_F, std_F, section, model_params.n_stack, features.frame_shift_ms, seed, group)
         optimiser = adamw([{"params": list(model.parameters())}], section)
-        task = PretrainTask(model, section, f"pretrain/{method}-{seed}", device, seed, features.frame_shift_ms, group)
+        mean_frames = float(split.n_frames.mean()) / model_params.n_stack
+        task = PretrainTask(model, section, f"pretrain/{method}-{seed}", device, seed, features.frame_shift_ms, group, mean_frames)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = train(job, model, optimiser, schedule, feed, task, section, seed)
         job.notes.update({"steps": position.step, "hours_seen": position.audio_seconds / 3600, "train_seconds": position.seconds})

@@ -1,0 +1,145 @@
+"""Word error rates at equal time of pre-training: does BiRQ's label path pay for itself?
+
+    python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--cores all]
+
+First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form and
+seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. What is in the store is not computed again, so a run that was
+stopped goes on. Writes benchmarks/results/equal_time.json, prints the table of docs/results.md. Needs the features (`make demo`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from birq import params as birq_params
+from birq.params import Params
+from birq.shards import open_split, read_stats
+from birq.train.loop import adamw
+from birq.train.pretrain import PretrainTask, pretraining_feed
+from birq.train.state import build_pretrainer
+
+BASE = "BEST-RQ"
+FORMS = {
+    BASE: ("best_rq", {}),
+    "BiRQ, labels of a quarter of the batch": ("birq", {"label_share": 0.25}),
+    "BiRQ, labels of half the batch": ("birq", {"label_share": 0.5}),
+    "BiRQ, labels of the whole batch": ("birq", {"label_share": 1.0}),
+}
+OUT = Path("benchmarks/results/equal_time.json")
+
+
+def step_ratios(params: Params, forms: list[str], rounds: int = 30) -> dict[str, float]:
+    """Median over rounds of a form's processor seconds per step over BEST-RQ's, same batches, in turn."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    folders = [Path("data/features") / c for c in params.run.pretrain_corpora]
+    mean_F, std_F = read_stats(folders)
+    split, shape = open_split(folders, "train"), (params.model.n_stack, params.features.frame_shift_ms)
+    feed = pretraining_feed(split, mean_F, std_F, params.pretrain, *shape, 0)
+    batches = [b for _, b in zip(range(rounds + 2), feed.epoch(0), strict=False)]
+    sides = {}
+    for form in {BASE, *forms}:
+        method, change = FORMS[form]
+        section = params.pretrain.model_copy(
+            update={**change, "gradient_cosine_every_steps": 0} | ({"enhanced_weight": 0.0} if method == "best_rq" else {})
+        )
+        tree = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "features")}
+        model = build_pretrainer({"seed": 0, **tree, "pretrain": section.model_dump(mode="json")}).train()
+        task = PretrainTask(model, section, form, torch.device("cpu"), 0, params.features.frame_shift_ms)
+        sides[form] = model, task, adamw([{"params": list(model.parameters())}], section), []
+    for i, batch in enumerate(batches):
+        for model, task, optimiser, seconds in sides.values():
+            for group in optimiser.param_groups:
+                group["lr"] = 1e-5 * group["rate_factor"]
+            begun = time.process_time()
+            optimiser.zero_grad(set_to_none=True)
+            task.backward(batch, i, 0)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            seconds.append(time.process_time() - begun)
+    base = sides[BASE][-1]
+    return {form: statistics.median(a / b for a, b in zip(side[-1][2:], base[2:], strict=True)) for form, side in sides.items()}
+
+
+def word_error_rates(form: str, steps: int, seeds: list[int], cores: str) -> list[float]:
+    """Per cent on the test split, one per seed."""
+    method, change = FORMS[form]
+    run = f"run={{methods: [{method}], seeds: {seeds}}}"
+    pretrain = "pretrain={" + ", ".join(f"{k}: {v}" for k, v in {**change, "steps": steps}.items()) + "}"
+    targets = [f"data/score/{method}-{s}/provenance.json" for s in seeds]
+    subprocess.run(["snakemake", "--cores", cores, "--quiet", "all", "--config", run, pretrain, "--", *targets], check=True)
+    return [100 * json.loads(Path(t).with_name("scores.json").read_text())["test"]["wer"] for t in targets]
+
+
+def interval(differences: list[float], resamples: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over seeds."""
+    drawn = np.random.default_rng(0).choice(differences, (resamples, len(differences)))
+    low, high = np.percentile(drawn.mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def table(record: dict) -> str:
+    """What docs/results.md shows."""
+    seeds = record["seeds"]
+    lines = [
+        "| form | step, times BEST-RQ's | steps | "
+        + " | ".join(f"seed {s}" for s in seeds)
+        + " | mean | less BEST-RQ, mean over seeds [95 %] |",
+        "| --- | ---: | ---: | " + "---: | " * (len(seeds) + 1) + "---: |",
+    ]
+    base = record["forms"][BASE]["wer"]
+    for form, f in record["forms"].items():
+        differences = [a - b for a, b in zip(f["wer"], base, strict=True)]
+        low, high = interval(differences)
+        against = "" if form == BASE else f"{statistics.mean(differences):+.1f} [{low:+.1f}, {high:+.1f}]"
+        cells = [f"{f['ratio']:.2f}", str(f["steps"]), *(f"{w:.1f}" for w in f["wer"]), f"{statistics.mean(f['wer']):.1f}", against]
+        lines.append(f"| {form} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure the steps, run the recipes, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--cores", default="all")
+    options = parser.parse_args()
+    params = birq_params.load()
+    forms = [BASE, *(f for f in options.forms if f != BASE)]
+    before = json.loads(OUT.read_text()) if OUT.exists() else {}
+    ratios = before.get("ratios", {})
+    if not set(forms) <= set(ratios):  # a run that goes on must ask for the same numbers of steps
+        ratios = step_ratios(params, forms)
+    record = {
+        "what": __doc__.splitlines()[0],
+        "command": f"python -m benchmarks.equal_time --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}",
+        "date": date.today().isoformat(),
+        "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "torch": torch.__version__},
+        "seeds": options.seeds,
+        "ratios": ratios,
+        "forms": {},
+    }
+    for form in forms:
+        OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        steps = round(options.steps / ratios[form])
+        rates = word_error_rates(form, steps, options.seeds, options.cores)
+        record["forms"][form] = {"ratio": ratios[form], "steps": steps, "wer": rates}
+        print(f"{form}: {steps} steps, WER " + ", ".join(f"{r:.1f}" for r in rates), flush=True)
+    OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
