@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "--forget", action="append", default=[], metavar="FOLDER", help="gc: a clone that used the store and is gone; repeatable"
     )
     _results(verb)
+    _plan_options(verb("plan", "say what a run will take before it runs: disk, memory, GPU-hours, jobs; or time its steps here"))
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
@@ -96,6 +97,21 @@ def _results(verb: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--present-code", action="store_true", help="run the code that lies here, not that of the record's commit")
     p.add_argument("--use-store", action="store_true", help="take what the project's store has; without it, all is computed anew")
     p.add_argument("--folder", type=Path, help="where to run (default: data/.reproduce/NAME)")
+
+
+def _plan_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--hours", action="append", default=[], metavar="CORPUS=HOURS", help="of a corpus whose features are not made; repeatable"
+    )
+    p.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs to plan for (default: 1 8 64)")
+    p.add_argument("--gpu", default="H200", help="kind of GPU (default: H200)")
+    p.add_argument("--mfu", type=float, default=0.25, help="share of its bf16 peak that is reached (default: 0.25, an assumption)")
+    p.add_argument("--gpus-per-node", type=int, default=8)
+    p.add_argument("--node-bandwidth", type=float, default=300.0, metavar="GB/S", help="of an all-reduce in a node (default: 300)")
+    p.add_argument("--network-bandwidth", type=float, default=50.0, metavar="GB/S", help="of an all-reduce over nodes (default: 50)")
+    p.add_argument("--price", type=float, help="of a GPU-hour, in your currency")
+    p.add_argument("--measure", action="store_true", help="time a few steps of every method here; on a GPU, its share of peak is then used")
+    p.add_argument("--tune", action="store_true", help="find the largest pretrain.micro_batch_seconds that fits this GPU")
 
 
 def _part(text: str) -> stage.Part:
@@ -156,6 +172,26 @@ def _record(name: str, loaded: params.Params) -> None:
     from birq import reproduce
 
     print(f"{reproduce.record(name, loaded)}: written")
+
+
+def _plan(args: argparse.Namespace, loaded: params.Params) -> None:
+    from birq import plan
+
+    hours = {}
+    for given in args.hours:
+        name, _, value = given.partition("=")
+        if not value.replace(".", "", 1).isdigit():
+            raise BirqError(f"--hours {given}: must be CORPUS=HOURS, such as yodas=5000")
+        hours[name] = float(value)
+    if args.mfu <= 0 or args.mfu > 1 or min(args.gpus) < 1:
+        raise BirqError("--mfu must be above 0 and at most 1, --gpus at least 1")
+    machine = plan.Machine(args.gpu, args.mfu, args.gpus_per_node, args.node_bandwidth, args.network_bandwidth, args.price)
+    made = plan.make(loaded, hours)
+    if args.measure or args.tune:
+        machine, measured = plan.measured(loaded, made, machine, tune=args.tune)
+    else:
+        measured = []
+    print(plan.text(made, machine, args.gpus, measured))
 
 
 def _count(loaded: params.Params) -> None:
@@ -223,6 +259,8 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         _store(args, loaded)
     elif args.verb == "record":
         _record(args.name, loaded)
+    elif args.verb == "plan":
+        _plan(args, loaded)
     elif args.verb == "dag":
         _dag(loaded)
     elif args.what == "count":

@@ -1,0 +1,123 @@
+"""`birq plan`: figures by formula, held against what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ROOT, batch, params, shape
+
+from birq import plan, presets
+from birq.__main__ import main
+from birq.errors import BirqError
+from birq.model.encoder import Encoder
+from birq.params import load
+from birq.train import measure
+
+MACHINE = plan.Machine()
+
+
+def preset(folder: Path, name: str, *settings: str):
+    path = folder / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+    if not (folder / "presets").exists():
+        (folder / "presets").symlink_to(ROOT / "presets")
+    presets.command(name, list(settings), path)
+    return load(path)
+
+
+@pytest.mark.parametrize("change", [{}, {"ff_expansion": 4, "conv_expansion": 2}, {"d_model": 64}])
+def test_activations_by_formula_are_those_that_autograd_keeps(change: dict) -> None:
+    """The largest part of a card's memory; what is kept for all layers alike (input, rotary tables, masks, weights) is little."""
+    kept = {}
+    for layers in (2, 5):
+        s = shape(**({"d_model": 32, "ff_expansion": 2} | change), n_layers=layers)
+        encoder, seen = Encoder(s), {}
+        weights = {w.data_ptr() for w in encoder.parameters()}
+
+        def keep(x, seen=seen, weights=weights):
+            if x.is_floating_point() and x.untyped_storage().data_ptr() not in weights:
+                seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        b = batch([200, 200])
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            encoder(encoder.stack(b.feats_BTF), b.lengths_B)
+        kept[layers] = sum(seen.values()) / 400
+    per_layer = (kept[5] - kept[2]) / 3
+    assert plan.activation_bytes_per_frame(s, 1, bytes_per_value=4) == pytest.approx(per_layer, rel=0.15)
+
+
+def test_features_take_the_bytes_that_are_planned(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """int16, 100 frames a second; the rest of a shard is its index."""
+    (tmp_path / "data/features").mkdir(parents=True)
+    (tmp_path / "data/features/tones").symlink_to(features)
+    monkeypatch.chdir(tmp_path)
+    made = plan.make(params(), {})
+    on_disk = sum(p.stat().st_size for p in features.rglob("*.parquet")) / 2**30
+    assert made.feature_gib == pytest.approx(on_disk, rel=0.3) and made.feature_gib < on_disk
+
+
+def test_paper_sizes_and_hours(tmp_path: Path) -> None:
+    """LibriSpeech's 960 hours are known, 5,000 hours of files that nobody has read yet must be said."""
+    made = plan.make(preset(tmp_path, "librispeech-960"), {})
+    assert made.corpus_hours["librispeech_960"] == pytest.approx(961, abs=1)
+    assert made.n_parameters == pytest.approx(154.9e6, rel=0.01)
+    assert made.jobs["features"] == 2 and made.jobs["report"] == 1
+    yodas = preset(tmp_path, "yodas-ami")
+    with pytest.raises(BirqError, match="--hours yodas=HOURS"):
+        plan.make(yodas, {"ami": 150})
+    with pytest.raises(BirqError, match="not in corpora; legal: yodas, ami"):
+        plan.make(yodas, {"yodas": 5000, "amy": 150})
+    assert plan.make(yodas, {"yodas": 5000, "ami": 150}).feature_gib == pytest.approx(5150 * 360000 * 160 / 2**30)
+
+
+def test_time_on_many_gpus_is_compute_shared_and_gradients_summed(tmp_path: Path) -> None:
+    """On one GPU nothing is summed; over nodes the network counts, not NVLink."""
+    made = plan.make(preset(tmp_path, "librispeech-960"), {})
+    training = made.trainings[0]
+    one, eight, many = (training.hours(n, MACHINE) for n in (1, 8, 64))
+    assert one == pytest.approx(training.flops / MACHINE.flops_per_second / 3600)
+    sums = [training.steps * 2 * (n - 1) / n * 4 * training.n_parameters / speed / 3600 for n, speed in ((8, 300e9), (64, 50e9))]
+    assert eight == pytest.approx(one / 8 + sums[0]) and many == pytest.approx(one / 64 + sums[1])
+
+
+def test_best_rq_takes_less_than_birq_and_scratch_is_not_pre_trained(tmp_path: Path) -> None:
+    """The label path is work and memory; its share of a batch counts."""
+    made = {s: plan.make(preset(tmp_path, "librispeech-960", f"pretrain.label_share={s}"), {}) for s in ("1.0", "0.25")}
+    cost = {s: {t.name: t for t in p.trainings} for s, p in made.items()}
+    birq, best_rq = cost["1.0"]["pretrain/birq-0"], cost["1.0"]["pretrain/best_rq-0"]
+    assert 1.5 < birq.flops / best_rq.flops < 1.9 and birq.activation_gib > best_rq.activation_gib
+    assert cost["0.25"]["pretrain/birq-0"].flops / best_rq.flops < 1.25
+    assert "pretrain/scratch-0" not in cost["1.0"]
+
+
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed for any params; what cannot be is an error with the way out."""
+    preset(tmp_path, "yodas-ami")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--hours", "yodas=5000", "--hours", "ami=150", "--gpus", "1", "8", "--price", "2.5"]) == 0
+    out = capsys.readouterr().out
+    assert "yodas 5,000.0 h" in out and "GPU-hours" in out and "cost" in out and "an assumption" in out
+    for wrong, said in (
+        (["--hours", "yodas"], "must be CORPUS=HOURS"),
+        (["--hours", "yodas=5", "--hours", "ami=1", "--gpu", "Z80"], "--gpu Z80: not known; legal: "),
+        (["--mfu", "2"], "--mfu must be above 0"),
+        (["--hours", "yodas=5", "--hours", "ami=1", "--tune"], "torch sees none"),
+    ):
+        if "--tune" in wrong and torch.cuda.is_available():
+            continue
+        assert main(["plan", *wrong]) == 2 and said in capsys.readouterr().err
+
+
+def test_steps_are_timed_here() -> None:
+    """Real steps of the real objective: BiRQ's takes longer than BEST-RQ's of the same audio."""
+    p = params()
+    found = {m: measure.measure(p, m, 8.0, 2.0, torch.device("cpu")) for m in ("birq", "best_rq")}
+    for m, one in found.items():
+        assert one.method == m and one.micro_batch_seconds == pytest.approx(8.0)
+        assert one.audio_hours_per_hour == pytest.approx(8.0 / one.seconds_per_step) and one.mfu is None and one.peak_gib > 0
+    made = plan.make(p, {"tones": 1.0})
+    machine, lines = plan.measured(p, made, MACHINE, tune=False)
+    assert machine == MACHINE and [line.split(":")[0] for line in lines] == [m for m in p.run.methods if m != "scratch"]
