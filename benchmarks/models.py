@@ -127,8 +127,10 @@ def birq_step(
     pretrain: dict[str, Any],
     same_front_end: bool = False,
     device: str = "cpu",
+    compiled: bool = False,
 ) -> Step:
-    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml."""
+    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml; `compiled`: as with
+    BIRQ_COMPILE=1."""
     tree = params.load(ROOT / "params.yaml")
     section = tree.pretrain.model_copy(update=pretrain)
     config = {
@@ -141,6 +143,8 @@ def birq_step(
     if same_front_end:
         pretrainer.encoder.project = _Unstacked(pretrainer.encoder.shape.d_model)
     pretrainer.to(device)
+    for block in pretrainer.encoder.blocks if compiled else ():
+        block.compile(dynamic=True)
     weights = list(pretrainer.parameters())
     optimiser = adamw([{"params": weights}], section)
     given = [x.to(device) for x in b.inputs(config["model"]["n_stack"])]

@@ -21,6 +21,7 @@ BEST_RQ = {"enhanced_weight": 0.0}
 SPEECHBRAIN, SAME_FRONT, STACKED = "SpeechBrain", "birq, SpeechBrain's front end", "birq, stacking 4"
 METHODS = {
     "BEST-RQ": BEST_RQ,
+    "BiRQ, labels of a quarter of the batch": {"label_share": 0.25},
     "BiRQ, labels of half the batch": {"label_share": 0.5},
     "BiRQ, labels of the whole batch": {"label_share": 1.0},
 }
@@ -53,7 +54,7 @@ def large(quick: bool) -> Part:
 
 
 def birq_over_best_rq(quick: bool, title: str, model: dict[str, Any], pretrain: dict[str, Any], n_utterances: int) -> Part:
-    b = models.batch(2 if quick else n_utterances)
+    b = models.batch(4 if quick else n_utterances)  # a quarter of it is whole utterances
     shape = f"d {model['d_model']} x {model['n_layers']} layers" if model else "the model of params.yaml"
     books = f"{pretrain['n_codebooks']} x {pretrain['codebook_size']} codes" if pretrain else "its codebooks"
     contenders = [Contender(name, models.birq_step(b, model, pretrain | change)) for name, change in METHODS.items()]
@@ -95,6 +96,6 @@ def run(scratch: Path, quick: bool) -> list[Part]:
         large(quick),
         birq_over_best_rq(quick, "BiRQ, one codebook", SMALL, ONE_CODEBOOK, 4),
         birq_over_best_rq(quick, "BiRQ, eight codebooks", SMALL, EIGHT_CODEBOOKS, 4),
-        birq_over_best_rq(quick, "BiRQ, the demo's model", {}, {}, 5),
+        birq_over_best_rq(quick, "BiRQ, the demo's model", {}, {}, 8),
         memory(quick),
     ]

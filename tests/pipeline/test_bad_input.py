@@ -104,6 +104,8 @@ def test_newer_birq(project: Project) -> None:
     path.write_text(newer)
     one_error(project.snakemake(status=None), "made by birq 99.0")
     assert path.read_text() == newer
+    assert "made by birq 99.0" in project.dvc(status=None).text
+    assert path.read_text() == newer
     path.write_text(json.dumps(record))
     project.verify()
 

@@ -6,6 +6,7 @@ test_scenarios_*.py tell what is computed when; they start from other audio, wit
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -69,13 +70,26 @@ def test_the_table_is_printed_and_everything_verifies(synth: Project) -> None:
 def test_a_damaged_file_is_named(synth: Project) -> None:
     """`verify` reads everything again, so it finds a change that kept size and time."""
     path: Path = synth.root / "data" / "score" / "birq-0" / "scores.json"
-    good = path.read_bytes()
+    good, times = path.read_bytes(), path.stat()
     path.unlink()
     path.write_bytes(good.replace(b"1", b"2", 1))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert "data/score/birq-0/scores.json has changed since it was made" in synth.birq("verify", status=2).text
     path.unlink()
     path.write_bytes(good)
     synth.verify()
+
+
+def test_features_in_parts_and_plainly_are_the_same(project: Project) -> None:
+    """Parts are a way of making, not another result: what was made in parts is found plainly, and the other way round."""
+    before = project.digests()
+    project.set("features.max_seconds=33.0")
+    made = project.snakemake("--config", "feature_parts=3")
+    assert all(f"features/tones: part {i} of 3" in made.text for i in (1, 2, 3)), made.text
+    project.nothing_to_do()
+    assert "Nothing to be done" in project.snakemake("--config", "feature_parts=2").text
+    assert project.digests()["data/features/tones"] == before["data/features/tones"]
+    project.verify()
 
 
 def test_snakemake_report(synth: Project) -> None:

@@ -76,9 +76,19 @@ def stamp(stage):
     return f"data/.stamps/{stage}.json"
 
 
+def not_older(path, than):
+    """True if all files are there and the first is as new as the others."""
+    if not all(map(os.path.exists, [path, *than])):
+        return False
+    return all(os.stat(path).st_mtime_ns >= os.stat(other).st_mtime_ns for other in than)
+
+
 def feature_parts(wildcards):
     """Marks of the parts that other jobs make, where features are spread over several."""
-    n = FEATURE_PARTS
+    n, corpus = FEATURE_PARTS, wildcards.corpus
+    stamps = [f"data/.stamps/{stage}-{corpus}.json" for stage in ("corpus", "features")]
+    if not_older(f"data/features/{corpus}/provenance.json", [f"data/corpus/{corpus}/provenance.json", *stamps]):
+        return []  # however they were made
     return [f"data/.stamps/parts/features-{wildcards.corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
 
 
