@@ -2,9 +2,9 @@
 
     python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--cores all]
 
-First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form and
-seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. What is in the store is not computed again, so a run that was
-stopped goes on. Writes benchmarks/results/equal_time.json, prints the table of docs/results.md. Needs the features (`make demo`).
+First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form
+and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. What is in the store is not computed again, so a run that
+was stopped goes on. Writes benchmarks/results/equal_time.json, prints the table of docs/results.md. Needs the features (`make demo`).
 """
 
 from __future__ import annotations
@@ -92,10 +92,9 @@ def interval(differences: list[float], resamples: int = 10_000) -> tuple[float, 
 def table(record: dict) -> str:
     """What docs/results.md shows."""
     seeds = record["seeds"]
+    heads = " | ".join(f"seed {s}" for s in seeds)
     lines = [
-        "| form | step, times BEST-RQ's | steps | "
-        + " | ".join(f"seed {s}" for s in seeds)
-        + " | mean | less BEST-RQ, mean over seeds [95 %] |",
+        f"| form | step, times BEST-RQ's | steps | {heads} | mean | less BEST-RQ, mean over seeds [95 %] |",
         "| --- | ---: | ---: | " + "---: | " * (len(seeds) + 1) + "---: |",
     ]
     base = record["forms"][BASE]["wer"]

@@ -1,7 +1,7 @@
 """Steps of BEST-RQ and BiRQ on one GPU, bf16: hours of audio per hour, share of the card's peak, memory.
 
-The input is made here, so nothing needs to be copied to the machine. Share of peak (MFU) = floating-point operations that the objective asks
-for, by birq/model/flops.py, over the step's seconds and over the dense bf16 peak of the card.
+The input is made here, so nothing needs to be copied to the machine. Share of peak (MFU) = floating-point operations that the objective
+asks for, by birq/model/flops.py, over the step's seconds and over the dense bf16 peak of the card.
 """
 
 from __future__ import annotations
