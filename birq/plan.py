@@ -21,7 +21,7 @@ from birq.train.measure import device_here, largest_micro_batch, measure
 from birq.train.state import objective_of
 
 # Hours of audio per hour of one core, FLAC to Parquet: benchmarks/results/features.json (another processor has another rate)
-FEATURE_HOURS_PER_CORE_HOUR = 1600.0
+FEATURE_HOURS_PER_CORE_HOUR = 2800.0
 LIBRISPEECH_HOURS = {  # openslr.org/12
     "train-clean-100": 100.6,
     "train-clean-360": 363.6,
