@@ -94,9 +94,9 @@ def test_other_snakemake_folder(project: Project) -> None:
     project.verify()
 
 
-@scenario(BAD, "an artifact of a newer birq", "both tools say so and leave it alone")
+@scenario(BAD, "an artifact of a newer birq", "Snakemake says so and leaves it alone; DVC puts its own copy back")
 def test_newer_birq(project: Project) -> None:
-    """What this version cannot read it must neither use nor replace."""
+    """What this version cannot read Snakemake neither uses nor replaces. DVC knows no formats: it has a copy of the output as it was."""
     path = project.root / "data" / "score" / "best_rq-0" / "provenance.json"
     record = json.loads(path.read_text())
     newer = json.dumps(record | {"format": 99, "birq": "99.0"})
@@ -104,9 +104,7 @@ def test_newer_birq(project: Project) -> None:
     path.write_text(newer)
     one_error(project.snakemake(status=None), "made by birq 99.0")
     assert path.read_text() == newer
-    assert "made by birq 99.0" in project.dvc(status=None).text
-    assert path.read_text() == newer
-    path.write_text(json.dumps(record))
+    assert "Stage 'score@best_rq-0' is cached - skipping run, checking out outputs" in project.dvc().text
     project.verify()
 
 
