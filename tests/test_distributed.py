@@ -221,7 +221,7 @@ def test_the_verb_starts_ranks_that_stop_when_told_and_torchrun_goes_on(
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "birq", *VERB]
     done = subprocess.run(torchrun, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("resumes at step") == 1 and done.stderr.count("pretrain/birq-0: done in") == 1
+    assert done.stderr.count("resumes at step") == 1 and done.stderr.count("pretrain/birq-0: done in") == 1
     record = json.loads((folder / "data" / "pretrain" / "birq-0" / "provenance.json").read_text())
     assert record["notes"]["ranks"] == 2 and record["notes"]["steps"] == 60
 
