@@ -18,12 +18,9 @@ from pathlib import Path
 import altair
 import torch
 
+from benchmarks.training import Training, feed
 from birq import params as birq_params
-from birq.shards import open_split, read_stats
-from birq.train.loop import adamw, step_seed
-from birq.train.pretrain import PretrainTask, pretraining_feed
 from birq.train.schedule import warmup_cosine
-from birq.train.state import build_pretrainer
 
 LITERAL = {"entropy_weight": 0.0, "label_share": 1.0, "label_gradient": 1.0}
 FORMS = {
@@ -39,34 +36,17 @@ FORMS = {
 
 def run(params: birq_params.Params, form: dict, steps: int, seed: int) -> list[dict]:
     """The curve of one form, a line every 25 steps."""
-    section = params.pretrain.model_copy(update={**form, "steps": steps, "min_perplexity": 1.0, "gradient_cosine_every_steps": 50})
-    folders = [Path("data/features") / c for c in params.run.pretrain_corpora]
-    mean_F, std_F = read_stats(folders)
-    split = open_split(folders, "train")
-    config = {
-        "seed": seed,
-        "model": params.model.model_dump(mode="json"),
-        "features": params.features.model_dump(mode="json"),
-        "pretrain": section.model_dump(mode="json"),
-    }
-    model = build_pretrainer(config).train()
-    feed = pretraining_feed(split, mean_F, std_F, section, params.model.n_stack, params.features.frame_shift_ms, seed)
-    task = PretrainTask(model, section, "collapse", torch.device("cpu"), seed, params.features.frame_shift_ms)
-    optimiser = adamw([{"params": list(model.parameters())}], section)
+    change = {**form, "steps": steps, "min_perplexity": 1.0, "gradient_cosine_every_steps": 50}
+    training, utterances = Training(params, change, seed), feed(params, seed)
+    section = training.section
     schedule = warmup_cosine(steps, section.warmup_steps, section.final_rate_share)
     lines, step, epoch = [], 0, 0
     while step < steps:
-        for batches in feed.epoch(epoch):
-            for group in optimiser.param_groups:
-                group["lr"] = section.learning_rate * schedule(step)
-            torch.manual_seed(step_seed(seed, step))
-            optimiser.zero_grad(set_to_none=True)
-            task.backward(batches, step, epoch)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_norm)
-            optimiser.step()
+        for batches in utterances.epoch(epoch):
+            training.step(batches, step, epoch, section.learning_rate * schedule(step))
             step += 1
             if step == 1 or step % 25 == 0 or step == steps:
-                lines.append({"step": step, **task.figures(step)})
+                lines.append({"step": step, **training.task.figures(step)})
             if step == steps:
                 break
         epoch += 1
@@ -91,7 +71,6 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
     options = parser.parse_args()
     params = birq_params.load()
-    torch.set_num_threads(params.pretrain.cpu_threads)
     records = []
     for seed in options.seeds:
         for form in options.forms:

@@ -22,12 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.training import BEST_RQ, Training, feed
 from birq import params as birq_params
 from birq.params import Params
-from birq.shards import open_split, read_stats
-from birq.train.loop import adamw
-from birq.train.pretrain import PretrainTask, pretraining_feed
-from birq.train.state import build_pretrainer
 
 BASE = "BEST-RQ"
 FORMS = {
@@ -41,35 +38,18 @@ OUT = Path("benchmarks/results/equal_time.json")
 
 def step_ratios(params: Params, forms: list[str], rounds: int = 30) -> dict[str, float]:
     """Median over rounds of a form's processor seconds per step over BEST-RQ's, same batches, in turn."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    folders = [Path("data/features") / c for c in params.run.pretrain_corpora]
-    mean_F, std_F = read_stats(folders)
-    split, shape = open_split(folders, "train"), (params.model.n_stack, params.features.frame_shift_ms)
-    feed = pretraining_feed(split, mean_F, std_F, params.pretrain, *shape, 0)
-    batches = [b for _, b in zip(range(rounds + 2), feed.epoch(0), strict=False)]
-    sides = {}
+    sides: dict[str, tuple[Training, list[float]]] = {}
     for form in {BASE, *forms}:
         method, change = FORMS[form]
-        section = params.pretrain.model_copy(
-            update={**change, "gradient_cosine_every_steps": 0} | ({"enhanced_weight": 0.0} if method == "best_rq" else {})
-        )
-        tree = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "features")}
-        model = build_pretrainer({"seed": 0, **tree, "pretrain": section.model_dump(mode="json")}).train()
-        task = PretrainTask(model, section, form, torch.device("cpu"), 0, params.features.frame_shift_ms)
-        sides[form] = model, task, adamw([{"params": list(model.parameters())}], section), []
-    for i, batch in enumerate(batches):
-        for model, task, optimiser, seconds in sides.values():
-            for group in optimiser.param_groups:
-                group["lr"] = 1e-5 * group["rate_factor"]
+        change = {**change, "gradient_cosine_every_steps": 0, "cpu_threads": 1} | (BEST_RQ if method == "best_rq" else {})
+        sides[form] = Training(params, change), []
+    for step, batches in zip(range(rounds + 2), feed(params).epoch(0), strict=False):
+        for training, seconds in sides.values():
             begun = time.process_time()
-            optimiser.zero_grad(set_to_none=True)
-            task.backward(batch, i, 0)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            training.step(batches, step, 0, 1e-5)
             seconds.append(time.process_time() - begun)
-    base = sides[BASE][-1]
-    return {form: statistics.median(a / b for a, b in zip(side[-1][2:], base[2:], strict=True)) for form, side in sides.items()}
+    base = sides[BASE][1]
+    return {form: statistics.median(a / b for a, b in zip(seconds[2:], base[2:], strict=True)) for form, (_, seconds) in sides.items()}
 
 
 def word_error_rates(form: str, steps: int, seeds: list[int], cores: str) -> list[float]:

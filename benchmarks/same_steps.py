@@ -2,9 +2,10 @@
 
     python -m benchmarks.same_steps --before COMMIT [--steps 100]
 
-Trains BiRQ and BEST-RQ for some steps with the params and features at hand, float32, one thread: once with the code of COMMIT, once with
-the code that lies here. Prints the largest difference of the loss and of its parts; exits with 1 where one is above 1e-5 of the loss. Last
-digits differ where sums are taken in another order, and training enlarges them, so this is about the first steps only.
+Trains BiRQ and BEST-RQ for some steps with the params and features at hand, float32, one thread: with the code of COMMIT, with the code
+that lies here, and with the code of COMMIT after one weight of the head was moved by 1e-6. Prints the largest relative difference of the
+loss and of its parts from the first. Last digits differ where sums are taken in another order; the third says what training makes of such
+a difference. Exits with 1 where this code is further away than 1e-5 and than the moved weight.
 """
 
 from __future__ import annotations
@@ -17,52 +18,44 @@ import sys
 import tempfile
 from pathlib import Path
 
-TOLERANCE = 1e-5
+HERE = Path(__file__).resolve().parent.parent
+TOLERANCE, NUDGE, FIRST = 1e-5, 1e-6, 10
 FIGURES = ("loss", "anchor_loss", "enhanced_loss")
 
 
-def losses(method: str, steps: int) -> list[dict[str, float]]:
+def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     """The figures of every step, by the code that this process imports."""
     import torch
 
+    from benchmarks.training import BEST_RQ, Training, feed
     from birq import params as birq_params
-    from birq.shards import open_split, read_stats
-    from birq.train.loop import adamw, step_seed
-    from birq.train.pretrain import PretrainTask, pretraining_feed
     from birq.train.schedule import warmup_cosine
-    from birq.train.state import build_pretrainer
 
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    p = birq_params.load()
-    change = {"gradient_cosine_every_steps": 0} | ({"enhanced_weight": 0.0} if method == "best_rq" else {})
-    section = p.pretrain.model_copy(update=change)
-    folders = [Path("data/features") / c for c in p.run.pretrain_corpora]
-    mean_F, std_F = read_stats(folders)
-    feed = pretraining_feed(open_split(folders, "train"), mean_F, std_F, section, p.model.n_stack, p.features.frame_shift_ms, 0)
-    tree = {name: getattr(p, name).model_dump(mode="json") for name in ("model", "features")}
-    model = build_pretrainer({"seed": 0, **tree, "pretrain": section.model_dump(mode="json")}).train()
-    task = PretrainTask(model, section, method, torch.device("cpu"), 0, p.features.frame_shift_ms)
-    optimiser, schedule = adamw([{"params": list(model.parameters())}], section), warmup_cosine(steps, section.warmup_steps, 0.05)
-    found = []
-    for step, batches in zip(range(steps), feed.epoch(0), strict=False):
-        for group in optimiser.param_groups:
-            group["lr"] = section.learning_rate * schedule(step) * group["rate_factor"]
-        torch.manual_seed(step_seed(0, step))
-        optimiser.zero_grad(set_to_none=True)
-        task.backward(batches, step, 0)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_norm)
-        optimiser.step()
-        line = task.figures(step + 1)
+    params = birq_params.load()
+    training = Training(params, {"gradient_cosine_every_steps": 0, "cpu_threads": 1} | (BEST_RQ if method == "best_rq" else {}))
+    with torch.no_grad():
+        training.model.head.weight[0, 0] += nudge
+    section = training.section
+    schedule, found = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
+    for step, batches in zip(range(steps), feed(params).epoch(0), strict=False):
+        training.step(batches, step, 0, section.learning_rate * schedule(step))
+        line = training.task.figures(step + 1)
         found.append({name: line[name] for name in FIGURES if line[name] is not None})
     return found
 
 
-def by(code: Path, method: str, steps: int) -> list[dict[str, float]]:
+def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:
     """`losses` in a process that imports birq from a folder."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", method, "--steps", str(steps)]
-    out = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(code)}, stdout=subprocess.PIPE, text=True, check=True).stdout
+    options = ["--child", method, "--steps", str(steps), "--nudge", str(nudge)]
+    command = [sys.executable, "-P", "-m", "benchmarks.same_steps", *options]
+    path = os.pathsep.join([str(code), str(HERE)])
+    out = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(out.splitlines()[-1])
+
+
+def apart(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> list[float]:
+    """Relative difference of one figure at every step."""
+    return [abs(x[name] - y[name]) / abs(x[name]) for x, y in zip(a, b, strict=True)]
 
 
 def main() -> int:
@@ -71,23 +64,29 @@ def main() -> int:
     parser.add_argument("--before", help="commit")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--nudge", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(losses(options.child, options.steps)))
+        print(json.dumps(losses(options.child, options.steps, options.nudge)))
         return 0
-    here, worst = Path(__file__).resolve().parent.parent, 0.0
+    if not options.before:
+        parser.error("--before COMMIT: which code to compare with")
+    different = False
+    print(f"relative difference from {options.before}, {options.steps} steps (the first {FIRST}):")
+    print(f"this code; that code after a weight was moved by {NUDGE:g}")
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "-C", str(here), "archive", options.before, "birq"], stdout=subprocess.PIPE, check=True).stdout
+        archive = subprocess.run(["git", "-C", str(HERE), "archive", options.before, "birq"], stdout=subprocess.PIPE, check=True).stdout
         subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
+        earlier = Path(folder)
         for method in ("birq", "best_rq"):
-            before, now = (by(code, method, options.steps) for code in (Path(folder), here))
+            before, now, moved = (by(code, method, options.steps, n) for code, n in ((earlier, 0), (HERE, 0), (earlier, NUDGE)))
             for name in before[0]:
-                apart = [abs(a[name] - b[name]) / abs(a[name]) for a, b in zip(before, now, strict=True)]
-                worst = max(worst, *apart)
-                first, last = (line[name] for line in (now[0], now[-1]))
-                print(f"{method:8s} {name:14s} first {first:.5f}, last {last:.5f}; relative difference at most {max(apart):.1e}")
-    print(f"{len(now)} steps: {'the same' if worst <= TOLERANCE else 'different'} to {TOLERANCE:g} of the loss")
-    return int(worst > TOLERANCE)
+                here, there = apart(before, now, name), apart(before, moved, name)
+                different |= max(here) > max(TOLERANCE, *there)
+                shown = "; ".join(f"{max(side):.1e} ({max(side[:FIRST]):.1e})" for side in (here, there))
+                print(f"{method:8s} {name:14s} {shown}")
+    print("different" if different else f"the same to {TOLERANCE:g}, or as near as last digits allow")
+    return int(different)
 
 
 if __name__ == "__main__":

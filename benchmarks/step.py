@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import models
 from benchmarks.harness import Contender, Part, peak_mib, race
+from benchmarks.training import BEST_RQ
 
 # the recipe's: feed-forward four times as wide, convolution over 31 frames, one codebook of 8192
 PUBLISHED = {"n_stack": 4, "n_heads": 4, "ff_expansion": 4, "conv_kernel": 31, "conv_expansion": 1, "positions": "rotary"}
@@ -17,7 +18,6 @@ SMALL = PUBLISHED | {"d_model": 256, "n_layers": 8}
 LARGE = PUBLISHED | {"d_model": 512, "n_layers": 12, "n_heads": 8}
 ONE_CODEBOOK = {"n_codebooks": 1, "codebook_size": 8192, "dropout": 0.0, "label_layer": 6}
 EIGHT_CODEBOOKS = {"n_codebooks": 8, "codebook_size": 1024, "dropout": 0.0, "label_layer": 6}
-BEST_RQ = {"enhanced_weight": 0.0}
 SPEECHBRAIN, SAME_FRONT, STACKED = "SpeechBrain", "birq, SpeechBrain's front end", "birq, stacking 4"
 METHODS = {
     "BEST-RQ": BEST_RQ,

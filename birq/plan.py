@@ -18,7 +18,7 @@ from birq.params import Optimisation, Params
 from birq.shards import open_split
 from birq.train.hardware import PEAK_TFLOPS
 from birq.train.measure import device_here, largest_micro_batch, measure
-from birq.train.state import objective_of
+from birq.train.state import constants_of, objective_of
 
 # Hours of audio per hour of one core, FLAC to Parquet: benchmarks/results/features.json (another processor has another rate)
 FEATURE_HOURS_PER_CORE_HOUR = 2800.0
@@ -162,8 +162,7 @@ def make(params: Params, given_hours: dict[str, float]) -> Plan:
     for method in params.run.methods:
         for seed in params.run.seeds:
             if method != "scratch":
-                constants = params.pretrain.model_dump() | ({"enhanced_weight": 0.0} if method == "best_rq" else {})
-                objective = objective_of(constants)
+                objective = objective_of(constants_of(method, params.pretrain))
                 per_frame = pretraining_per_frame(shape, objective, n_frames, masked)
                 labels = objective.label_share * objective.label_layer if objective.enhanced_weight and objective.label_gradient else 0.0
                 trainings.append(

@@ -104,9 +104,9 @@ def test_statistics_over_padded_frames() -> None:
 
     p, b = pretrainer(label_norm="standardise"), batch([20, 6])
     mask = every_other(b.lengths_B)
-    more = torch.nn.functional.pad(b.feats_BTF, (0, 0, 0, 160))
+    padded_BTF = torch.nn.functional.pad(b.feats_BTF, (0, 0, 0, 160))
     few = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, mask)
-    more = p.label_directions(p.encoder.stack(more), b.lengths_B, torch.nn.functional.pad(mask, (0, 40)))
+    more = p.label_directions(p.encoder.stack(padded_BTF), b.lengths_B, torch.nn.functional.pad(mask, (0, 40)))
     torch.testing.assert_close(few, more, atol=1e-4, rtol=0)
     z = p.encoder(p.encoder.stack(b.feats_BTF), b.lengths_B, n_layers=1)
     valid = valid_mask(b.lengths_B, 20)

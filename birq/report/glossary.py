@@ -31,6 +31,12 @@ TERMS: dict[str, str] = {
         "Enhanced codes hold if theirs stays within a factor of 2 of the anchoring codes'."
     ),
     "Label fidelity": "Share of drawn enhanced labels that are the nearest code; low values mean that noise, not speech, makes the labels.",
+    "h/h": "Hours of audio that a training goes through in an hour, all ranks together.",
+    "MFU": (
+        "Share of the cards' peak (dense bf16) that the objective's own operations take. Recomputed activations and bookkeeping do not "
+        "count. Only where the card's peak is known."
+    ),
+    "GiB": "In the log: the most memory that the first rank has held, of its card or, without one, of the machine.",
     "Phone purity": "Share of frames that are named right when each code is given its most frequent phone.",
     "Cluster purity": "Share of frames that are in the most frequent code of their phone.",
     "PNMI": (

@@ -15,7 +15,7 @@ from birq.params import Params, Pretrain
 from birq.train.hardware import peak_gib, peak_tflops, prepare
 from birq.train.loop import adamw
 from birq.train.pretrain import PretrainTask
-from birq.train.state import build_pretrainer
+from birq.train.state import build_pretrainer, constants_of
 
 WARM_STEPS, TIMED_STEPS = 2, 5
 
@@ -51,9 +51,8 @@ def device_here(section: Pretrain) -> torch.device:
 def measure(params: Params, method: str, micro_batch_seconds: float, utterance_seconds: float, device: torch.device) -> Measured:
     """Median of a few steps of one micro-batch. Errors: torch.OutOfMemoryError where it does not fit a GPU."""
     section = params.pretrain.model_copy(update={"gradient_cosine_every_steps": 0})
-    constants = section.model_dump(mode="json") | ({"enhanced_weight": 0.0} if method == "best_rq" else {})
     model_params, f = params.model.model_dump(mode="json"), params.features
-    config = {"seed": 0, "model": model_params, "features": {"n_mels": f.n_mels}, "pretrain": constants}
+    config = {"seed": 0, "model": model_params, "features": {"n_mels": f.n_mels}, "pretrain": constants_of(method, section)}
     model = build_pretrainer(config).train().to(device)
     prepare(model.encoder)
     shape: Shape = model.encoder.shape

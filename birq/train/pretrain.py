@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from birq.train.distributed import ALONE, Group, join, leave
 from birq.train.hardware import prepare
 from birq.train.loop import adamw, device_and_threads, precision, step_seed, train
 from birq.train.schedule import warmup_cosine
-from birq.train.state import build_pretrainer, save_model
+from birq.train.state import build_pretrainer, constants_of, save_model
 
 COLLAPSED_STEPS = 100
 
@@ -239,15 +239,11 @@ def compute(job: Job) -> None:
     folders = job.inputs["features"]
     mean_F, std_F = read_stats(folders)
     split = open_split(folders, "train")
-    # what the encoder and its labels are, not how often a line was written: equal weights are then equal bytes, and nothing follows
-    constants = section.model_dump(mode="json", include={"dropout", *(f.name for f in fields(Objective))})
-    if method != "birq":
-        constants["enhanced_weight"] = 0.0  # BEST-RQ is BiRQ with w1 = 0
     config = {
         "method": method,
         "seed": seed,
         "model": model_params.model_dump(mode="json"),
-        "pretrain": constants,
+        "pretrain": constants_of(method, section),
         "features": features.model_dump(mode="json", include=set(KERNEL)),
         "mean": [float(v) for v in mean_F],
         "std": [float(v) for v in std_F],

@@ -20,6 +20,7 @@ from birq.errors import BirqError
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder, Shape
 from birq.model.objectives import Objective, Pretrainer
+from birq.params import Pretrain
 from birq.progress import say
 from birq.tokenizer import Tokenizer
 from birq.tokenizer import load as load_tokenizer
@@ -77,6 +78,15 @@ def shape_of(model: dict[str, Any], n_mels: int) -> Shape:
 
 def objective_of(pretrain: dict[str, Any]) -> Objective:
     return Objective(**{f.name: pretrain[f.name] for f in fields(Objective)})
+
+
+def constants_of(method: str, section: Pretrain) -> dict[str, Any]:
+    """What an encoder and its labels are made of, not how often a line was written: equal weights are then equal bytes.
+
+    BEST-RQ is BiRQ with w1 = 0, and an untrained encoder is what BEST-RQ begins with.
+    """
+    constants = section.model_dump(mode="json", include={"dropout", *(f.name for f in fields(Objective))})
+    return constants if method == "birq" else constants | {"enhanced_weight": 0.0}
 
 
 def save_model(folder: Path, file: str, model: nn.Module, config: dict[str, Any]) -> None:

@@ -86,10 +86,10 @@ def not_older(path, than):
 def feature_parts(wildcards):
     """Marks of the parts that other jobs make, where features are spread over several."""
     n, corpus = FEATURE_PARTS, wildcards.corpus
-    stamps = [f"data/.stamps/{stage}-{corpus}.json" for stage in ("corpus", "features")]
-    if not_older(f"data/features/{corpus}/provenance.json", [f"data/corpus/{corpus}/provenance.json", *stamps]):
+    reasons = [f"data/.stamps/{stage}-{corpus}.json" for stage in ("corpus", "features")]
+    if not_older(f"data/features/{corpus}/provenance.json", [f"data/corpus/{corpus}/provenance.json", *reasons]):
         return []  # however they were made
-    return [f"data/.stamps/parts/features-{wildcards.corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
+    return [f"data/.stamps/parts/features-{corpus}-{i}-of-{n}" for i in range(1, n + 1)] if n > 1 else []
 
 
 def growing(amount):
