@@ -98,9 +98,9 @@ def main() -> None:
     params = birq_params.load()
     forms = [BASE, *(f for f in options.forms if f != BASE)]
     before = json.loads(OUT.read_text()) if OUT.exists() else {}
-    ratios = before.get("ratios", {})
-    if not set(forms) <= set(ratios):  # a run that goes on must ask for the same numbers of steps
-        ratios = step_ratios(params, forms)
+    ratios = {BASE: 1.0} | before.get("ratios", {})  # a run that goes on must ask for the same numbers of steps
+    if missing := [f for f in forms if f not in ratios]:
+        ratios |= step_ratios(params, missing) | {BASE: 1.0}
     record = {
         "what": __doc__.splitlines()[0],
         "command": f"python -m benchmarks.equal_time --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disk import reflinks
 from scenario import scenario
 from tinyproject import PATIENCE_S, Project
 
@@ -35,13 +34,6 @@ def wait_for_end_of_all_in(folder: Path) -> None:
     while left := there():
         assert time.monotonic() < deadline, f"still running in {folder}: {left}"
         time.sleep(0.1)
-
-
-def reflinks() -> bool:
-    """Whether files can share blocks where the tests' folders lie."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "a").write_text("a")
-        return subprocess.run(["cp", "--reflink=always", "a", "b"], cwd=folder, capture_output=True, check=False).returncode == 0
 
 
 def cache_holds(project: Project) -> None:

@@ -63,7 +63,10 @@ JobAcctGatherParams=OverMemoryKill
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=1,sched_interval=2
 ReturnToService=2
 MinJobAge=3600
-SlurmdTimeout=6
+# a node is lost soon, but not because a loaded machine answers late
+SlurmdTimeout=12
+MessageTimeout=60
+BatchStartTimeout=60
 TreeWidth=2
 {accounting}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1_port} CPUs=24 RealMemory=256000 Gres=gpu:2

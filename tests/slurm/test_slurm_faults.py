@@ -42,7 +42,7 @@ class Training:
     """The running pre-training's job, which is stopped with SIGSTOP while a fault is prepared."""
 
     def __init__(self, cluster: Cluster, project: Project):
-        self.cluster = cluster
+        self.cluster, self.project = cluster, project
         self.earlier = {j["JobId"] for j in cluster.jobs()}
         self.running = project.start(*COMMAND, "--retries", "2", *(f"{x}/provenance.json" for x in (PRETRAIN, TOKENIZER)))
         self.log = project.root / "data/logs/pretrain/best_rq-0.log"  # Snakemake begins it anew for every attempt
@@ -59,7 +59,9 @@ class Training:
         wait_for(what, holds, SECONDS, self.said)
 
     def said(self) -> str:
-        return f"{self.running.log.read_text()[-4000:]}\n--- {self.log}\n{self.own_words()}\n{self.cluster.logs()}"
+        jobs = sorted((self.project.root / ".snakemake/slurm_logs/rule_pretrain").rglob("*.log"))
+        own = "\n".join(f"--- {p}\n{p.read_text(errors='replace')[-3000:]}" for p in jobs)
+        return f"{self.running.log.read_text()[-4000:]}\n--- {self.log}\n{self.own_words()}\n{own}\n{self.cluster.logs()}"
 
     def own_words(self) -> str:
         try:
