@@ -1,10 +1,11 @@
 """Word error rates at equal time of pre-training: does BiRQ's label path pay for itself?
 
-    python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--cores all]
+    python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--equal-steps] [--cores all]
 
 First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form
-and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. What is in the store is not computed again, so a run that
-was stopped goes on. Writes benchmarks/results/equal_time.json, prints the table of docs/results.md. Needs the features (`make demo`).
+and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. `--equal-steps`: also BEST-RQ with as many steps as each
+other form, which tells what the labels do from what their time costs. What is in the store is not computed again, so a run that was stopped
+goes on. Writes benchmarks/results/equal_time.json, prints the tables of docs/results.md. Needs the features (`make demo`).
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ def interval(differences: list[float], resamples: int = 10_000) -> tuple[float, 
     return float(low), float(high)
 
 
+def difference(rates: list[float], base: list[float]) -> str:
+    """Mean over seeds, with its interval."""
+    differences = [a - b for a, b in zip(rates, base, strict=True)]
+    low, high = interval(differences)
+    return f"{statistics.mean(differences):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def table(record: dict) -> str:
     """What docs/results.md shows."""
     seeds = record["seeds"]
@@ -79,11 +87,23 @@ def table(record: dict) -> str:
     ]
     base = record["forms"][BASE]["wer"]
     for form, f in record["forms"].items():
-        differences = [a - b for a, b in zip(f["wer"], base, strict=True)]
-        low, high = interval(differences)
-        against = "" if form == BASE else f"{statistics.mean(differences):+.1f} [{low:+.1f}, {high:+.1f}]"
+        against = "" if form == BASE else difference(f["wer"], base)
         cells = [f"{f['ratio']:.2f}", str(f["steps"]), *(f"{w:.1f}" for w in f["wer"]), f"{statistics.mean(f['wer']):.1f}", against]
         lines.append(f"| {form} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def decomposition(record: dict) -> str:
+    """What the labels do at equal steps, and what the steps that their time costs would have done; differences are means over seeds."""
+    lines = [
+        "| form | steps | WER | BEST-RQ of as many steps | less that: the labels [95 %] | that less BEST-RQ above: the time [95 %] |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    full = record["forms"][BASE]["wer"]
+    for form, f in record["forms"].items():
+        if same := record.get("best_rq_of_steps", {}).get(str(f["steps"])):
+            cells = [form, str(f["steps"]), f"{statistics.mean(f['wer']):.1f}", f"{statistics.mean(same):.1f}"]
+            lines.append(f"| {' | '.join([*cells, difference(f['wer'], same), difference(same, full)])} |")
     return "\n".join(lines)
 
 
@@ -93,6 +113,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--equal-steps", action="store_true")
     parser.add_argument("--cores", default="all")
     options = parser.parse_args()
     params = birq_params.load()
@@ -103,7 +124,8 @@ def main() -> None:
         ratios |= step_ratios(params, missing) | {BASE: 1.0}
     record = {
         "what": __doc__.splitlines()[0],
-        "command": f"python -m benchmarks.equal_time --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}",
+        "command": f"python -m benchmarks.equal_time --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}"
+        + " --equal-steps" * options.equal_steps,
         "date": date.today().isoformat(),
         "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "torch": torch.__version__},
         "seeds": options.seeds,
@@ -116,8 +138,13 @@ def main() -> None:
         rates = word_error_rates(form, steps, options.seeds, options.cores)
         record["forms"][form] = {"ratio": ratios[form], "steps": steps, "wer": rates}
         print(f"{form}: {steps} steps, WER " + ", ".join(f"{r:.1f}" for r in rates), flush=True)
+    record["best_rq_of_steps"] = {}
+    for steps in [record["forms"][form]["steps"] for form in forms[1:]] if options.equal_steps else []:
+        record["best_rq_of_steps"][str(steps)] = word_error_rates(BASE, steps, options.seeds, options.cores)
     OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(record))
+    if options.equal_steps:
+        print(decomposition(record))
 
 
 if __name__ == "__main__":

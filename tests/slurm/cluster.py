@@ -65,7 +65,7 @@ ReturnToService=2
 MinJobAge=3600
 # a node is lost soon, but not because a loaded machine answers late
 SlurmdTimeout=12
-MessageTimeout=60
+MessageTimeout=20
 BatchStartTimeout=60
 TreeWidth=2
 {accounting}
