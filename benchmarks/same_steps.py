@@ -11,12 +11,15 @@ a difference. Exits with 1 where this code is further away than 1e-5 and than th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 TOLERANCE, NUDGE, FIRST = 1e-5, 1e-6, 10
@@ -44,13 +47,30 @@ def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     return found
 
 
-def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:
-    """`losses` in a process that imports birq from a folder."""
-    options = ["--child", method, "--steps", str(steps), "--nudge", str(nudge)]
-    command = [sys.executable, "-P", "-m", "benchmarks.same_steps", *options]
+@contextlib.contextmanager
+def earlier(commit: str | None) -> Iterator[Path | None]:
+    """A folder with the `birq` of a commit, while it is needed."""
+    if not commit:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(["git", "-C", str(HERE), "archive", commit, "birq"], stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
+        yield Path(folder)
+
+
+def in_a_process(module: str, code: Path, options: list[str]) -> Any:
+    """What a benchmark prints last, as JSON, run in a process that imports birq from a folder."""
+    command = [sys.executable, "-P", "-m", module, *options]
     path = os.pathsep.join([str(code), str(HERE)])
     out = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(out.splitlines()[-1])
+
+
+def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:
+    """`losses` in a process that imports birq from a folder."""
+    options = ["--child", method, "--steps", str(steps), "--nudge", str(nudge)]
+    return in_a_process("benchmarks.same_steps", code, options)
 
 
 def apart(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> list[float]:
@@ -74,12 +94,9 @@ def main() -> int:
     different = False
     print(f"relative difference from {options.before}, {options.steps} steps (the first {FIRST}):")
     print(f"this code; that code after a weight was moved by {NUDGE:g}")
-    with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "-C", str(HERE), "archive", options.before, "birq"], stdout=subprocess.PIPE, check=True).stdout
-        subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
-        earlier = Path(folder)
+    with earlier(options.before) as before_code:
         for method in ("birq", "best_rq"):
-            before, now, moved = (by(code, method, options.steps, n) for code, n in ((earlier, 0), (HERE, 0), (earlier, NUDGE)))
+            before, now, moved = (by(code, method, options.steps, n) for code, n in ((before_code, 0), (HERE, 0), (before_code, NUDGE)))
             for name in before[0]:
                 here, there = apart(before, now, name), apart(before, moved, name)
                 different |= max(here) > max(TOLERANCE, *there)

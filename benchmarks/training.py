@@ -18,15 +18,16 @@ BEST_RQ = {"enhanced_weight": 0.0}
 
 
 class Training:
-    """One method's model, optimiser and figures, on a CPU. `change`: what differs from params.yaml's section `pretrain`."""
+    """One method's model, optimiser and figures. `change`: what differs from params.yaml's section `pretrain`."""
 
     def __init__(self, params: Params, change: dict[str, Any], seed: int = 0):
         self.section, self.seed = params.pretrain.model_copy(update=change), seed
         torch.set_num_threads(self.section.cpu_threads)
         torch.set_flush_denormal(True)
         tree = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "features")}
-        self.model = build_pretrainer({"seed": seed, **tree, "pretrain": self.section.model_dump(mode="json")}).train()
-        self.task = PretrainTask(self.model, self.section, "benchmark", torch.device("cpu"), seed, params.features.frame_shift_ms)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build_pretrainer({"seed": seed, **tree, "pretrain": self.section.model_dump(mode="json")}).train().to(self.device)
+        self.task = PretrainTask(self.model, self.section, "benchmark", self.device, seed, params.features.frame_shift_ms)
         self.optimiser = adamw([{"params": list(self.model.parameters())}], self.section)
 
     def step(self, batches: list[Batch], step: int, epoch: int, rate: float) -> None:
