@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -22,6 +24,7 @@ from benchmarks.training import Training, feed
 from birq import params as birq_params
 from birq.train.schedule import warmup_cosine
 
+OUT = Path("benchmarks/results/collapse.json")
 LITERAL = {"entropy_weight": 0.0, "label_share": 1.0, "label_gradient": 1.0}
 FORMS = {
     "literal, LayerNorm": LITERAL | {"label_norm": "layer_norm"},
@@ -71,7 +74,9 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
     options = parser.parse_args()
     params = birq_params.load()
-    records = []
+    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
+    asked = {(form, seed) for form in options.forms for seed in options.seeds}
+    records = [r for r in kept.get("runs", []) if kept["steps"] == options.steps and (r["form"], r["seed"]) not in asked]
     for seed in options.seeds:
         for form in options.forms:
             begun = time.monotonic()
@@ -84,8 +89,8 @@ def main() -> None:
                 flush=True,
             )
     about = {"date": date.today().isoformat(), "machine": platform.machine(), "torch": torch.__version__, "steps": options.steps}
-    about |= {"command": f"python -m benchmarks.collapse --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}"}
-    Path("benchmarks/results/collapse.json").write_text(json.dumps({**about, "runs": records}) + "\n")
+    about |= {"command": shlex.join(["python", "-m", "benchmarks.collapse", *sys.argv[1:]])}
+    OUT.write_text(json.dumps({**about, "runs": records}) + "\n")
     draw(records, Path("docs/figures/collapse.svg"))
 
 

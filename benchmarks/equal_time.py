@@ -1,10 +1,10 @@
 """Word error rates at equal time of pre-training: does BiRQ's label path pay for itself?
 
-    python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--equal-steps] [--cores all]
+    python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--best-rq-steps 1449 997] [--cores all]
 
 First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form
-and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. `--equal-steps`: also BEST-RQ with as many steps as each
-other form, which tells what the labels do from what their time costs. What is in the store is not computed again, so a run that was stopped
+and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. `--best-rq-steps`: also BEST-RQ with as many steps as other
+forms had, which tells what the labels do from what their time costs. What is in the store is not computed again, so a run that was stopped
 goes on. Writes benchmarks/results/equal_time.json, prints the tables of docs/results.md. Needs the features (`make demo`).
 """
 
@@ -14,8 +14,10 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -113,7 +115,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
-    parser.add_argument("--equal-steps", action="store_true")
+    parser.add_argument("--best-rq-steps", type=int, nargs="+", default=[])
     parser.add_argument("--cores", default="all")
     options = parser.parse_args()
     params = birq_params.load()
@@ -124,8 +126,7 @@ def main() -> None:
         ratios |= step_ratios(params, missing) | {BASE: 1.0}
     record = {
         "what": __doc__.splitlines()[0],
-        "command": f"python -m benchmarks.equal_time --steps {options.steps} --seeds {' '.join(map(str, options.seeds))}"
-        + " --equal-steps" * options.equal_steps,
+        "command": shlex.join(["python", "-m", "benchmarks.equal_time", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "torch": torch.__version__},
         "seeds": options.seeds,
@@ -139,11 +140,11 @@ def main() -> None:
         record["forms"][form] = {"ratio": ratios[form], "steps": steps, "wer": rates}
         print(f"{form}: {steps} steps, WER " + ", ".join(f"{r:.1f}" for r in rates), flush=True)
     record["best_rq_of_steps"] = {}
-    for steps in [record["forms"][form]["steps"] for form in forms[1:]] if options.equal_steps else []:
+    for steps in options.best_rq_steps:
         record["best_rq_of_steps"][str(steps)] = word_error_rates(BASE, steps, options.seeds, options.cores)
     OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(record))
-    if options.equal_steps:
+    if options.best_rq_steps:
         print(decomposition(record))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import harness, models, report
+from benchmarks import equal_time, harness, models, profile, report
 from benchmarks.harness import Contender, Part, race
 
 
@@ -115,3 +115,35 @@ def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     with pytest.raises(SystemExit):
         command.main(["speed"])
     assert json.loads((harness.RESULTS / "fbank.json").read_text())["benchmark"] == "fbank"
+
+
+def test_the_page_of_results_shows_the_record():
+    """docs/results.md has the tables that `python -m benchmarks.equal_time` prints for the record that is kept."""
+    record = json.loads((harness.ROOT / equal_time.OUT).read_text(encoding="utf-8"))
+    page = (harness.ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert equal_time.table(record) in page and equal_time.decomposition(record) in page
+
+
+def test_labels_and_time_are_told_apart():
+    """Labels: a form less BEST-RQ of as many steps. Time: that less BEST-RQ of all steps. Together: the form less BEST-RQ."""
+    form = {"ratio": 2.0, "steps": 50, "wer": [30.0, 32.0]}
+    record = {"seeds": [0, 1], "forms": {equal_time.BASE: {"ratio": 1.0, "steps": 100, "wer": [29.0, 30.0]}, "BiRQ": form}}
+    record["best_rq_of_steps"] = {"50": [33.0, 35.0]}
+    assert equal_time.table(record).splitlines()[-1].endswith("| +1.5 [+1.0, +2.0] |")
+    assert equal_time.decomposition(record).splitlines()[-1] == "| BiRQ | 50 | 31.0 | 34.0 | -3.0 [-3.0, -3.0] | +4.5 [+4.0, +5.0] |"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::addmm", "matrix products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
+        ("aten::mkldnn_convolution", "convolution"),
+        ("void at::native::vectorized_layer_norm_kernel", "norms"),
+        ("aten::argmax", "search and statistics of labels"),
+        ("cudaLaunchKernel", "other"),
+    ],
+)
+def test_kinds_of_operations(name: str, kind: str):
+    """The profile's parts, by operations' names on a CPU and on a GPU."""
+    assert profile.kind_of(name) == kind
