@@ -32,6 +32,11 @@ def peak_tflops(name: str) -> float | None:
     return next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
 
 
+def device_name(device: torch.device) -> str:
+    """The card's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def _asked(name: str) -> bool:
     value = os.environ.get(name, "0")
     if value not in ("0", "1"):

@@ -26,7 +26,7 @@ from birq.progress import Progress, say
 from birq.stage import Job
 from birq.train.ahead import Ahead
 from birq.train.distributed import Group
-from birq.train.hardware import peak_gib, peak_tflops
+from birq.train.hardware import device_name, peak_gib, peak_tflops
 from birq.train.interrupt import StopRequest
 from birq.train.schedule import Schedule
 from birq.train.state import load_checkpoint, save_checkpoint
@@ -83,7 +83,7 @@ def device_and_threads(section: Optimisation, job: Job) -> torch.device:
         torch.cuda.set_device(ranks.local_rank())
         device = torch.device("cuda", ranks.local_rank())
     job.notes["ranks"] = ranks.world_size()
-    job.notes["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    job.notes["device"] = device_name(device)
     job.notes["threads"] = section.cpu_threads
     return device
 

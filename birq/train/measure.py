@@ -12,7 +12,7 @@ from birq.batches import Batch
 from birq.errors import BirqError
 from birq.model.encoder import Shape
 from birq.params import Params, Pretrain
-from birq.train.hardware import peak_gib, peak_tflops, prepare
+from birq.train.hardware import device_name, peak_gib, peak_tflops, prepare
 from birq.train.loop import adamw
 from birq.train.pretrain import PretrainTask
 from birq.train.state import build_pretrainer, constants_of
@@ -72,7 +72,7 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - begun)
     seconds = float(np.median(taken[WARM_STEPS:]))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = device_name(device)
     peak, speed = peak_tflops(name), batch.seconds / seconds
     mfu = speed * task.flops_per_audio_second / (peak * 1e12) if peak else None
     return Measured(method, name, batch.seconds, seconds, speed, mfu, peak_gib(device))
