@@ -117,6 +117,12 @@ def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert json.loads((harness.RESULTS / "fbank.json").read_text())["benchmark"] == "fbank"
 
 
+def test_the_page_of_performance_shows_the_profile():
+    """docs/performance.md has the table that `python -m benchmarks.profile` prints for the record that is kept."""
+    record = json.loads((harness.ROOT / "benchmarks/results/profile-cpu.json").read_text(encoding="utf-8"))
+    assert profile.table(record) in (harness.ROOT / "docs/performance.md").read_text(encoding="utf-8")
+
+
 def test_the_page_of_results_shows_the_record():
     """docs/results.md has the tables that `python -m benchmarks.equal_time` prints for the record that is kept."""
     record = json.loads((harness.ROOT / equal_time.OUT).read_text(encoding="utf-8"))
