@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -25,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.training import BEST_RQ, Training, feed
+from benchmarks.harness import machine
+from benchmarks.training import Training, feed, on_one_thread
 from birq import params as birq_params
 from birq.params import Params
 
@@ -44,8 +43,7 @@ def step_ratios(params: Params, forms: list[str], rounds: int = 30) -> dict[str,
     sides: dict[str, tuple[Training, list[float]]] = {}
     for form in {BASE, *forms}:
         method, change = FORMS[form]
-        change = {**change, "gradient_cosine_every_steps": 0, "cpu_threads": 1} | (BEST_RQ if method == "best_rq" else {})
-        sides[form] = Training(params, change), []
+        sides[form] = Training(params, change | on_one_thread(method)), []
     for step, batches in zip(range(rounds + 2), feed(params).epoch(0), strict=False):
         for training, seconds in sides.values():
             begun = time.process_time()
@@ -123,12 +121,12 @@ def main() -> None:
     before = json.loads(OUT.read_text()) if OUT.exists() else {}
     ratios = {BASE: 1.0} | before.get("ratios", {})  # a run that goes on must ask for the same numbers of steps
     if missing := [f for f in forms if f not in ratios]:
-        ratios |= step_ratios(params, missing) | {BASE: 1.0}
+        ratios |= step_ratios(params, missing)
     record = {
         "what": __doc__.splitlines()[0],
         "command": shlex.join(["python", "-m", "benchmarks.equal_time", *sys.argv[1:]]),
         "date": date.today().isoformat(),
-        "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "torch": torch.__version__},
+        "machine": machine() | {"torch": torch.__version__},
         "seeds": options.seeds,
         "ratios": ratios,
         "forms": {},

@@ -10,13 +10,18 @@ table of docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
-import platform
+import shlex
 import sys
 from datetime import date
 
-from benchmarks.same_steps import HERE, earlier, in_a_process
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.harness import ROOT, machine
+from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
+from birq import params as birq_params
 
 METHODS = ("best_rq", "birq")
 WARM_STEPS = 3
@@ -32,22 +37,16 @@ KINDS = {  # the first that an operation's name contains
     "copies, gathers, layout": ("copy", "cat", "index", "gather", "clone", "contiguous", "fill", "zero", "select", "slice", "pad"),
     "sums and element by element": ("add", "mul", "div", "sub", "sum", "mean", "where", "neg", "pow", "sqrt", "elementwise", "reduce"),
 }
-OTHER = "other"
 
 
 def kind_of(name: str) -> str:
-    return next((kind for kind, words in KINDS.items() if any(w in name for w in words)), OTHER)
+    return next((kind for kind, words in KINDS.items() if any(w in name for w in words)), "other")
 
 
 def seconds_by_kind(method: str, steps: int) -> dict[str, float]:
     """Seconds of a step by kind, by the code that this process imports; the longest first."""
-    from torch.profiler import ProfilerActivity, profile
-
-    from benchmarks.training import BEST_RQ, Training, feed
-    from birq import params as birq_params
-
     params = birq_params.load()
-    training = Training(params, {"gradient_cosine_every_steps": 0, "cpu_threads": 1} | (BEST_RQ if method == "best_rq" else {}))
+    training = Training(params, on_one_thread(method))
     batches = [b for _, b in zip(range(WARM_STEPS + steps), feed(params).epoch(0), strict=False)]
     for step in range(WARM_STEPS):
         training.step(batches[step], step, 0, 1e-5)
@@ -83,26 +82,24 @@ def main() -> None:
     if options.child:
         print(json.dumps(seconds_by_kind(options.child, options.steps)))
         return
-    import torch
-
     gpu = torch.cuda.is_available()
     record = {
         "what": __doc__.splitlines()[0],
-        "command": "python -m benchmarks.profile" + f" --before {options.before}" * bool(options.before) + f" --steps {options.steps}",
+        "command": shlex.join(["python", "-m", "benchmarks.profile", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name() if gpu else "CPU, one thread",
-        "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "torch": torch.__version__},
+        "machine": machine() | {"torch": torch.__version__},
         "before": options.before,
     }
-    with earlier(options.before) as before:
-        codes = {"before": before, "after": HERE} if before else {"after": HERE}
+    with contextlib.ExitStack() as stack:
+        codes = {"before": stack.enter_context(earlier(options.before))} if options.before else {}
         for method in METHODS:
             asked = ["--child", method, "--steps", str(options.steps)]
-            record[method] = {side: in_a_process("benchmarks.profile", code, asked) for side, code in codes.items()}
-    out = HERE / "benchmarks" / "results" / f"profile-{'gpu' if gpu else 'cpu'}.json"
+            record[method] = {side: in_a_process("benchmarks.profile", code, asked) for side, code in (codes | {"after": ROOT}).items()}
+    out = ROOT / "benchmarks" / "results" / f"profile-{'gpu' if gpu else 'cpu'}.json"
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(record))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,31 +11,25 @@ a difference. Exits with 1 where this code is further away than 1e-5 and than th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent.parent
+import torch
+
+from benchmarks.harness import ROOT
+from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
+from birq import params as birq_params
+from birq.train.schedule import warmup_cosine
+
 TOLERANCE, NUDGE, FIRST = 1e-5, 1e-6, 10
 FIGURES = ("loss", "anchor_loss", "enhanced_loss")
 
 
 def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     """The figures of every step, by the code that this process imports."""
-    import torch
-
-    from benchmarks.training import BEST_RQ, Training, feed
-    from birq import params as birq_params
-    from birq.train.schedule import warmup_cosine
-
     params = birq_params.load()
-    training = Training(params, {"gradient_cosine_every_steps": 0, "cpu_threads": 1} | (BEST_RQ if method == "best_rq" else {}))
+    training = Training(params, on_one_thread(method))
     with torch.no_grad():
         training.model.head.weight[0, 0] += nudge
     section = training.section
@@ -45,26 +39,6 @@ def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
         line = training.task.figures(step + 1)
         found.append({name: line[name] for name in FIGURES if line[name] is not None})
     return found
-
-
-@contextlib.contextmanager
-def earlier(commit: str | None) -> Iterator[Path | None]:
-    """A folder with the `birq` of a commit, while it is needed."""
-    if not commit:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "-C", str(HERE), "archive", commit, "birq"], stdout=subprocess.PIPE, check=True).stdout
-        subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
-        yield Path(folder)
-
-
-def in_a_process(module: str, code: Path, options: list[str]) -> Any:
-    """What a benchmark prints last, as JSON, run in a process that imports birq from a folder."""
-    command = [sys.executable, "-P", "-m", module, *options]
-    path = os.pathsep.join([str(code), str(HERE)])
-    out = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(out.splitlines()[-1])
 
 
 def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:
@@ -96,7 +70,7 @@ def main() -> int:
     print(f"this code; that code after a weight was moved by {NUDGE:g}")
     with earlier(options.before) as before_code:
         for method in ("birq", "best_rq"):
-            before, now, moved = (by(code, method, options.steps, n) for code, n in ((before_code, 0), (HERE, 0), (before_code, NUDGE)))
+            before, now, moved = (by(code, method, options.steps, n) for code, n in ((before_code, 0), (ROOT, 0), (before_code, NUDGE)))
             for name in before[0]:
                 here, there = apart(before, now, name), apart(before, moved, name)
                 different |= max(here) > max(TOLERANCE, *there)

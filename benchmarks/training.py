@@ -1,12 +1,23 @@
-"""A training on the params and features at hand, step by step: what experiments share. It follows birq.train.loop without its files."""
+"""A training on the params and features at hand, step by step: what experiments share. It follows birq.train.loop without its files.
+
+With this repository's `benchmarks` it also runs on the `birq` of an earlier commit (`earlier`, `in_a_process`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.harness import ROOT
 from birq.batches import Batch, Feed
 from birq.params import Params
 from birq.shards import open_split, read_stats
@@ -15,6 +26,11 @@ from birq.train.pretrain import PretrainTask, pretraining_feed
 from birq.train.state import build_pretrainer
 
 BEST_RQ = {"enhanced_weight": 0.0}
+
+
+def on_one_thread(method: str) -> dict[str, Any]:
+    """What a timed or compared step of a method differs in from params.yaml's section `pretrain`."""
+    return {"gradient_cosine_every_steps": 0, "cpu_threads": 1} | (BEST_RQ if method == "best_rq" else {})
 
 
 class Training:
@@ -46,3 +62,20 @@ def feed(params: Params, seed: int = 0) -> Feed:
     mean_F, std_F = read_stats(folders)
     shape = (params.model.n_stack, params.features.frame_shift_ms)
     return pretraining_feed(open_split(folders, "train"), mean_F, std_F, params.pretrain, *shape, seed)
+
+
+@contextlib.contextmanager
+def earlier(commit: str) -> Iterator[Path]:
+    """A folder with the `birq` of a commit, while it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "birq"], stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
+        yield Path(folder)
+
+
+def in_a_process(module: str, code: Path, options: list[str]) -> Any:
+    """What a benchmark prints last, as JSON, run in a process that imports birq from a folder."""
+    command = [sys.executable, "-P", "-m", module, *options]
+    path = os.pathsep.join([str(code), str(ROOT)])
+    out = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(out.splitlines()[-1])
