@@ -165,6 +165,16 @@ def padding(groups: list[np.ndarray], n_frames: np.ndarray) -> float:
     return float(sum(int(n_frames[g].max()) * len(g) for g in groups) / n_frames.sum() - 1)
 
 
+def padding_of_fixed_shapes(n_frames: np.ndarray, budget: int, shapes: int) -> float:
+    """The same if every batch had one of so many shapes, each for an equal share of the speech; what is missing from a batch is padding."""
+    ascending = np.sort(n_frames)
+    total = np.cumsum(ascending)
+    longest = ascending[np.searchsorted(total, total[-1] * np.arange(1, shapes + 1) / shapes)]
+    held = np.diff(np.searchsorted(ascending, longest, side="right"), prepend=0)
+    rows = budget // longest
+    return float((-(-held // rows) * rows * longest).sum() / n_frames.sum() - 1)
+
+
 def lhotse_batches(n_frames: np.ndarray) -> list[np.ndarray]:
     """What DynamicBucketingSampler makes of these lengths."""
     from lhotse import CutSet, MonoCut, Recording
@@ -193,6 +203,7 @@ def planning(quick: bool) -> Part:
         "plan", f"batches of {BATCH_SECONDS:.0f} s from LibriSpeech-like lengths, by number of utterances", contenders, 2 if quick else 5
     )
     part.facts = {"padding": {n: padding(made[n], x) for n, x in zip(names, (small, small, large, huge), strict=True)}}
+    part.facts["padding_with_fixed_shapes"] = {f"{k} shapes": padding_of_fixed_shapes(large, budget, k) for k in (8, 16, 32, 64)}
     part.facts["peak_mib"] = {
         f"birq, {n:,}": peak_mib("benchmarks.feed:memory_of_plan", n)["peak"] for n in (LIBRISPEECH, FIVE_THOUSAND_HOURS)
     }

@@ -7,6 +7,7 @@ asks for, by birq/model/flops.py, over the step's seconds and over the dense bf1
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from benchmarks import models
 from benchmarks.harness import ROOT, Contender, Part, race
 from benchmarks.step import LARGE, METHODS, ONE_CODEBOOK
 from birq import params
-from birq.model.encoder import Shape
+from birq.model.encoder import Encoder, Shape
 from birq.model.flops import pretraining_per_frame
-from birq.train.hardware import peak_tflops
+from birq.train.hardware import compile_blocks, peak_tflops
 from birq.train.state import objective_of
 
 # docs/method.md: the sizes that give the paper's counts
@@ -40,36 +41,67 @@ def flops(b: models.Batch, model: dict[str, Any], pretrain: dict[str, Any]) -> f
     return n_frames * pretraining_per_frame(shape, objective, n_frames / len(lengths_B), int(mask_BT.sum()) / n_frames)
 
 
+def with_cuda_graphs(encoder: Encoder) -> None:
+    """Compiled for the one shape of this benchmark, and replayed without Python: what fixed shapes could gain at most."""
+    for block in encoder.blocks:
+        block.compile(mode="reduce-overhead", dynamic=False)
+
+
+PREPARED: dict[str, Callable[[Encoder], None]] = {"": lambda _: None, ", compiled": compile_blocks, ", CUDA graphs": with_cuda_graphs}
+
+
 def one_size(
-    title: str, model: dict[str, Any], label_layer: int, n_utterances: int, rounds: int, device: str, compile_too: bool = False
+    title: str, model: dict[str, Any], label_layer: int, n_utterances: int, rounds: int, device: str, contenders: list[tuple[str, str]]
 ) -> Part:
+    """`contenders`: methods of METHODS, and what of PREPARED is done to their encoders. One that fails is a fact, not the end."""
     b = models.batch(n_utterances)
     settings = ONE_CODEBOOK | {"label_layer": label_layer}
-    steps = {name: models.birq_step(b, model, settings | change, device=device) for name, change in METHODS.items()}
-    compiled = [name for name in METHODS if "whole" not in name] if compile_too else []
-    steps |= {f"{name}, compiled": models.birq_step(b, model, settings | METHODS[name], device=device, compiled=True) for name in compiled}
+    steps, failed = {}, {}
+    for method, how in contenders:
+        step = _replayed(models.birq_step(b, model, settings | METHODS[method], device=device, prepared=PREPARED[how]))
+        try:
+            step()
+            steps[method + how] = step
+        except RuntimeError as e:  # torch's own, out of memory too
+            failed[f"failed, {method}{how}"] = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
     part = race(
         f"GPU, {title}", f"one step on {b.seconds:.0f} s, 8192 codes", [Contender(n, s) for n, s in steps.items()], rounds, warmup=3
     )
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    part.facts["device"] = name
-    for method, step in steps.items():
+    part.facts |= {"device": name} | failed
+    for method, how in contenders:
+        if (contender := method + how) not in steps:
+            continue
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        step()
-        seconds = statistics.median(part.wall[method])
-        part.facts[f"hours of audio per hour, {method}"] = b.seconds / seconds
+        steps[contender]()
+        seconds = statistics.median(part.wall[contender])
+        part.facts[f"hours of audio per hour, {contender}"] = b.seconds / seconds
         if device == "cuda":
-            part.facts[f"GiB, {method}"] = torch.cuda.max_memory_allocated() / 2**30
+            part.facts[f"GiB, {contender}"] = torch.cuda.max_memory_allocated() / 2**30
         if peak := peak_tflops(name):
-            part.facts[f"share of peak, {method}"] = (
-                flops(b, model, settings | METHODS[method.removesuffix(", compiled")]) / seconds / peak / 1e12
-            )
+            part.facts[f"share of peak, {contender}"] = flops(b, model, settings | METHODS[method]) / seconds / peak / 1e12
     return part
+
+
+def _replayed(step: models.Step) -> models.Step:
+    def run() -> float:
+        torch.compiler.cudagraph_mark_step_begin()  # memory of the last step's graphs may be used again
+        return step()
+
+    return run
 
 
 def run(scratch: Path, quick: bool) -> list[Part]:
     if not torch.cuda.is_available():
         raise SystemExit("error: gpu needs a CUDA device, and torch sees none")
-    first = next(iter(SIZES))
-    return [one_size(title, *size, 3 if quick else 20, "cuda", compile_too=title == first) for title, size in SIZES.items()]
+    rounds = 3 if quick else 20
+    as_is = [(method, "") for method in METHODS]
+    compiled = [(method, ", compiled") for method in METHODS if "whole" not in method]
+    first, *others = SIZES
+    parts = [one_size(first, *SIZES[first], rounds, "cuda", as_is + compiled)]
+    # a small share of a batch, as on each of many GPUs: starting kernels takes longer than running them, if anywhere
+    model, label_layer, _ = SIZES[first]
+    small = [("BEST-RQ", how) for how in PREPARED]
+    parts.append(one_size(f"{first}, a share of 50 s", model, label_layer, 4, rounds, "cuda", small))
+    return parts + [one_size(title, *SIZES[title], rounds, "cuda", as_is) for title in others]

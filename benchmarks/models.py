@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import ROOT
 from birq import audio, params
+from birq.model.encoder import Encoder
 from birq.train.loop import adamw, precision
 from birq.train.state import build_pretrainer
 
@@ -127,10 +128,10 @@ def birq_step(
     pretrain: dict[str, Any],
     same_front_end: bool = False,
     device: str = "cpu",
-    compiled: bool = False,
+    prepared: Callable[[Encoder], None] = lambda _: None,
 ) -> Step:
-    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml; `compiled`: as with
-    BIRQ_COMPILE=1."""
+    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml; `prepared`: what is
+    done to the encoder before."""
     tree = params.load(ROOT / "params.yaml")
     section = tree.pretrain.model_copy(update=pretrain)
     config = {
@@ -143,8 +144,7 @@ def birq_step(
     if same_front_end:
         pretrainer.encoder.project = _Unstacked(pretrainer.encoder.shape.d_model)
     pretrainer.to(device)
-    for block in pretrainer.encoder.blocks if compiled else ():
-        block.compile(dynamic=True)
+    prepared(pretrainer.encoder)
     weights = list(pretrainer.parameters())
     optimiser = adamw([{"params": weights}], section)
     given = [x.to(device) for x in b.inputs(config["model"]["n_stack"])]

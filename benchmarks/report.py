@@ -114,7 +114,7 @@ def fact(*path: str) -> Callable[[Part], dict[str, float]]:
 
 
 def _two_workers(part: Part) -> dict[str, float]:
-    one, many = list(part.wall)
+    one, many = list(part.wall)[:2]
     return part.ratio(one, many)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import batch, every_other, job, noise, objective, params, pretrainer, shape
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,13 +25,13 @@ from birq.train.ahead import Ahead
 from birq.train.hardware import PEAK_TFLOPS, peak_tflops, prepare
 
 
-def losses_and_gradients(p) -> tuple[float, dict[str, torch.Tensor]]:
-    b = batch([40, 31, 17])
+def losses_and_gradients(p, lengths=(40, 31, 17)) -> tuple[float, dict[str, torch.Tensor]]:
+    b = batch(list(lengths))
     torch.manual_seed(3)
     p.zero_grad()
     losses = p(b.feats_BTF, b.lengths_B, every_other(b.lengths_B), noise())
     losses.total.backward()
-    return losses.total.item(), {n: w.grad for n, w in p.named_parameters()}
+    return losses.total.item(), {n: w.grad.clone() for n, w in p.named_parameters()}
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -58,16 +59,24 @@ def test_recomputing_holds_fewer_activations() -> None:
     assert kept[True] < kept[False] / 4
 
 
-def test_compiled_blocks_give_the_same_numbers_for_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels that are made from the same operations differ in last digits, and lengths of another batch need no others."""
+def test_blocks_are_compiled_once_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling again for every length takes minutes each, and after eight torch silently runs the slow code."""
     p = pretrainer(n_layers=2, label_layer=2)
-    total, grads = losses_and_gradients(p)
+    names = set(p.state_dict())
+    lengths = [(40, 31, 17), (25, 60), (33, 33, 12, 9), (21, 50), (18,) * 20, (70, 90, 80)]
+    eager = [losses_and_gradients(p, some) for some in lengths]
     monkeypatch.setenv("BIRQ_COMPILE", "1")
     assert prepare(p.encoder) == ["BIRQ_COMPILE"]
-    again, compiled = losses_and_gradients(p)
-    assert again == pytest.approx(total, abs=1e-5)
-    for name, grad in grads.items():
-        torch.testing.assert_close(compiled[name], grad, atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    counters.clear()
+    for some, (total, grads) in zip(lengths, eager, strict=True):
+        again, compiled = losses_and_gradients(p, some)
+        if some == lengths[0]:
+            graphs = counters["stats"]["unique_graphs"]
+        assert again == pytest.approx(total, abs=1e-5)
+        for name, grad in grads.items():
+            torch.testing.assert_close(compiled[name], grad, atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    assert 0 < graphs == counters["stats"]["unique_graphs"]
+    assert set(p.state_dict()) == names, "a checkpoint of either must suit the other"
 
 
 @pytest.mark.parametrize("name", ["BIRQ_COMPILE", "BIRQ_RECOMPUTE"])

@@ -164,6 +164,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.shape, self.dropout = shape, dropout
         self.recompute = False  # activations of a block in the backward pass, instead of keeping them
+        self.always_masks = False  # padding, also where there is none: one kind of call
         self.project = nn.Linear(shape.n_stack * shape.n_mels, shape.d_model)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
 
@@ -179,7 +180,7 @@ class Encoder(nn.Module):
         t = x_BTS.shape[1]
         valid_BT = valid_mask(lengths_B, t)
         # without padding there is nothing to mask, and attention takes its fast path
-        padded = bool((lengths_B != t).any()) if x_BTS.device.type == "cpu" else True
+        padded = self.always_masks or x_BTS.device.type != "cpu" or bool((lengths_B != t).any())
         rotary = None
         if self.shape.positions == "rotary":
             rotary = rotary_table(t, self.shape.d_model // self.shape.n_heads, x_BTS.device)

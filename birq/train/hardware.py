@@ -47,16 +47,30 @@ def _asked(name: str) -> bool:
 def prepare(encoder: Encoder) -> list[str]:
     """Make an encoder ready for training as the environment asks; returns what was asked for.
 
-    BIRQ_COMPILE=1: torch.compile of its blocks, for any lengths; a first step of minutes, last digits change. BIRQ_RECOMPUTE=1: activations
-    of a block are computed again in the backward pass instead of being kept; a third more work, memory of one block.
+    BIRQ_COMPILE=1: see `compile_blocks`. BIRQ_RECOMPUTE=1: activations of a block are computed again in the backward pass instead of being
+    kept; a third more work, memory of one block.
     Errors: BirqError for other values.
     """
     asked = [name for name in ("BIRQ_COMPILE", "BIRQ_RECOMPUTE") if _asked(name)]
     encoder.recompute = "BIRQ_RECOMPUTE" in asked
     if "BIRQ_COMPILE" in asked:
-        for block in encoder.blocks:
-            block.compile(dynamic=True)
+        compile_blocks(encoder)
     return asked
+
+
+def compile_blocks(encoder: Encoder) -> None:
+    """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances; a first step of minutes, last digits change.
+
+    The convolution over time stays outside: Inductor fixes the length for the backward pass of one (torch 2.13), would compile anew for
+    every other length, and give up after eight.
+    """
+    # with and without dropout, gradient, a second utterance: each is compiled by itself, and more than eight are not given up
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    encoder.always_masks = True
+    for block in encoder.blocks:
+        depthwise = block.convolution.depthwise
+        depthwise.forward = torch.compiler.disable(depthwise.forward)
+        block.compile(dynamic=True)
 
 
 def peak_gib(device: torch.device) -> float:
