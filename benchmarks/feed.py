@@ -151,7 +151,7 @@ def epoch(scratch: Path, quick: bool) -> Part:
             Contender("floor: raw memmap, scaled and padded", lambda: sum(len(b) for b in from_memmap(disk, groups, True))),
             Contender("floor: raw memmap, padded", lambda: sum(len(b) for b in from_memmap(disk, groups, False))),
         ],
-        3 if quick else 7,
+        3 if quick else 21,
     )
     part.facts = {"hours": hours, "frames_lhotse": theirs["numpy"](), "frames_birq": 4 * ours()}
     return part
