@@ -166,7 +166,7 @@ def padding(groups: list[np.ndarray], n_frames: np.ndarray) -> float:
 
 
 def padding_of_fixed_shapes(n_frames: np.ndarray, budget: int, shapes: int) -> float:
-    """The same if every batch had one of so many shapes, each for an equal share of the speech; what is missing from a batch is padding."""
+    """`padding` if every batch had one of so many shapes, each for an equal share of the speech; empty rows of a batch count."""
     ascending = np.sort(n_frames)
     total = np.cumsum(ascending)
     longest = ascending[np.searchsorted(total, total[-1] * np.arange(1, shapes + 1) / shapes)]

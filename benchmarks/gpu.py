@@ -56,31 +56,29 @@ def one_size(
     """`contenders`: methods of METHODS, and what of PREPARED is done to their encoders. One that fails is a fact, not the end."""
     b = models.batch(n_utterances)
     settings = ONE_CODEBOOK | {"label_layer": label_layer}
-    steps, failed = {}, {}
+    steps: dict[str, tuple[str, models.Step]] = {}
+    failed = {}
     for method, how in contenders:
         step = _replayed(models.birq_step(b, model, settings | METHODS[method], device=device, prepared=PREPARED[how]))
         try:
             step()
-            steps[method + how] = step
+            steps[method + how] = method, step
         except RuntimeError as e:  # torch's own, out of memory too
             failed[f"failed, {method}{how}"] = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
-    part = race(
-        f"GPU, {title}", f"one step on {b.seconds:.0f} s, 8192 codes", [Contender(n, s) for n, s in steps.items()], rounds, warmup=3
-    )
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    part.facts |= {"device": name} | failed
-    for method, how in contenders:
-        if (contender := method + how) not in steps:
-            continue
+    work = f"one step on {b.seconds:.0f} s, 8192 codes"
+    part = race(f"GPU, {title}", work, [Contender(name, step) for name, (_, step) in steps.items()], rounds, warmup=3)
+    card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    part.facts |= {"device": card} | failed
+    for name, (method, step) in steps.items():
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        steps[contender]()
-        seconds = statistics.median(part.wall[contender])
-        part.facts[f"hours of audio per hour, {contender}"] = b.seconds / seconds
+        step()
+        seconds = statistics.median(part.wall[name])
+        part.facts[f"hours of audio per hour, {name}"] = b.seconds / seconds
         if device == "cuda":
-            part.facts[f"GiB, {contender}"] = torch.cuda.max_memory_allocated() / 2**30
-        if peak := peak_tflops(name):
-            part.facts[f"share of peak, {contender}"] = flops(b, model, settings | METHODS[method]) / seconds / peak / 1e12
+            part.facts[f"GiB, {name}"] = torch.cuda.max_memory_allocated() / 2**30
+        if peak := peak_tflops(card):
+            part.facts[f"share of peak, {name}"] = flops(b, model, settings | METHODS[method]) / seconds / peak / 1e12
     return part
 
 

@@ -60,7 +60,7 @@ def test_recomputing_holds_fewer_activations() -> None:
 
 
 def test_blocks_are_compiled_once_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling again for every length takes minutes each, and after eight torch silently runs the slow code."""
+    """Compiling again for every length takes longer than it saves, and after eight torch goes on with the slow code."""
     p = pretrainer(n_layers=2, label_layer=2)
     names = set(p.state_dict())
     lengths = [(40, 31, 17), (25, 60), (33, 33, 12, 9), (21, 50), (18,) * 20, (70, 90, 80)]

@@ -59,12 +59,12 @@ def prepare(encoder: Encoder) -> list[str]:
 
 
 def compile_blocks(encoder: Encoder) -> None:
-    """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances; a first step of minutes, last digits change.
+    """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances; a slow first step, last digits change.
 
     The convolution over time stays outside: Inductor fixes the length for the backward pass of one (torch 2.13), would compile anew for
     every other length, and give up after eight.
     """
-    # with and without dropout, gradient, a second utterance: each is compiled by itself, and more than eight are not given up
+    # what differs in kind is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     encoder.always_masks = True
     for block in encoder.blocks:
