@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import ROOT
 from birq import audio, params
+from birq.model import kernels
 from birq.model.encoder import Encoder
 from birq.train.loop import adamw, precision
 from birq.train.state import build_pretrainer
@@ -110,12 +113,37 @@ def speechbrain_step(b: Batch, d_model: int, n_layers: int, dropout: float) -> S
 # ---- birq
 
 
-class _Unstacked(nn.Module):
-    """SpeechBrain's front end where birq's encoder has its first linear layer: it takes stacked frames apart again."""
+class LeanFrontEnd(nn.Module):
+    """SpeechBrain's front end, the same function of the same weights: convolution, LayerNorm over bins and channels, leaky ReLU, dropout,
+    twice. Channels lie last, so nothing is transposed, and one utterance follows another, so what lies between stays in cache."""
 
-    def __init__(self, d_model: int):
+    def __init__(self, theirs: nn.Module):
         super().__init__()
-        self.front, self.project = front_end(), nn.Linear(640, d_model)
+        convolutions = [m for m in theirs.modules() if isinstance(m, nn.Conv2d)]
+        # over time and bins, where SpeechBrain's are over bins and time
+        self.weights = nn.ParameterList(c.weight.detach().mT.contiguous(memory_format=torch.channels_last) for c in convolutions)
+        self.biases = nn.ParameterList(c.bias.detach().clone() for c in convolutions)
+        self.norms = nn.ModuleList(copy.deepcopy(m) for m in theirs.modules() if isinstance(m, nn.LayerNorm))
+        (self.dropout,) = {m.p for m in theirs.modules() if isinstance(m, nn.Dropout)}
+
+    def forward(self, feats_BTF: Tensor) -> Tensor:
+        return torch.cat([self._one(x) for x in feats_BTF.split(1)])
+
+    def _one(self, feats_BTF: Tensor) -> Tensor:
+        x_BTFC = feats_BTF[..., None]
+        for weight, bias, norm in zip(self.weights, self.biases, self.norms, strict=True):
+            x_BCTF = F.pad(x_BTFC.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="reflect")
+            x_BTFC = norm(F.conv2d(x_BCTF, weight, bias, stride=2).permute(0, 2, 3, 1))
+            x_BTFC = kernels.dropout(F.leaky_relu(x_BTFC), self.dropout if self.training else 0.0)
+        return x_BTFC.flatten(2)
+
+
+class _Unstacked(nn.Module):
+    """A front end of convolutions where birq's encoder has its first linear layer: it takes stacked frames apart again."""
+
+    def __init__(self, front: nn.Module, d_model: int):
+        super().__init__()
+        self.front, self.project = front, nn.Linear(640, d_model)
 
     def forward(self, x_BTS: Tensor) -> Tensor:
         b, t, s = x_BTS.shape
@@ -126,12 +154,12 @@ def birq_step(
     b: Batch,
     model: dict[str, Any],
     pretrain: dict[str, Any],
-    same_front_end: bool = False,
+    front: nn.Module | None = None,
     device: str = "cpu",
     prepared: Callable[[Encoder], None] = lambda _: None,
 ) -> Step:
-    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml; `prepared`: what is
-    done to the encoder before."""
+    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml; `front`: in place of
+    stacking; `prepared`: what is done to the encoder before."""
     tree = params.load(ROOT / "params.yaml")
     section = tree.pretrain.model_copy(update=pretrain)
     config = {
@@ -141,8 +169,8 @@ def birq_step(
         "pretrain": section.model_dump(mode="json"),
     }
     pretrainer = build_pretrainer(config).train()
-    if same_front_end:
-        pretrainer.encoder.project = _Unstacked(pretrainer.encoder.shape.d_model)
+    if front is not None:
+        pretrainer.encoder.project = _Unstacked(front, pretrainer.encoder.shape.d_model)
     pretrainer.to(device)
     prepared(pretrainer.encoder)
     weights = list(pretrainer.parameters())

@@ -18,7 +18,8 @@ SMALL = PUBLISHED | {"d_model": 256, "n_layers": 8}
 LARGE = PUBLISHED | {"d_model": 512, "n_layers": 12, "n_heads": 8}
 ONE_CODEBOOK = {"n_codebooks": 1, "codebook_size": 8192, "dropout": 0.0, "label_layer": 6}
 EIGHT_CODEBOOKS = {"n_codebooks": 8, "codebook_size": 1024, "dropout": 0.0, "label_layer": 6}
-SPEECHBRAIN, SAME_FRONT, STACKED = "SpeechBrain", "birq, SpeechBrain's front end", "birq, stacking 4"
+SPEECHBRAIN, STACKED = "SpeechBrain", "birq, stacking 4"
+FRONT_ENDS = {"birq, SpeechBrain's front end": lambda x: x, "birq, the same front end, lean": models.LeanFrontEnd}
 METHODS = {
     "BEST-RQ": BEST_RQ,
     "BiRQ, labels of a quarter of the batch": {"label_share": 0.25},
@@ -28,20 +29,37 @@ METHODS = {
 
 
 def best_rq(name: str, b: models.Batch, dropout: float) -> models.Step:
-    """One of the three BEST-RQ steps that do the same job."""
+    """One of the BEST-RQ steps that do the same job."""
     if name == SPEECHBRAIN:
         return models.speechbrain_step(b, 256, 8, dropout)
-    return models.birq_step(b, SMALL, ONE_CODEBOOK | BEST_RQ | {"dropout": dropout}, same_front_end=name == SAME_FRONT)
+    front = FRONT_ENDS[name](models.front_end()) if name in FRONT_ENDS else None
+    return models.birq_step(b, SMALL, ONE_CODEBOOK | BEST_RQ | {"dropout": dropout}, front)
+
+
+def difference_of_front_ends(b: models.Batch) -> dict[str, float]:
+    """Largest difference between the two implementations, over the largest value: of what comes out, of a weight's gradient."""
+    theirs = models.front_end().eval()
+    lean = models.LeanFrontEnd(theirs).eval()
+    out, again = theirs(b.feats_BTF), lean(b.feats_BTF)
+    back = torch.randn_like(out)
+    for y in (out, again):
+        (y * back).sum().backward()
+    weight = next(m.weight for m in theirs.modules() if isinstance(m, torch.nn.Conv2d))
+    assert weight.grad is not None and lean.weights[0].grad is not None
+    pairs = {"out": (out, again), "gradient": (weight.grad.mT, lean.weights[0].grad)}
+    return {name: float((x - y).abs().max() / x.abs().max()) for name, (x, y) in pairs.items()}
 
 
 def against_speechbrain(quick: bool, dropout: float) -> Part:
     b = models.batch(2 if quick else 4)
-    names = (SPEECHBRAIN, SAME_FRONT, STACKED)
+    names = (SPEECHBRAIN, *FRONT_ENDS, STACKED)
     steps = {name: best_rq(name, b, dropout) for name in names}
     contenders = [Contender(name, step) for name, step in steps.items()]
     contenders.append(Contender("floor: linear layers of birq, stacking 4", models.linear_floor(steps[STACKED])))
     work = f"one step of BEST-RQ on {b.seconds:.0f} s, d 256 x 8 layers, 8192 codes, dropout {dropout}, one thread"
-    return race(f"step, dropout {dropout}", work, contenders, 2 if quick else 5)
+    part = race(f"step, dropout {dropout}", work, contenders, 2 if quick else 5)
+    part.facts["front_ends_differ_by"] = difference_of_front_ends(b)
+    return part
 
 
 def large(quick: bool) -> Part:
@@ -78,8 +96,8 @@ def memory_of(kind: str, name: str, n_utterances: int) -> Callable[[], None]:
 
 def memory(quick: bool) -> Part:
     n = 2 if quick else 4
-    part = Part("memory of a step", f"peak on top of weights and optimiser, {models.batch(n).seconds:.0f} s, d 256 x 8 layers")
-    for name in (SPEECHBRAIN, SAME_FRONT, STACKED):
+    part = Part("memory of a step", f"MiB at the peak on top of weights and optimiser, {models.batch(n).seconds:.0f} s, d 256 x 8 layers")
+    for name in (SPEECHBRAIN, *FRONT_ENDS, STACKED):
         part.facts[f"BEST-RQ: {name}"] = peak_mib("benchmarks.step:memory_of", "BEST-RQ", name, n)["peak"]
     for kind in ("1 x 8192", "8 x 1024"):
         for name in METHODS:

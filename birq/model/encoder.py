@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from birq.model import kernels
+
 RELATIVE_REACH = 512  # farthest distance with an embedding of its own, as in the paper's parameter count
 
 
@@ -56,8 +58,8 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(expansion * d, d)
 
     def forward(self, x: Tensor, dropout: float) -> Tensor:
-        x = F.dropout(F.silu(self.up(self.norm(x))), dropout)
-        return F.dropout(self.down(x), dropout)
+        x = kernels.dropout(F.silu(self.up(self.norm(x))), dropout)
+        return kernels.dropout(self.down(x), dropout)
 
 
 class Attention(nn.Module):
@@ -82,14 +84,14 @@ class Attention(nn.Module):
             y_BTD = self._blocks(q, k, v, valid_BT, dropout)
         else:
             y_BTD = self._attend(q, k, v, valid_BT, dropout).transpose(1, 2).reshape(b, t, d)
-        return F.dropout(self.out(y_BTD), dropout)
+        return kernels.dropout(self.out(y_BTD), dropout)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
         mask = None if valid_BT is None else valid_BT[:, None, None, :]
         if self.relative is not None:
             bias = self._relative_bias(q)
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return kernels.attention(q, k, v, mask, dropout)
 
     def _relative_bias(self, q_BHTE: Tensor) -> Tensor:
         """Shaw et al. 2018: q · embedding(distance), [B, H, T, T]."""
@@ -125,7 +127,7 @@ class Convolution(nn.Module):
         inner = expansion * d
         self.norm = nn.LayerNorm(d)
         self.up = nn.Linear(d, 2 * inner)
-        self.depthwise = nn.Conv1d(inner, inner, kernel, padding=kernel // 2, groups=inner, bias=False)
+        self.depthwise = kernels.DepthwiseConvolution(inner, kernel)
         self.inner_norm = nn.LayerNorm(inner)
         self.down = nn.Linear(inner, d)
 
@@ -133,8 +135,8 @@ class Convolution(nn.Module):
         x = F.glu(self.up(self.norm(x_BTD)), dim=-1)
         if valid_BT is not None:  # padding must not leak into an utterance's last frames
             x = x * valid_BT[:, :, None].to(x.dtype)
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        return F.dropout(self.down(F.silu(self.inner_norm(x))), dropout)
+        x = F.silu(self.inner_norm(self.depthwise(x)))
+        return kernels.dropout(self.down(x), dropout)
 
 
 class Block(nn.Module):
