@@ -27,7 +27,7 @@ METHODS = ("best_rq", "birq")
 WARM_STEPS = 3
 KINDS = {  # the first that an operation's name contains
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention"),
-    "convolution": ("conv",),
+    "convolution": ("conv", "Depthwise"),
     "matrix products": ("addmm", "::mm", "bmm", "matmul", "linear", "gemm", "cutlass", "nvjet"),
     "optimiser": ("_foreach", "adam", "Optimizer", "clip_grad", "multi_tensor"),
     "norms": ("norm",),
