@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import equal_time
 from benchmarks.harness import RESULTS, ROOT, Part, read, spread
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -176,6 +178,24 @@ def aims(results: Results) -> list[str]:
     return [*lines, ""]
 
 
+def at_equal_time(part: Part, record: dict[str, Any]) -> list[str]:
+    """What a step costs, and the word error rates that the same time of pre-training gives (equal_time.json)."""
+    base = equal_time.BASE
+    seeds, budget = len(record["seeds"]), record["forms"][base]["steps"]
+    heads = (
+        "a step over BEST-RQ's [quartiles]",
+        f"steps in the time of {budget:,}",
+        f"WER %, mean of {seeds} seeds",
+        "less BEST-RQ [95 %]",
+    )
+    lines = [f"| the demo's model | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|"]
+    for form, found in record["forms"].items():
+        ratio = "1" if form == base else interval(part.ratio(form, base))
+        less = "" if form == base else equal_time.difference(found["wer"], record["forms"][base]["wer"])
+        lines.append(f"| {form} | {ratio} | {found['steps']:,} | {statistics.mean(found['wer']):.1f} | {less} |")
+    return [*lines, ""]
+
+
 # ---- the page
 
 
@@ -194,6 +214,10 @@ def conditions(results: Results) -> list[str]:
 def blocks(results: Results) -> dict[str, str]:
     """What belongs between the page's markers."""
     out = {"aims": aims(results), "conditions": conditions(results)}
+    if "step" in results:
+        out["equal_time"] = at_equal_time(
+            results["step"][1]["BiRQ, the demo's model"], json.loads((RESULTS / "equal_time.json").read_text())
+        )
     for name, (_, parts) in results.items():
         lines = []
         for part in parts.values():

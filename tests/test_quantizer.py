@@ -30,7 +30,7 @@ def test_labels_are_the_nearest_codes() -> None:
 def test_labels_do_not_depend_on_the_chunk() -> None:
     """More frames than are compared at once give what the same frames give in pieces."""
     q = quantizer(v=256, n=1)
-    x = torch.randn(CHUNK_VALUES // 256 + 100, 24, generator=noise())
+    x = torch.randn(CHUNK_VALUES["cpu"] // 256 + 100, 24, generator=noise())
     codes = q.nearest(x)
     assert torch.equal(codes[-200:], q.nearest(x[-200:]))
 

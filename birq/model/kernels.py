@@ -23,7 +23,8 @@ def dropout(x: Tensor, rate: float) -> Tensor:
         return F.dropout(x, rate)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     halves = words.view(torch.int16)[: x.numel()].view(x.shape)
-    factor = torch.ge(halves, round(rate * 2**16) - 2**15, out=torch.empty(x.shape, dtype=x.dtype))
+    dropped = min(round(rate * 2**16), 2**16 - 1)
+    factor = torch.ge(halves, dropped - 2**15, out=torch.empty(x.shape, dtype=x.dtype))
     return x * factor.div_(1 - rate)
 
 
@@ -43,8 +44,8 @@ def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | Non
 class DepthwiseConvolution(nn.Conv1d):
     """Every channel by itself over time, [B, T, D] -> [B, T, D], zeros beyond the ends; `kernel` is odd.
 
-    torch's convolution wants time last. On a CPU that layout takes seventeen times as long forward as channels last, four times as long
-    back to the input, and only for the gradient of the weights less.
+    torch's convolution over time wants time last. On a CPU (x86, torch 2.13) that layout takes seventeen times as long forward as channels
+    last, four times as long back to the input, and less only for the gradient of the weights.
     """
 
     def __init__(self, d: int, kernel: int):

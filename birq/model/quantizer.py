@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK_VALUES = 1 << 20  # frames × codes compared at once: 4 MiB of float32 stay in cache
+CHUNK_VALUES = {"cpu": 1 << 21, "cuda": 1 << 26}  # frames × codes compared at once: 8 MiB of float32 stay in cache; few, large kernels
 BLOCK = 128  # codes of which the largest is looked for first
 
 
@@ -72,7 +72,7 @@ class RandomQuantizer(nn.Module):
         v_NMh = self.project(x_MD)
         n, m, _ = v_NMh.shape
         codes_NM = torch.empty(n, m, dtype=torch.int64, device=x_MD.device)
-        rows = max(1, min(m, CHUNK_VALUES // self.codebook.shape[1]))
+        rows = max(1, min(m, CHUNK_VALUES[x_MD.device.type] // self.codebook.shape[1]))
         score_RV = torch.empty(rows, self.codebook.shape[1], device=x_MD.device)  # one piece of memory for all chunks
         with torch.autocast(x_MD.device.type, enabled=False):
             for i in range(n):
