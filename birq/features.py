@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -279,11 +279,10 @@ def _finished(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, dic
         return
     context = get_context("forkserver")  # a fork of a process with threads may hang
     context.set_forkserver_preload(["birq.features", "torch"])
+    forkserver.ensure_running()  # its imports and those of the first cuts, here, take seconds each: side by side
     under_way: dict[Future[dict[str, Any]], _Task] = {}
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            for _ in range(workers):
-                pool.submit(os.getpid)  # the workers start while the cuts are read here
             for task in tasks:
                 under_way[pool.submit(_make_shard, task)] = task
                 while len(under_way) >= 2 * workers:
