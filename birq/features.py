@@ -178,7 +178,7 @@ def _one_thread() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Else glibc gives a row group's memory back to the system and takes it again, page by page: 8 % of a worker's time."""
+    """Else glibc gives a row group's memory back to the system and takes it again: a worker has seven times the page faults."""
     trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
