@@ -138,8 +138,8 @@ def _floor(files: list[Path]) -> None:
 
 def _as_users_do(corpus: Path, base: Path, workers: int) -> None:
     """`birq_stage` in a process of its own, so what it starts is started anew in every round."""
-    call = f"from benchmarks.birq_features import Path, birq_stage; birq_stage(Path({str(corpus)!r}), Path({str(base)!r}), {workers})"
-    subprocess.run([sys.executable, "-c", call], check=True, cwd=ROOT)
+    command = [sys.executable, "-m", "benchmarks.birq_features", str(corpus), str(base), str(workers)]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def two_workers(scratch: Path, quick: bool) -> Part:

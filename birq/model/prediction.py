@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from birq.model.quantizer import RandomQuantizer
+from birq.model.quantizer import CHUNK_VALUES, RandomQuantizer
 
-CHUNK_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}  # numbers in a chunk's logits: 4 MiB, 256 MiB
 SMALLEST = 1e-12  # probability, inside a logarithm
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}  # frames × codes compared at once: 4 MiB stay in cache; few kernels, 256 MiB
+CHUNK_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}  # frames × codes looked at together: 4 MiB stay in cache; 256 MiB need few kernels
 BLOCK = 128  # codes of which the largest is looked for first
 
 
