@@ -27,4 +27,4 @@ rule all:
     default_target: True
     input:
         rules.report.output,
-        [made(stage) for stage in dag.STAGES if stage != "report"],
+        [str(node.provenance) for node in dag.nodes(P)],

@@ -13,7 +13,9 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.harness import ROOT
-from birq import features, params, stage
+from birq.speech import fbank as features
+from birq.settings import params
+from birq.pipeline import stage
 
 
 @lru_cache

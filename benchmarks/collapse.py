@@ -21,7 +21,7 @@ import altair
 import torch
 
 from benchmarks.training import Training, feed
-from birq import params as birq_params
+from birq.settings import params as birq_params
 from birq.train.schedule import warmup_cosine
 
 OUT = Path("benchmarks/results/collapse.json")

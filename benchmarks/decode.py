@@ -11,12 +11,12 @@ import jiwer
 import torch
 
 from benchmarks.harness import ROOT, Contender, Part, race
-from birq import params
-from birq.evaluate.score import count_errors, rates
+from birq.settings import params
+from birq.evaluate.rates import count_errors, rates
 from birq.model.ctc import CtcModel, greedy
 from birq.model.encoder import Encoder
-from birq.tokenizer import characters
-from birq.train.state import shape_of
+from birq.text.tokenizer import characters
+from birq.train.checkpoint import shape_of
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 BLANK = len(LETTERS)
@@ -50,7 +50,7 @@ def transformers_tokenizer(scratch: Path):
 
 
 def decoding(scratch: Path, quick: bool) -> Part:
-    from birq import audio
+    from birq.speech import audio
 
     audio.torchaudio()  # SpeechBrain imports it unguarded
     n = 20  # 240 s, a batch of the decode stage

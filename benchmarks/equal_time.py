@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.harness import machine
 from benchmarks.training import Training, feed, on_one_thread
-from birq import params as birq_params
-from birq.params import Params
+from birq.settings import params as birq_params
+from birq.settings.params import Params
 
 BASE = "BEST-RQ"
 FORMS = {

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Contender, Part, race
-from birq import audio
-from birq.features import CHUNK_FRAMES, Fbank
+from birq.speech import audio
+from birq.speech.fbank import CHUNK_FRAMES, Fbank
 from birq.model.quantizer import RandomQuantizer
 
 

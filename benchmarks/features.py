@@ -19,8 +19,8 @@ import torch
 from benchmarks import fbank, inputs
 from benchmarks.birq_features import birq_stage
 from benchmarks.harness import ROOT, Contender, Part, peak_mib, race
-from birq import audio
-from birq.shards import open_split
+from birq.speech import audio
+from birq.speech.shards import open_split
 
 STORAGE = {"lhotse Fbank + lilcom_chunky": "LilcomChunkyWriter", "lhotse Fbank + numpy files": "NumpyFilesWriter"}
 

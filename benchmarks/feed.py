@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Contender, Part, peak_mib, race
-from birq import features, shards
-from birq.batches import Feed, plan
-from birq.shards import open_split
+from birq.speech import fbank as features, shards
+from birq.speech.batches import Feed, plan
+from birq.speech.shards import open_split
 
 BATCH_SECONDS = 400.0
 LIBRISPEECH = 281_241  # utterances in the 960 h of LibriSpeech's train splits

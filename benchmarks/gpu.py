@@ -1,7 +1,7 @@
 """Steps of BEST-RQ and BiRQ on one GPU, bf16: hours of audio per hour, share of the card's peak, memory.
 
 The input is made here, so nothing needs to be copied to the machine. Share of peak (MFU) = floating-point operations that the objective
-asks for, by birq/model/flops.py, over the step's seconds and over the dense bf16 peak of the card.
+asks for, by birq/train/runtime/flops.py, over the step's seconds and over the dense bf16 peak of the card.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from benchmarks import models
 from benchmarks.harness import ROOT, Contender, Part, race
 from benchmarks.step import LARGE, METHODS, ONE_CODEBOOK
-from birq import params
+from birq.settings import params
 from birq.model.encoder import Encoder, Shape
-from birq.model.flops import pretraining_per_frame
-from birq.train.hardware import compile_blocks, peak_tflops
-from birq.train.state import objective_of
+from birq.train.runtime.flops import pretraining_per_frame
+from birq.train.runtime.hardware import compile_blocks, peak_tflops
+from birq.train.checkpoint import objective_of
 
 # docs/method.md: the sizes that give the paper's counts
 PAPER = {"n_stack": 2, "n_heads": 8, "ff_expansion": 4, "conv_kernel": 15, "conv_expansion": 2, "positions": "relative"}
@@ -32,7 +32,7 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # model, label layer, utt
 
 
 def flops(b: models.Batch, model: dict[str, Any], pretrain: dict[str, Any]) -> float:
-    """Of one step, by birq/model/flops.py."""
+    """Of one step, by birq/train/runtime/flops.py."""
     tree = params.load(ROOT / "params.yaml")
     shape = Shape(**tree.model.model_dump() | model, n_mels=80)
     objective = objective_of(tree.pretrain.model_dump() | pretrain)

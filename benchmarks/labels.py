@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Contender, Part, peak_mib, race
-from birq import audio
+from birq.speech import audio
 from birq.model.quantizer import RandomQuantizer
 
 FRAMES, WIDTH, CODE_WIDTH, CODES = 1000, 320, 16, 8192

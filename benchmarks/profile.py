@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import ROOT, machine
 from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
-from birq import params as birq_params
+from birq.settings import params as birq_params
 
 METHODS = ("best_rq", "birq")
 WARM_STEPS = 3

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.harness import ROOT
 from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
-from birq import params as birq_params
+from birq.settings import params as birq_params
 from birq.train.schedule import warmup_cosine
 
 TOLERANCE, NUDGE, FIRST = 1e-5, 1e-6, 10

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from birq import __version__, artifact, dag, params, places, ranks, stage, stamps
+from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
+from birq.pipeline import dag, digests, places, snakemake, stage
+from birq.settings import params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
 PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024, 200)}
@@ -24,8 +26,10 @@ WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", 
 def _reads(spec: dag.Stage) -> str:
     """What a stage depends on, for its help."""
     inputs = list(dict.fromkeys(dag.STAGES[i.removeprefix("+").partition(":")[0]].pattern for i in spec.inputs))
-    text = f", from {', '.join(inputs) or 'audio'} and the params {', '.join(spec.sections)}. "
-    return text + "What is in the store already is not computed again; a killed run goes on."
+    sections = list(dict.fromkeys(s.partition(".")[0] if s.startswith("features.") else s for s in spec.sections))
+    own = {"corpus": ", and those that its kind reads", "method": ", and those that its method reads"} if spec.own is not dag.Stage.own else {}
+    text = f", from {', '.join(inputs) or 'audio'} and the params {', '.join(sections)}{own.get((*spec.wildcards, '')[0], '')}. "
+    return text + "An artifact of the store is not computed again; a killed run goes on."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,8 +78,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
     p.add_argument("--once", action="store_true", help="write what is there and end")
     verb("dag", "print the pipeline's picture as SVG")
+    p = verb("accept", "declare artifacts good under changed code, and those made from them: for an edit that cannot change the result")
+    p.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="such as pretrain/birq-0")
+    p.add_argument("--yes", action="store_true", help="do not ask")
     verb("stamp", "write the files by which Snakemake sees changed params, code and audio")
-    verb("sources", "write the files by which DVC sees changed audio in folders of yours")
+    verb("digests", "write the files by which DVC sees changed code, and changed audio in folders of yours")
     return top
 
 
@@ -122,32 +129,26 @@ def _part(text: str) -> stage.Part:
 
 
 def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
-    spec = dag.STAGES[args.verb]
-    wildcards = {w: getattr(args, w) for w in spec.wildcards}
-    legal = dag.instances(args.verb, loaded)
-    if wildcards not in legal:
-        asked, *known = (" ".join(f"--{k} {v}" for k, v in w.items()) for w in (wildcards, *legal))
-        raise BirqError(f"{args.params} lists no {asked} for {args.verb}; legal: {', '.join(known)}")
+    node = dag.node(args.verb, {w: getattr(args, w) for w in dag.STAGES[args.verb].wildcards}, loaded)
     if ranks.rank():
-        return stage.follow(args.verb, wildcards, loaded)
-    stamp = stamps.write(args.verb, wildcards, loaded)
+        return stage.follow(node)
+    stamp = snakemake.write_stamp(node)
     places.register_user()
     part = getattr(args, "part", None)
-    folder = stage.run(args.verb, wildcards, loaded, part=part, launch=partial(_ranks, args.argv) if spec.ranks else None)
+    stage.run(node, part=part, launch=partial(_ranks, args.argv) if node.stage.ranks else None)
     if part is None:
-        inputs = [p / artifact.PROVENANCE for paths in dag.inputs(args.verb, wildcards, loaded).values() for p in paths]
-        artifact.not_older(folder, [stamp, *inputs], all_files=args.verb == "report")
+        snakemake.after_verb(node, stamp)
     return None
 
 
 def _ranks(argv: list[str]) -> Callable[[], None] | None:
-    from birq.train import launch  # only where something has to be trained
+    from birq.train.runtime import launch  # only where something has to be trained
 
     return launch.needed(argv)
 
 
 def _store(args: argparse.Namespace, loaded: params.Params) -> None:
-    from birq import store
+    from birq.pipeline import store
 
     if args.what == "ls":
         print(store.ls())
@@ -157,8 +158,21 @@ def _store(args: argparse.Namespace, loaded: params.Params) -> None:
         print(store.check())
 
 
+def _accept(args: argparse.Namespace, loaded: params.Params) -> None:
+    from birq.pipeline import accept
+
+    def ask(question: str) -> bool:
+        if args.yes:
+            return True
+        if not sys.stdin.isatty():
+            raise BirqError(f"{question} Nobody is there to answer: run it in a terminal, or with --yes")
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    accept.accept(args.artifacts, loaded, print, ask)
+
+
 def _reproduce(args: argparse.Namespace) -> int:
-    from birq import reproduce
+    from birq.pipeline import reproduce
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -169,13 +183,13 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _record(name: str, loaded: params.Params) -> None:
-    from birq import reproduce
+    from birq.pipeline import reproduce
 
     print(f"{reproduce.record(name, loaded)}: written")
 
 
 def _plan(args: argparse.Namespace, loaded: params.Params) -> None:
-    from birq import plan
+    from birq.study import plan
 
     hours = {}
     for given in args.hours:
@@ -197,7 +211,7 @@ def _plan(args: argparse.Namespace, loaded: params.Params) -> None:
 def _count(loaded: params.Params) -> None:
     from birq.model.encoder import Shape, count_parameters  # torch: only this verb needs it
 
-    here = params.section(loaded, "model")
+    here = loaded.model.model_dump(mode="json")
     n_mels = loaded.features.n_mels
     rows = [("params.yaml", here, n_mels)]
     for name, (layers, width, window) in PAPER_SIZES.items():
@@ -210,7 +224,7 @@ def _count(loaded: params.Params) -> None:
 
 
 def _table(markdown: bool) -> None:
-    path = dag.artifact("report", {}) / "metrics.json"
+    path = places.data_root() / "report" / "metrics.json"
     if not path.is_file():
         raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
     from birq.report import tables
@@ -221,7 +235,7 @@ def _table(markdown: bool) -> None:
 def _dag(loaded: params.Params) -> None:
     from birq.report import dagdraw
 
-    print(dagdraw.svg({name: len(dag.instances(name, loaded)) for name in dag.STAGES}), end="")
+    print(dagdraw.svg(loaded), end="")
 
 
 def _dispatch(args: argparse.Namespace) -> int | None:
@@ -231,7 +245,7 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     if args.verb == "params" and args.what == "schema":
         return print(json.dumps(params.schema(), indent=1))
     if args.verb == "preset":
-        from birq import presets
+        from birq.settings import presets
 
         return presets.command(args.name, args.settings, Path(args.params))
     if args.verb == "reproduce":
@@ -240,19 +254,21 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     if args.verb in dag.STAGES:
         _run_stage(args, loaded)
     elif args.verb == "stamp":
-        stamps.write_all(loaded)
-    elif args.verb == "sources":
-        stamps.write_sources(loaded)
+        snakemake.write_stamps(loaded)
+    elif args.verb == "digests":
+        digests.write(loaded)
+    elif args.verb == "accept":
+        _accept(args, loaded)
     elif args.verb == "verify":
-        from birq import verify
+        from birq.pipeline import verify
 
         print(verify.everything(loaded))
     elif args.verb == "why":
-        from birq import why
+        from birq.pipeline import why
 
         print(why.explain(args.artifact, loaded))
     elif args.verb == "live":
-        from birq import live
+        from birq.pipeline import live
 
         live.follow(loaded, Path(args.dir), print, once=args.once)
     elif args.verb == "store":

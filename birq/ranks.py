@@ -1,6 +1,6 @@
 """Several processes that train one model: which one this is, and how the first tells the others what to do. Starts without torch.
 
-The variables are those that torchrun sets. Only rank 0 locks, looks into the store, writes and publishes (birq/stage.py).
+The variables are those that torchrun sets. Only rank 0 locks, looks into the store, writes and publishes (birq/pipeline/stage.py).
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer artifact: one token per letter of the speech of tones."""
     from tiny import LETTERS
 
-    from birq import tokenizer
+    from birq.text import tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.characters(LETTERS + " ").save(folder)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = mp.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tiny", "birq.train.pretrain", "birq.train.finetune", "pytest"])
+CONTEXT.set_forkserver_preload(["tiny", "birq.train.pretraining", "birq.train.finetuning", "pytest"])
 SECONDS = 300  # a gang that hangs is killed, and the test fails
 
 

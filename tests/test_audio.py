@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq import audio
+from birq.speech import audio
 from birq.errors import BirqError
 
 RATE = 16000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from birq import batches, shards
+from birq.speech import batches, shards
 from birq.errors import BirqError
 
 STACK, SHIFT_MS = 4, 10.0

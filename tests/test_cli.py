@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from birq import __version__, dag
+from birq import __version__
+from birq.pipeline import dag
 from birq.__main__ import parser
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq import params, stage
+from birq.settings import params
+from birq.pipeline import stage
 from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, prepare, splits
 from birq.corpora.items import Item
 from birq.errors import BirqError
-from birq.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
+from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from birq import shards, tokenizer
+from birq.speech import shards
+from birq.text import tokenizer
 from birq.errors import BirqError
-from birq.evaluate import decode
+from birq.recognise import decode
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder
-from birq.params import load
-from birq.stage import Job
-from birq.train.state import load_ctc, save_model, shape_of
+from birq.settings.params import load
+from birq.pipeline.stage import Job
+from birq.train.checkpoint import load_ctc, save_model, shape_of
 
 TEXTS = ["a b", "b", None, "", "ab ba"]
 

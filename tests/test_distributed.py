@@ -22,14 +22,15 @@ from safetensors.torch import load_file
 from tiny import child_environment, curve, job, noise, objective, params, pretrainer, tree
 
 from birq import __main__ as birq
-from birq import stage as stages
-from birq.batches import Feed, shares
+from birq.pipeline import stage as stages
+from birq.speech.batches import Feed, shares
 from birq.errors import BirqError, Diverged, Stopped
 from birq.model import objectives
-from birq.shards import open_split, read_stats
-from birq.train import distributed, finetune, launch, pretrain
+from birq.speech.shards import open_split, read_stats
+from birq.train import distributed, finetuning as finetune, pretraining as pretrain
+from birq.train.runtime import launch
 from birq.train.loop import step_seed
-from birq.train.state import load_checkpoint
+from birq.train.checkpoint import load_checkpoint
 
 # micro-batches of few utterances, every figure in every line, everything random that does not depend on the ranks
 SETTINGS = {"pretrain__label_share": 0.5, "pretrain__gradient_cosine_every_steps": 3, "finetune__evaluations": 2}

@@ -24,7 +24,7 @@ from test_corpora import tree
 from test_workflow import tracked_copy
 
 from birq.report import build
-from birq.stage import Job
+from birq.pipeline.stage import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ["data/corpus/mine", "data/features/mine", "data/tokenizer"]

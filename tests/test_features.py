@@ -15,7 +15,9 @@ import pytest
 import soundfile
 import torch
 
-from birq import audio, features, params, shards, stage
+from birq.speech import audio, fbank as features, shards
+from birq.settings import params
+from birq.pipeline import stage
 from birq.corpora import manifests
 from birq.errors import BirqError
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tiny import curve, finetune_job, noise, params, pretrained, rows, sentences, write_features
 
-from birq.batches import sequential
+from birq.speech.batches import sequential
 from birq.model.ctc import greedy
-from birq.shards import open_split
+from birq.speech.shards import open_split
 from birq.train import finetune
-from birq.train.state import load_ctc
+from birq.train.checkpoint import load_ctc
 
 PLAIN = {"finetune__time_masks": 0, "finetune__freq_masks": 0, "finetune__dropout": 0.0, "finetune__checkpoint_seconds": 60.0}
 

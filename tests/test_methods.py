@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from birq import params, presets
+from birq.settings import params, presets
 from birq.report import methods
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,16 +34,16 @@ from tiny import (
 )
 from torch.overrides import TorchFunctionMode
 
-from birq import params as params_module
-from birq import tokenizer
-from birq.batches import Feed, collate
-from birq.features import fbank, statistics
+from birq.settings import params as params_module
+from birq.text import tokenizer
+from birq.speech.batches import Feed, collate
+from birq.speech.fbank import fbank, statistics
 from birq.model.encoder import valid_mask
 from birq.model.masking import batch_masks, span_frames
 from birq.model.quantizer import RandomQuantizer, standardise
-from birq.shards import open_split, read_stats
+from birq.speech.shards import open_split, read_stats
 from birq.train import finetune, pretrain
-from birq.train.state import load_ctc, load_pretrained
+from birq.train.checkpoint import load_ctc, load_pretrained
 
 
 def test_projection_normalised_over_time() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from test_workflow import ROOT, tracked_copy
 
-from birq import dag, presets
+from birq.pipeline import dag
+from birq.settings import presets
 
 OLDEST = re.search(r'^min_version\("(.*)"\)$', (ROOT / "Snakefile").read_text(), flags=re.M)[1]
 

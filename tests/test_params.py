@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from birq import code, dag, params, presets
+from birq.pipeline import code, dag
+from birq.settings import params, presets
 from birq.errors import BirqError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,9 +124,9 @@ def test_every_key_is_read_by_a_stage_that_declares_it() -> None:
     unread = []
     for name in set(params.Params.model_fields) - {"corpora"}:
         readers = {m for s in dag.STAGES.values() if any(x.split(".")[0] == name for x in s.sections) for m in code.modules(s.code)}
-        known = _read_names(readers | {"birq.dag"})
+        known = _read_names(readers | {"birq.pipeline.dag"})
         unread += [f"{name}.{key}" for key in type(getattr(loaded, name)).model_fields if key not in known]
-    known = _read_names({m for m in code.modules(dag.STAGES["corpus"].code)} | {"birq.stage"})
+    known = _read_names({m for m in code.modules(dag.STAGES["corpus"].code)} | {"birq.pipeline.stage"})
     for kind in (params.SynthCorpus, params.An4Corpus, params.LibriSpeechCorpus, params.LocalCorpus):
         unread += [f"{kind.__name__}.{key}" for key in kind.model_fields if key not in known]
     assert not unread, f"no stage reads {unread}"

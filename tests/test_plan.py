@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny import ROOT, batch, params, shape
 
-from birq import plan, presets
+from birq.study import plan
+from birq.settings import presets
 from birq.__main__ import main
 from birq.errors import BirqError
 from birq.model.encoder import Encoder
-from birq.params import load
-from birq.train import measure
+from birq.settings.params import load
+from birq.study import measure
 
 MACHINE = plan.Machine()
 

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import report_artifacts as artifacts
 
-from birq.dag import STAGES
+from birq.pipeline.dag import STAGES
 from birq.errors import BirqError
 from birq.report import build, dagdraw, glossary, markup, plots, tables, verdict
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
-from birq.stage import Job
+from birq.pipeline.stage import Job
 
 ROOT = Path(__file__).parent.parent
 PAIR = {"a": "birq", "b": "best_rq", "difference": -0.02, "low": -0.03, "high": -0.01, "speaker_low": -0.04, "speaker_high": -0.005}

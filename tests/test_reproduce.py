@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
-from birq import presets, reproduce
+from birq.settings import presets
+from birq.pipeline import reproduce
 from birq.errors import BirqError
 
 ROOT = Path(__file__).resolve().parent.parent
 # one method that is not pre-trained: every stage runs, in half a minute
 ONE = ["run.methods=[scratch]", "finetune.steps=2", "finetune.evaluations=1", "probe.max_minutes=0.1"]
 EVERY_STAGE = """
-from birq import dag, params, stage
+from birq.pipeline import dag, stage
+from birq.settings import params
 loaded = params.load("params.yaml")
 for name in dag.STAGES:
     for wildcards in dag.instances(name, loaded):
@@ -117,8 +119,8 @@ def test_reasons_of_a_difference(project: Path, record: dict[str, Any]) -> None:
     """Code and software are told apart: equal params, inputs and code leave only the machine."""
     other = copy.deepcopy(record)
     other["artifacts"]["features/synth"]["digest"] = "0" * 64
-    other["code"]["birq.features"] = "0" * 64
-    assert "birq.features has changed" in " ".join(reproduce.divergence(other, project / "data"))
+    other["code"]["birq.speech.fbank"] = "0" * 64
+    assert "birq.speech.fbank has changed" in " ".join(reproduce.divergence(other, project / "data"))
     other["code"] = record["code"]
     other["artifacts"]["features/synth"]["device"] = "cuda"
     said = reproduce.divergence(other, project / "data")

@@ -18,8 +18,8 @@ from birq.errors import BirqError
 from birq.evaluate import score
 from birq.evaluate.bootstrap import interval, resampled_sums, sums_by
 from birq.evaluate.compare import compare_methods, paired
-from birq.params import load
-from birq.stage import Job
+from birq.settings.params import load
+from birq.pipeline.stage import Job
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -292,5 +292,5 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
 
 def test_scoring_needs_no_torch() -> None:
     """Scores and comparisons start at once, also where the report runs without torch."""
-    code = "import sys, birq.evaluate.score, birq.evaluate.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, birq.evaluate.rates, birq.evaluate.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from birq import shards
+from birq.speech import shards
 from birq.errors import BirqError
 
 

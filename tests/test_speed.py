@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from birq.errors import BirqError
 from birq.model import prediction
 from birq.model.encoder import Encoder
-from birq.model.flops import pretraining_per_frame
+from birq.train.runtime.flops import pretraining_per_frame
 from birq.model.objectives import Pretrainer
 from birq.train import pretrain
-from birq.train.ahead import Ahead
-from birq.train.hardware import PEAK_TFLOPS, peak_tflops, prepare
+from birq.train.runtime.ahead import Ahead
+from birq.train.runtime.hardware import PEAK_TFLOPS, peak_tflops, prepare
 
 
 def losses_and_gradients(p, lengths=(40, 31, 17)) -> tuple[float, dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from toy import edit, provenance
 
-from birq import artifact, code
+from birq.pipeline import artifact, code
 
 
 def test_one_key_is_computed_once_and_restored_ever_after(toy_project: Path, toy) -> None:
@@ -197,6 +197,6 @@ def test_a_disk_that_fills_up_while_publishing_costs_nothing(toy_project: Path, 
 
 def test_code_closure_holds_what_a_stage_imports() -> None:
     """Decoding runs the model's code; scoring does not, so a change in the model must not rerun it on equal hypotheses."""
-    decode, score = code.modules("birq.evaluate.decode"), code.modules("birq.evaluate.score")
+    decode, score = code.modules("birq.recognise.decode"), code.modules("birq.evaluate.rates")
     assert "birq.model.encoder" in decode and "birq.model.encoder" not in score
     assert not set(decode) & code.SHARED

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy import edit, provenance
 
-from birq import artifact, hashes, places, store
+from birq.pipeline import artifact, hashes, places, store
 
 FIRST = ("batch_seconds: 240.0", "batch_seconds: 120.0")  # a change of the params of `first`
 

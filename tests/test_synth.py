@@ -13,7 +13,7 @@ import soundfile
 
 from birq.corpora import espeak, grammar, manifests, synth
 from birq.errors import BirqError
-from birq.params import SynthCorpus
+from birq.settings.params import SynthCorpus
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
 CORPUS = SynthCorpus(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from birq import tokenizer
+from birq.text import tokenizer
 from birq.errors import BirqError
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "

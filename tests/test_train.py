@@ -34,14 +34,15 @@ from tiny import (
 )
 
 from birq import __main__ as birq
-from birq.batches import Batch
+from birq.speech.batches import Batch
 from birq.errors import BirqError, Stopped
-from birq.shards import open_split
-from birq.stage import Job
-from birq.train import finetune, interrupt, pretrain
-from birq.train.interrupt import last_moment
+from birq.speech.shards import open_split
+from birq.pipeline.stage import Job
+from birq.train import finetuning as finetune, pretraining as pretrain
+from birq.train.runtime import interrupt
+from birq.train.runtime.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
-from birq.train.state import load_checkpoint, load_pretrained
+from birq.train.checkpoint import load_checkpoint, load_pretrained
 
 # ---- the schedule
 

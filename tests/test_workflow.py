@@ -16,7 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from birq import code, dag, params, presets, stamps
+from birq.pipeline import code, dag, stamps
+from birq.settings import params, presets
 from birq.errors import BirqError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 import yaml
 
-from birq import artifact, dag, shards
-from birq.batches import Batch
-from birq.features import fbank
+from birq.pipeline import artifact, dag
+from birq.speech import shards
+from birq.speech.batches import Batch
+from birq.speech.fbank import fbank
 from birq.model.encoder import Encoder, Shape
 from birq.model.objectives import Objective, Pretrainer
-from birq.params import Params, parse
-from birq.stage import Job
+from birq.settings.params import Params, parse
+from birq.pipeline.stage import Job
 from birq.train import pretrain
 
 ROOT = Path(__file__).resolve().parent.parent

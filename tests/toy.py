@@ -63,7 +63,8 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def main() -> int:
-    from birq import dag, params, places, stage, store, why
+    from birq.pipeline import dag, places, stage, store, why
+    from birq.settings import params
     from birq.errors import BirqError
 
     dag.STAGES.clear()

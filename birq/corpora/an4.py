@@ -10,7 +10,7 @@ from pathlib import Path
 
 from birq.corpora.items import Item, Scan, audio_files, need_folder, read_lines
 from birq.errors import BirqError
-from birq.params import An4Corpus
+from birq.settings.params import An4Corpus
 
 URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 SUFFIXES = (".flac", ".wav", ".sph")

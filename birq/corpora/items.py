@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from birq import audio
+from birq.speech import audio
 from birq.errors import BirqError
 
 

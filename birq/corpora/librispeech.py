@@ -7,7 +7,7 @@ from pathlib import Path
 
 from birq.corpora.items import Item, Scan, audio_files, need_folder, transcripts
 from birq.errors import BirqError
-from birq.params import LibriSpeechCorpus
+from birq.settings.params import LibriSpeechCorpus
 
 SAMPLE_RATE_HZ = 16000
 NAME = re.compile(r"^(?P<speaker>[^-]+)-(?P<chapter>[^-]+)-[^-]+$")

@@ -10,7 +10,7 @@ from birq.corpora import librispeech
 from birq.corpora.items import Item, Scan, audio_files, need_folder, read_lines
 from birq.corpora.manifests import SPLITS
 from birq.errors import BirqError
-from birq.params import LocalCorpus
+from birq.settings.params import LocalCorpus
 
 TABLE = "transcripts.tsv"
 COLUMNS = ("path", "text", "speaker", "split")

@@ -8,8 +8,8 @@ from pathlib import Path
 from birq.corpora import alignments, an4, check, librispeech, local, manifests, splits, synth
 from birq.corpora.items import Item, Scan
 from birq.errors import BirqError
-from birq.params import An4Corpus, Features, FolderCorpus, LibriSpeechCorpus, LocalCorpus, SynthCorpus
-from birq.stage import Job
+from birq.settings.params import An4Corpus, Features, FolderCorpus, LibriSpeechCorpus, LocalCorpus, SynthCorpus
+from birq.pipeline.stage import Job
 
 ROWS_SHOWN = 10
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from birq import audio
+from birq.speech import audio
 from birq.corpora import espeak, grammar, manifests
 from birq.errors import BirqError
-from birq.params import SynthCorpus
+from birq.settings.params import SynthCorpus
 from birq.progress import Progress
 
 ACCENTS = {

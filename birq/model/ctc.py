@@ -1,10 +1,9 @@
-"""Connectionist temporal classification on top of the encoder: model, loss, greedy decoding. The blank is the last unit."""
+"""Connectionist temporal classification on top of the encoder: model and loss. The blank is the last unit."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,18 +36,3 @@ def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: list[list[int]], blan
     sizes = torch.tensor([len(row) for row in targets], dtype=torch.int64)
     device = logp_BTV.device
     return F.ctc_loss(logp_BTV.transpose(0, 1), flat.to(device), lengths_B, sizes.to(device), blank=blank, reduction="sum")
-
-
-def greedy(logp_BTV: Tensor, lengths_B: Tensor, blank: int) -> list[list[int]]:
-    """Best unit per frame, repeats merged, blanks dropped, for the whole batch at once."""
-    # numpy's argmax is several times faster than torch's on a CPU
-    on_cpu = logp_BTV.device.type == "cpu"
-    best_BT = logp_BTV.detach().numpy().argmax(-1) if on_cpu else logp_BTV.argmax(-1).cpu().numpy()
-    keep_BT = (best_BT != blank) & (np.arange(best_BT.shape[1]) < lengths_B.cpu().numpy()[:, None])
-    keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]
-    kept = best_BT[keep_BT].tolist()
-    rows, begin = [], 0
-    for n in keep_BT.sum(1).tolist():
-        rows.append(kept[begin : begin + n])
-        begin += n
-    return rows

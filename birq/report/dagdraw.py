@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from birq.dag import STAGES
+from birq.pipeline.dag import STAGES
 
 BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 118, 50, 46, 26, 8
 

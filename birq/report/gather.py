@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from birq.artifact import read_provenance
+from birq.pipeline.artifact import read_provenance
 from birq.errors import BirqError
 
 NAMES = {"birq": "BiRQ", "best_rq": "BEST-RQ", "scratch": "no pre-training"}

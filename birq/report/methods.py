@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from birq import __version__, artifact, dag
+from birq import __version__
+from birq.pipeline import artifact, dag
 from birq.errors import BirqError
-from birq.params import Params, SynthCorpus
+from birq.settings.params import Params, SynthCorpus
 from birq.report.verdict import listed
 
 # what the software is cited by; the others by name and version

@@ -18,18 +18,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from birq import ranks
-from birq.batches import Batch, Feed
+from birq import files
+from birq.speech.batches import Batch, Feed
 from birq.errors import Diverged, Stopped
-from birq.params import Optimisation
+from birq.settings.params import Optimisation
 from birq.progress import Progress, say
-from birq.stage import Job
-from birq.train.ahead import Ahead
+from birq.pipeline.stage import Job
+from birq.train.runtime.ahead import Ahead
 from birq.train.distributed import Group
-from birq.train.hardware import device_name, peak_gib, peak_tflops
-from birq.train.interrupt import StopRequest
+from birq.train.runtime.hardware import peak_gib, peak_tflops
+from birq.train.runtime.interrupt import StopRequest
 from birq.train.schedule import Schedule
-from birq.train.state import load_checkpoint, save_checkpoint
+from birq.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Task(Protocol):
@@ -54,7 +54,7 @@ class Task(Protocol):
         """Whether a line of the curve must be written after this step besides the regular ones."""
 
     def state(self) -> dict[str, Any]:
-        """What the task itself must remember over a kill, of all ranks together."""
+        """What the task itself must remember over a kill, of all ranks together; changes nothing."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state; what was summed up belongs to rank 0."""
@@ -74,22 +74,8 @@ class Position:
     norm_sum: float = 0.0  # of gradients since that line
 
 
-def device_and_threads(section: Optimisation, job: Job) -> torch.device:
-    """CUDA where there is one, for each rank of a node its own, else the CPU with the threads that params name; noted in the provenance."""
-    torch.set_num_threads(section.cpu_threads)
-    torch.set_flush_denormal(True)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(ranks.local_rank())
-        device = torch.device("cuda", ranks.local_rank())
-    job.notes["ranks"] = ranks.world_size()
-    job.notes["device"] = device_name(device)
-    job.notes["threads"] = section.cpu_threads
-    return device
-
-
 def precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """bf16 on a GPU, fp32 on the CPU, where bf16 is slower."""
+    """bf16 on a GPU, float32 on the CPU, where bf16 is slower."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
@@ -128,16 +114,17 @@ def _pinned(step: tuple[int, int, list[Batch]]) -> tuple[int, int, list[Batch]]:
     return step
 
 
+CURVES = ("curve.jsonl", "timing.jsonl")
+
+
 class _Curve:
     """curve.jsonl and timing.jsonl in the work folder; cut back to the checkpoint on resume. One rank writes them."""
 
     def __init__(self, folder: Path, lines: int, writes: bool):
-        self.paths = [folder / "curve.jsonl", folder / "timing.jsonl"] if writes else []
+        self.paths = [folder / name for name in CURVES] if writes else []
         for path in self.paths:
             kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
-            fresh = path.with_suffix(".new")  # a kill in the middle of cutting must not lose lines
-            fresh.write_text("".join(kept))
-            fresh.replace(path)
+            files.write_text(path, "".join(kept))
 
     def write(self, curve: dict[str, Any], timing: dict[str, Any]) -> None:
         for path, line in zip(self.paths, (curve, timing), strict=False):
@@ -154,8 +141,8 @@ def _rounded(value: Any) -> Any:
 SHOWN = ("loss", "masked_accuracy", "enhanced_perplexity", "anchor_perplexity", "label_fidelity", "dev_wer")
 
 
-class _Run:
-    """A training under way."""
+class Training:
+    """A training from its last checkpoint, if the work folder has one, to `section.steps` optimiser steps."""
 
     def __init__(
         self,
@@ -168,18 +155,29 @@ class _Run:
         section: Optimisation,
         seed: int,
     ):
-        self.job, self.model, self.optimiser, self.schedule = job, model, optimiser, schedule
+        torch.set_flush_denormal(True)
+        self.job, self.model, self.optimiser, self.schedule, self.feed = job, model, optimiser, schedule, feed
         self.task, self.section, self.seed, self.group = task, section, seed, task.group
-        self.name = f"{job.stage}/{'-'.join(job.wildcards.values())}"
-        self.position = Position()
-        self._resume()
-        self.group.assert_equal(model, self.position.step)
-        self.curve = _Curve(job.scratch, self.position.curve_lines, self.group.writes)
-        self.progress = Progress(self.name, section.steps, start=self.position.step)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        steps = _steps(feed, self.position.epoch, self.position.batch)
-        self.stream = Ahead(steps, _pinned) if torch.cuda.is_available() else Ahead(steps)
-        self.begun, self.earlier, self.saved_at = time.monotonic(), self.position.seconds, time.monotonic()
+        self.position = Position()
+        self.request = StopRequest(self.group.writes)
+
+    def run(self) -> Position:
+        """Train to the end; the curve goes into the artifact.
+
+        Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
+        Diverged when the loss or the gradient is not finite; the checkpoint before it stays.
+        """
+        with self.request:
+            self._resume()
+            self.model.train()
+            with contextlib.closing(self.stream):
+                self._until_done()
+        if self.group.writes:
+            self.progress.close()
+            for file in CURVES:
+                (self.job.out / file).write_bytes((self.job.scratch / file).read_bytes())
+        return self.position
 
     def _resume(self) -> None:
         if saved := load_checkpoint(self.job.scratch):
@@ -188,9 +186,35 @@ class _Run:
             self.task.restore(saved["task"])
             self.position = Position(**saved["position"])
             if self.group.writes:
-                say(f"{self.name}: resumes at step {self.position.step} of {self.section.steps}")
+                say(f"{self.job.name}: resumes at step {self.position.step} of {self.section.steps}")
+        self.group.assert_equal(self.model, self.position.step)
+        self.curve = _Curve(self.job.scratch, self.position.curve_lines, self.group.writes)
+        self.progress = Progress(self.job.name, self.section.steps, start=self.position.step)
+        steps = _steps(self.feed, self.position.epoch, self.position.batch)
+        self.stream = Ahead(steps, _pinned) if torch.cuda.is_available() else Ahead(steps)
+        self.begun, self.earlier, self.saved_at = time.monotonic(), self.position.seconds, time.monotonic()
 
-    def save(self) -> None:
+    def _until_done(self) -> None:
+        while True:
+            if self._line_due:
+                self._write_line()
+            if self._done and not self._line_due:
+                return
+            if self._stop():  # before the line is written, too: it is then written after resuming
+                self._save()
+                why = next(filter(None, self.group.gathered(self.request.reason)))
+                at = f"step {self.position.step} of {self.section.steps}"
+                raise Stopped(f"{self.job.name}: {at} is saved ({why}); the same command goes on from there")
+            self._step()
+
+    def _stop(self) -> bool:
+        return self.group.any(self.request())
+
+    @property
+    def _done(self) -> bool:
+        return self.position.step == self.section.steps
+
+    def _save(self) -> None:
         self.position.seconds = self._seconds()
         state = self.task.state()
         if self.group.writes:
@@ -201,11 +225,7 @@ class _Run:
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.begun
 
-    @property
-    def done(self) -> bool:
-        return self.position.step == self.section.steps
-
-    def step(self) -> None:
+    def _step(self) -> None:
         """One optimiser step."""
         p = self.position
         p.epoch, p.batch, batches = next(self.stream)
@@ -215,7 +235,7 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         self.task.backward(batches, p.step, p.epoch)
         self.group.sum_gradients(self.parameters)
-        p.norm_sum += _clip(self.parameters, self.section.clip_norm, self.name, p.step)
+        p.norm_sum += _clip(self.parameters, self.section.clip_norm, self.job.name, p.step)
         self.optimiser.step()
         p.step += 1
         p.audio_seconds += sum(b.seconds for b in batches)
@@ -224,9 +244,9 @@ class _Run:
         return self.section.learning_rate * self.schedule(step)
 
     def _timing(self) -> dict[str, Any]:
-        """How fast training has been, all ranks together, over all resumes.
+        """Speed so far, all ranks together, over all resumes.
 
-        mfu: operations that the objective asks for (birq/model/flops.py) over those that the cards could have done in that time, dense
+        mfu: operations that the objective asks for (train/runtime/flops.py) over those that the cards could have done in that time, dense
         bf16; None where the peak is not known. waiting_share: of the time since this process began, for batches. peak_gib: rank 0's.
         """
         p, peak = self.position, peak_tflops(self.job.notes["device"])
@@ -239,21 +259,20 @@ class _Run:
         }
 
     @property
-    def line_due(self) -> bool:
+    def _line_due(self) -> bool:
         step = self.position.step
-        due = step % self.section.log_every_steps == 0 or step == 1 or self.done or self.task.due(step)
+        due = step % self.section.log_every_steps == 0 or step == 1 or self._done or self.task.due(step)
         return step > self.position.written and due
 
-    def write_line(self, stop: Callable[[], bool]) -> None:
-        """The curve's line for the steps since the last one; stays due if `stop` says so first."""
+    def _write_line(self) -> None:
+        """The curve's line for the steps since the last one; stays due if the run is asked to stop first."""
         p = self.position
-        evaluated = self.task.after_step(p.step, stop)
+        evaluated = self.task.after_step(p.step, self._stop)
         if evaluated is None:
             return
         p.seconds = self._seconds()
-        hours = p.audio_seconds / 3600
         line = {"step": p.step, "epoch": p.epoch, **self.task.figures(p.step), "gradient_norm": p.norm_sum / (p.step - p.written)}
-        line |= {"learning_rate": self._rate(p.step - 1), "hours_seen": hours, **evaluated}
+        line |= {"learning_rate": self._rate(p.step - 1), "hours_seen": p.audio_seconds / 3600, **evaluated}
         timing = self._timing()
         self.curve.write(line, {"step": p.step, "seconds": p.seconds, **timing})
         p.curve_lines, p.written, p.norm_sum = p.curve_lines + 1, p.step, 0.0
@@ -261,53 +280,9 @@ class _Run:
             shown = {"h/h": round(timing["audio_hours_per_hour"]), "GiB": round(timing["peak_gib"], 1)}
             shown |= {"MFU %": round(100 * timing["mfu"], 1)} if timing["mfu"] else {}
             self.progress.update(p.step, **{k: line.get(k) for k in SHOWN}, **shown)
-        due = time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self.done
+        due = time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self._done
         if self.group.any(due and self.group.writes):
-            self.save()
-
-
-def train(
-    job: Job,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
-    feed: Feed,
-    task: Task,
-    section: Optimisation,
-    seed: int,
-) -> Position:
-    """Run `section.steps` optimiser steps, from the last checkpoint in the work folder if there is one.
-
-    Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
-    Diverged when the loss or the gradient is not finite; the checkpoint before it stays.
-    """
-    with StopRequest(task.group.writes) as request:
-        run = _Run(job, model, optimiser, schedule, feed, task, section, seed)
-        model.train()
-        with contextlib.closing(run.stream):
-            _until_done(run, task, request, section)
-    if task.group.writes:
-        run.progress.close()
-        for file in ("curve.jsonl", "timing.jsonl"):
-            (job.out / file).write_bytes((job.scratch / file).read_bytes())
-    return run.position
-
-
-def _until_done(run: _Run, task: Task, request: StopRequest, section: Optimisation) -> None:
-    def stop() -> bool:
-        return task.group.any(request())
-
-    while True:
-        if run.line_due:
-            run.write_line(stop)
-        if run.done and not run.line_due:
-            break
-        if stop():  # before the line is written, too: it is then written after resuming
-            run.save()
-            why = next(filter(None, task.group.gathered(request.reason)))
-            done = f"step {run.position.step} of {section.steps}"
-            raise Stopped(f"{run.name}: {done} is saved ({why}); the same command goes on from there")
-        run.step()
+            self._save()
 
 
 def _clip(parameters: list[Tensor], clip_norm: float, name: str, step: int) -> float:

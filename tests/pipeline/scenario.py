@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tinyproject import ROOT, Done, Said
 
-from birq import dag
+from birq.pipeline import dag
 
 PAGE = ROOT / "docs" / "workflow.md"
 BEGIN, END = "<!-- scenarios:begin -->", "<!-- scenarios:end -->"
@@ -37,7 +37,7 @@ LEDGER: list[Done] = []  # what the running test's commands printed
 
 @dataclass(frozen=True)
 class Scenario:
-    """A row of the table. Stages: names of birq/dag.py, blanks between."""
+    """A row of the table. Stages: names of birq/pipeline/dag.py, blanks between."""
 
     group: str
     title: str

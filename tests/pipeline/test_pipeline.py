@@ -16,7 +16,8 @@ import pytest
 import tinyproject
 from tinyproject import ROOT, Project, ended
 
-from birq import dag, presets
+from birq.pipeline import dag
+from birq.settings import presets
 
 pytestmark = pytest.mark.pipeline
 

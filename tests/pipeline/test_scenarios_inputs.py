@@ -82,7 +82,7 @@ def test_code_edited(project: Project) -> None:
     path = project.root / "birq" / "evaluate" / "score.py"
     edit(path, r"section\.confidence, section\.bootstrap_samples, section\.seed\)", "section.confidence, section.bootstrap_samples, 1)")
     said = project.birq("why", "score/best_rq-0").text
-    assert "birq/evaluate/score.py has changed" in said and "section.bootstrap_samples, 1)" in said
+    assert "birq/evaluate/rates.py has changed" in said and "section.bootstrap_samples, 1)" in said
     project.snakemake()
     project.verify()
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import tones
 
-from birq import artifact, dag, params, presets
+from birq.pipeline import artifact, dag
+from birq.settings import params, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 VERB = re.compile(r"^(\S+): (computing|restored|up to date|taken)[a-z ]* \((\w+)\)", flags=re.M)

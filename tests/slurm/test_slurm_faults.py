@@ -16,7 +16,7 @@ from cluster import Cluster, wait_for
 from on_slurm import COMMAND, Run, on, rule
 from tinyproject import Done, Project, ended
 
-from birq import artifact
+from birq.pipeline import artifact
 
 pytestmark = pytest.mark.pipeline
 

@@ -15,7 +15,7 @@ from on_slurm import COMMAND, Run, on, rule
 from safetensors.torch import load_file
 from tinyproject import Project, edit
 
-from birq import artifact
+from birq.pipeline import artifact
 
 pytestmark = pytest.mark.pipeline
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
-from birq import dag, params as birq_params, stamps
 from birq.errors import BirqError
+from birq.pipeline import dag, snakemake as adapter
+from birq.settings import params as birq_params
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -33,17 +34,14 @@ PARAMS, OVERRIDE = Path("params.yaml"), ""
 
 try:
     if config:
-        from birq import presets
+        from birq.settings import presets
 
         PARAMS = presets.overridden(config, PARAMS, Path("data/.stamps"))
         OVERRIDE = f" --params {PARAMS}"
     P = birq_params.load(PARAMS)
     if workflow.is_main_process:  # jobs on other machines find this done
         # params and code become files, rewritten only when they change, so that Snakemake sees a change whoever ran last
-        stamps.write_all(P)
-        stamps.unprotect(P)
-        stamps.mend_times(P, logger.warning)
-        stamps.mark_stale(P, logger.warning)
+        adapter.prepare(P, logger.warning)
 except BirqError as error:
     raise WorkflowError(str(error)) from None
 
@@ -60,20 +58,21 @@ class Methods:
 config["methods"] = Methods()
 
 
-def made(stage, role="runs"):
-    """The provenance of a stage's artifacts: of the corpora that play a role, or of every method and seed."""
-    found = dag.instances(stage, P) if role == "runs" else [{"corpus": c} for c in dag.corpora_for(role, P)]
-    return [f"{dag.artifact(stage, w)}/provenance.json" for w in found]
+def reads(stage):
+    """A rule's inputs as the table of stages has them, by stage, and its stamp: params, code, a corpus' own files."""
+
+    def inputs(wildcards):
+        names = dag.STAGES[stage].wildcards
+        node = dag.node(stage, {name: getattr(wildcards, name) for name in names}, P)
+        provenance = {before: [str(n.provenance) for n in nodes] for before, nodes in node.inputs.items()}
+        return provenance | {"stamp": str(adapter.stamp_path(node))}
+
+    return inputs
 
 
 def figure(name, category, shown):
     """A figure of the report with its caption, for `snakemake --report`."""
     return report(f"data/report/plots/{name}.svg", category=category, labels={"shown": shown}, caption=f"../report/{name}.rst")
-
-
-def stamp(stage):
-    """What a stage depends on besides its inputs: its params and its code."""
-    return f"data/.stamps/{stage}.json"
 
 
 def not_older(path, than):
@@ -121,5 +120,5 @@ resource_scopes:
 
 wildcard_constraints:
     corpus="[a-z0-9_]+",
-    method="[a-z_]+",
+    method="[a-z0-9_]+",
     seed="[0-9]+",

@@ -1,6 +1,6 @@
 rule corpus:
     input:
-        stamp="data/.stamps/corpus-{corpus}.json",
+        unpack(reads("corpus")),
     output:
         "data/corpus/{corpus}/provenance.json",
     log:
@@ -21,8 +21,7 @@ rule corpus:
 
 rule features_part:
     input:
-        stamp="data/.stamps/features-{corpus}.json",
-        corpus="data/corpus/{corpus}/provenance.json",
+        unpack(reads("features")),
     output:
         temp(touch("data/.stamps/parts/features-{corpus}-{i}-of-{n}")),
     log:
@@ -43,8 +42,7 @@ rule features_part:
 
 rule features:
     input:
-        stamp="data/.stamps/features-{corpus}.json",
-        corpus="data/corpus/{corpus}/provenance.json",
+        unpack(reads("features")),
         parts=feature_parts,
     output:
         "data/features/{corpus}/provenance.json",
@@ -66,8 +64,7 @@ rule features:
 
 rule tokenizer:
     input:
-        stamp=stamp("tokenizer"),
-        features=made("features", "finetune"),
+        unpack(reads("tokenizer")),
     output:
         "data/tokenizer/provenance.json",
     log:

@@ -1,8 +1,6 @@
 rule decode:
     input:
-        stamp=stamp("decode"),
-        finetune="data/finetune/{method}-{seed}/provenance.json",
-        features=made("features", "finetune"),
+        unpack(reads("decode")),
     output:
         "data/decode/{method}-{seed}/provenance.json",
     log:
@@ -25,8 +23,7 @@ rule decode:
 
 rule score:
     input:
-        stamp=stamp("score"),
-        decode="data/decode/{method}-{seed}/provenance.json",
+        unpack(reads("score")),
     output:
         "data/score/{method}-{seed}/provenance.json",
     log:
@@ -47,10 +44,7 @@ rule score:
 
 rule probe:
     input:
-        stamp=stamp("probe"),
-        pretrain="data/pretrain/{method}-{seed}/provenance.json",
-        features=made("features", "finetune"),
-        corpus=made("corpus", "finetune"),
+        unpack(reads("probe")),
     output:
         "data/probe/{method}-{seed}/provenance.json",
     log:
@@ -72,13 +66,7 @@ rule probe:
 
 rule report:
     input:
-        stamp=stamp("report"),
-        corpus=made("corpus", "all"),
-        features=made("features", "all"),
-        pretrain=made("pretrain"),
-        finetune=made("finetune"),
-        score=made("score"),
-        probe=made("probe"),
+        unpack(reads("report")),
     output:
         "data/report/provenance.json",
         "data/report/metrics.json",

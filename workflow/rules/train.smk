@@ -1,8 +1,7 @@
 # the longest chains start first: pretrain before finetune before everything that waits for them
 rule pretrain:
     input:
-        stamp=stamp("pretrain"),
-        features=made("features", "pretrain"),
+        unpack(reads("pretrain")),
     output:
         "data/pretrain/{method}-{seed}/provenance.json",
     log:
@@ -12,7 +11,7 @@ rule pretrain:
     priority: 30
     conda:
         "../envs/birq.yaml"
-    threads: P.pretrain.cpu_threads
+    threads: lambda wildcards: P.of_run(wildcards.method).pretrain.cpu_threads
     resources:
         local_gpu=GPU,
         mem_mb=growing(8000),
@@ -26,10 +25,7 @@ rule pretrain:
 
 rule finetune:
     input:
-        stamp=stamp("finetune"),
-        pretrain="data/pretrain/{method}-{seed}/provenance.json",
-        tokenizer="data/tokenizer/provenance.json",
-        features=made("features", "finetune"),
+        unpack(reads("finetune")),
     output:
         "data/finetune/{method}-{seed}/provenance.json",
     log:
@@ -39,7 +35,7 @@ rule finetune:
     priority: 20
     conda:
         "../envs/birq.yaml"
-    threads: P.finetune.cpu_threads
+    threads: lambda wildcards: P.of_run(wildcards.method).finetune.cpu_threads
     resources:
         local_gpu=GPU,
         mem_mb=growing(8000),

@@ -1,0 +1,51 @@
+"""An encoder with the two random-projection quantizers through which its input and its layers become labels.
+
+Every method shares it, and so the probe reads every method's encoder the same way. Untrained, it is the method `scratch`.
+Shape suffixes: B utterances, T log-mel or encoder frames, F mel bins, S stacked bins, N codebooks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from birq.model.encoder import Encoder
+from birq.model.quantizer import RandomQuantizer
+
+QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Sizes of the quantizers; the section `random_projection` of params.yaml."""
+
+    n_codebooks: int
+    codebook_size: int
+    codebook_dim: int
+
+
+class QuantizedEncoder(nn.Module):
+    """An encoder, the quantizer of its input (anchoring labels), and the quantizer of its layers (enhanced labels)."""
+
+    def __init__(self, encoder: Encoder, objective: Quantization, seed: int):
+        super().__init__()
+        self.encoder, self.objective = encoder, objective
+        sizes = (objective.codebook_dim, objective.codebook_size, objective.n_codebooks)
+        # quantizers have a seed of their own: the labels are the same for every method of a seed
+        # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
+        generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
+        shape = encoder.shape
+        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
+        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
+        self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
+
+    def anchor_labels(self, feats_BTF: Tensor) -> Tensor:
+        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel -> [B, T, N] int64."""
+        x_BTS = self.encoder.stack(feats_BTF)
+        b, t, s = x_BTS.shape
+        return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
+
+
+Model, Constants = QuantizedEncoder, Quantization

@@ -1,0 +1,98 @@
+"""Accept an artifact under changed code: for an edit that cannot change the result, where computing it again would take days.
+
+`snakemake --touch` and `dvc commit` are the like elsewhere. Here the artifact keeps its bytes, gets the present key, and says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from birq.errors import BirqError
+from birq.pipeline import artifact, code, dag, places, snakemake, stage, why
+from birq.pipeline.dag import Node
+from birq.settings.params import Params
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """An artifact that only its code separates from the present key."""
+
+    node: Node
+    record: dict[str, Any]
+    parts: dict[str, Any]
+
+    @property
+    def changes(self) -> dict[str, list[str | None]]:
+        """Digest before and now of each module that differs."""
+        old, new = self.record["parts"]["code"], self.parts["code"]
+        return {m: [old.get(m), new.get(m)] for m in sorted(old.keys() | new.keys()) if old.get(m) != new.get(m)}
+
+
+def _stale(node: Node, asked: bool) -> Stale | None:
+    """The artifact if its code has changed and nothing else has; None if it is up to date, or (not `asked`) for another reason stale.
+
+    Errors: BirqError if it was `asked` for and is missing, damaged, or made from other params or inputs.
+    """
+    try:
+        record = artifact.read_provenance(node.folder)
+        if problem := artifact.damage(node.folder, record["files"], stage.memo(node, record["key"])):
+            raise BirqError(f"{problem}; it is made again, not accepted")
+        parts = stage.key_parts(node)
+    except BirqError:
+        if asked:
+            raise
+        return None
+    if stage.key_of(parts) == record["key"]:
+        return None
+    if reasons := why.other_changes(node.run, record["parts"], parts):
+        if asked:
+            raise BirqError(f"{node.folder} cannot be accepted, only a change of code can: {reasons[0]}")
+        return None
+    return Stale(node, record, parts)
+
+
+def _accept(stale: Stale, say: Say) -> None:
+    """Store the artifact under its present key, and put it in the workspace."""
+    node, key = stale.node, stage.key_of(stale.parts)
+    stored = places.store_path(node.stage.name, key)
+    entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "from": stale.record["key"], "code": stale.changes}
+    record = stale.record | {"key": key, "parts": stale.parts, "accepted": [*stale.record.get("accepted", []), entry]}
+    with stage.lock(stored, say):
+        if not stored.exists():
+            artifact.adopt(node.folder, stored, link=not node.stage.files_declared, record=record)
+            code.keep(stale.parts["code"], places.code_root())
+        stage.publish(node, stored)
+    snakemake.after_verb(node, snakemake.write_stamp(node))
+
+
+def accept(texts: list[str], params: Params, say: Say, ask: Callable[[str], bool]) -> None:
+    """Declare artifacts, and those made from them, good under the present code. Shows the lines that differ and asks first.
+
+    Errors: BirqError for an artifact that differs in more than its code, or if the answer is no.
+    """
+    asked = [dag.find(text, params) for text in texts]
+    names = {n.name for n in asked}
+    stale = [s for n in dag.downstream(asked, params) if (s := _stale(n, n.name in names))]
+    if any(not s.node.stage.shows_provenance for s in stale):  # the report shows what was accepted, so it is made again
+        stale = [s for s in stale if not s.node.stage.shows_provenance]
+    if not stale:
+        say("nothing to accept: the artifacts are up to date")
+        return
+    shown: set[str] = set()
+    for s in stale:
+        say(f"{s.node.folder} was made by other code:")
+        lines = why.code_changes(s.record["parts"], s.parts)
+        fresh = [line for line in lines if line not in shown]
+        for line in fresh or ["the same change as above"]:
+            say(f"  {line}")
+        shown |= set(lines)
+    if not ask(f"Is the result of this code the same, to the bit? Accept {len(stale)} artifact(s)?"):
+        raise BirqError("nothing was accepted")
+    for s in stale:
+        _accept(s, say)
+        say(f"{s.node.name}: accepted under the present code")

@@ -1,0 +1,212 @@
+"""Artifacts: a folder of files with a provenance.json that says what made them, and how it gets to its place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import stat
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from birq import __version__
+from birq.errors import BirqError
+from birq.pipeline import git
+from birq.pipeline.dag import PROVENANCE
+from birq.pipeline.hashes import sha256_file, sha256_files
+
+_NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
+# files that tell how a run went rather than what it made; they stay out of the digest
+VOLATILE = frozenset({*_NOT_CONTENT, "timing.jsonl"})
+FORMAT = 3  # of provenance.json; raised when an older birq could misread it
+PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "jiwer", "pyarrow", "numpy", "safetensors", "espeakng-loader", "soundfile")
+
+
+class NewerFormatError(BirqError):
+    """An artifact of a later birq: it is left alone."""
+
+
+def sha256_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative paths of an artifact's files, sorted, provenance and Snakemake's timestamp left out."""
+    found = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in found if p.name not in _NOT_CONTENT)
+
+
+def describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each of an artifact's files."""
+    return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_file(folder / n)} for n in list_files(folder)}
+
+
+def content_digest(files: dict[str, dict[str, Any]]) -> str:
+    """Digest of what an artifact says: its files' hashes, without those that only tell how the run went."""
+    return sha256_json({name: f["sha256"] for name, f in files.items() if Path(name).name not in VOLATILE})
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """An artifact's provenance. Errors: BirqError if the artifact is missing, its provenance not readable or that of a later birq."""
+    path = folder / PROVENANCE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("format", 1) > FORMAT:
+            raise NewerFormatError(
+                f"{path}: made by birq {record.get('birq')}, this is birq {__version__} and cannot read it; update birq, or delete {folder}"
+            )
+        record["key"], record["digest"], record["files"], record["parts"]
+    except FileNotFoundError:
+        raise BirqError(f"{folder}: not made yet (no {PROVENANCE}); `snakemake --cores all` or `dvc repro` makes it") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise BirqError(f"{path}: not readable ({e}); delete {folder} and run again") from None
+    return record
+
+
+def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = None) -> str | None:
+    """What is wrong with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since."""
+    for name, want in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != want["bytes"]:
+            return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}"
+    paths = [folder / name for name in files]
+    for path, found, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
+        if found != want["sha256"]:
+            # the file may be a hard link into DVC's cache, and what is read-only there DVC believes without a look
+            with contextlib.suppress(OSError):
+                os.chmod(path, path.stat().st_mode | stat.S_IWUSR)
+            return f"{path} has changed since it was made (SHA-256 differs)"
+    return None
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]], memo: Path | None) -> bool:
+    """True if the target already holds just what is stored: the same files, or others with the same content."""
+    if not target.is_dir() or target.is_symlink() or list_files(target) != sorted(files):
+        return False
+    others = {n: f for n, f in files.items() if not os.path.samefile(stored / n, target / n)}
+    return damage(target, others, memo) is None
+
+
+def place(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
+    """Put a stored artifact in its place, all of it at once; True if it was there already.
+
+    A reader sees the old artifact or the new one. `link`: data files become hard links to the store's read-only files,
+    else copies. The provenance is always a copy, and always new: its time says when the artifact was last found good.
+    `transit` is a folder on the target's file system, for what is half done.
+    """
+    files = read_provenance(stored)["files"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = transit / f"new-{os.getpid()}", transit / f"old-{os.getpid()}"
+    remove(fresh)
+    fresh.mkdir(parents=True)
+    there = _same(stored, target, files, memo)
+    # never written through the old name: that one may be read-only, or a link into some cache
+    shutil.copyfile(stored / PROVENANCE, fresh / PROVENANCE)
+    if there:
+        os.replace(fresh / PROVENANCE, target / PROVENANCE)
+        remove(fresh)
+        return True
+    for name in files:
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (link and _linked(stored / name, fresh / name)):
+            shutil.copyfile(stored / name, fresh / name)
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    elif target.exists():
+        remove(old)
+        os.rename(target, old)
+    os.rename(fresh, target)
+    remove(old)
+    return False
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _beside(stored: Path) -> Iterator[Path]:
+    """A folder beside an artifact's place in the store, which becomes it when all went well. The lock of its key must be held."""
+    near = stored.with_name(f".{stored.name}.new")
+    remove(near)
+    try:
+        yield near
+        os.rename(near, stored)
+    except BaseException:
+        remove(near)  # a full disk must not stay full of it
+        raise
+
+
+def adopt(target: Path, stored: Path, *, link: bool, record: dict[str, Any] | None = None) -> None:
+    """Take an artifact of the workspace into the store, which has lost it or never had it: after a clone and `dvc pull`, say.
+
+    `record`: its provenance from now on, where it is another one.
+    """
+    with _beside(stored) as near:
+        for name in read_provenance(target)["files"]:
+            source = (target / name).resolve()  # DVC may have put a link to its cache here
+            (near / name).parent.mkdir(parents=True, exist_ok=True)
+            if not (link and _linked(source, near / name)):
+                shutil.copyfile(source, near / name)
+            os.chmod(near / name, 0o444)
+        if record is None:
+            shutil.copyfile(target / PROVENANCE, near / PROVENANCE)
+        else:
+            _write(near, record)
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    (folder / PROVENANCE).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def store(out: Path, stored: Path, record: dict[str, Any]) -> None:
+    """Move a finished folder into the store, read-only, with its provenance; by rename, so that it is there whole or not at all."""
+    for name in record["files"]:
+        os.chmod(out / name, 0o444)
+    _write(out, record)
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    if out.stat().st_dev == stored.parent.stat().st_dev:
+        os.rename(out, stored)
+        return
+    with _beside(stored) as near:  # a store on another disk
+        shutil.copytree(out, near)
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what an artifact was made."""
+    return {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": {p: v for p in PACKAGES if (v := _version(p))},
+        "git": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any] | None:
+    commit, changes = git.answer("rev-parse", "HEAD"), git.answer("status", "--porcelain")
+    return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}

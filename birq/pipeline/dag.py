@@ -1,0 +1,232 @@
+"""The table of stages, and its nodes: a stage with its wildcards filled in. Snakefile and dvc.yaml say the same; a test holds them equal."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from birq.errors import BirqError
+from birq.pipeline import code, places
+from birq.settings.methods import Method
+from birq.settings.params import Params
+
+PROVENANCE = "provenance.json"
+LOGMEL = ("sample_rate_hz", "n_mels", "frame_length_ms", "frame_shift_ms", "low_hz", "high_hz")  # decide the log-mel values
+Wildcards = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a node reads besides its stage's sections and inputs: of its corpus' kind, or of its run's method."""
+
+    modules: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage = one verb = one Snakemake rule = one DVC stage."""
+
+    name: str
+    sections: tuple[str, ...]  # sections or keys of params that the stage reads; wildcards in braces
+    # stages: "name" of the same run, "name@method" of another method, "+name" of every run, "+name:role" of the corpora with that role
+    inputs: tuple[str, ...]
+    wildcards: tuple[str, ...] = ()
+    own: Callable[[Params, Wildcards], Own] = lambda params, wildcards: Own()
+    methods: Callable[[Method], bool] = lambda method: True  # for which it runs
+    ranks: bool = False  # several processes may compute it together
+    shows_provenance: bool = False  # its inputs' provenance is part of its result
+    files_declared: bool = False  # Snakefile and dvc.yaml name its files one by one; they are copies, since Snakemake must be able to replace them
+
+    @property
+    def module(self) -> str:
+        """Holds `compute(job)`; its imports within birq are the stage's code."""
+        return f"birq.stages.{self.name}"
+
+    @property
+    def pattern(self) -> str:
+        """`data/<stage>/<wildcards>`, the artifact's folder."""
+        tail = "-".join("{" + w + "}" for w in self.wildcards)
+        return f"data/{self.name}/{tail}" if tail else f"data/{self.name}"
+
+
+def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
+    corpus = params.corpora[wildcards["corpus"]]
+    return Own((f"birq.corpora.{corpus.kind}",), corpus.reads)
+
+
+def _of_method(params: Params, wildcards: Wildcards) -> Own:
+    method = params.method(wildcards["method"])
+    return Own((method.module,), method.sections, ("labels",) if method.labels_from else ())
+
+
+RUN = ("method", "seed")
+FEATURES = tuple(f"features.{key}" for key in LOGMEL)
+
+STAGES: dict[str, Stage] = {
+    s.name: s
+    for s in (
+        Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
+        Stage("features", (*FEATURES, "features.storage", "features.shard_utterances"), ("corpus",), ("corpus",)),
+        Stage("tokenizer", ("tokenizer", "run.finetune_corpora"), ("+features:finetune",)),
+        Stage("pretrain", ("model", *FEATURES, "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
+        Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
+        Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
+        Stage("score", ("score",), ("decode",), RUN),
+        Stage("probe", ("probe", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
+        Stage(
+            "report",
+            ("report", "run", "variants"),
+            ("+corpus:all", "+features:all", "+pretrain", "+finetune", "+score", "+probe"),
+            shows_provenance=True,
+            files_declared=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage with its wildcards filled in: what one call of a verb makes."""
+
+    stage: Stage
+    wildcards: Wildcards
+    project: Params  # params.yaml
+
+    @property
+    def params(self) -> Params:
+        """The params of its run: a variant has numbers of its own."""
+        return self.project.of_run(self.wildcards["method"]) if "method" in self.wildcards else self.project
+
+    @property
+    def run(self) -> str:
+        """The wildcards as one word, such as birq-0; empty for a stage without."""
+        return "-".join(self.wildcards.values())
+
+    @property
+    def name(self) -> str:
+        """Such as finetune/birq-0, corpus/synth or report."""
+        return "/".join(x for x in (self.stage.name, self.run) if x)
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder, relative to the project."""
+        return places.data_root() / self.name
+
+    @property
+    def provenance(self) -> Path:
+        return self.folder / PROVENANCE
+
+    @property
+    def method(self) -> Method | None:
+        """The method of its run; None for a stage of a corpus or of the whole."""
+        return self.project.method(self.wildcards["method"]) if "method" in self.wildcards else None
+
+    @property
+    def own(self) -> Own:
+        return self.stage.own(self.project, self.wildcards)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The sections and keys of params that it reads."""
+        return tuple(s.format(**self.wildcards) for s in self.stage.sections) + self.own.sections
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Hash of each module that makes its bytes."""
+        return code.digests(self.stage.module, *self.own.modules)
+
+    @property
+    def inputs(self) -> dict[str, list[Node]]:
+        """The nodes that it reads: stage name -> nodes, in the order of params.yaml."""
+        out: dict[str, list[Node]] = {}
+        for spec in (*self.stage.inputs, *self.own.inputs):
+            name, _, role = spec.removeprefix("+").partition(":")
+            name, _, method = name.partition("@")
+            if not spec.startswith("+"):
+                wildcards = self.wildcards | ({"method": method} if method else {})
+                out[name] = [Node(STAGES[name], {w: wildcards[w] for w in STAGES[name].wildcards}, self.project)]
+            elif role:
+                out[name] = [Node(STAGES[name], {"corpus": c}, self.project) for c in corpora_for(role, self.project)]
+            else:
+                out[name] = list(_instances(STAGES[name], self.project))
+        return out
+
+    @property
+    def before(self) -> list[Node]:
+        """All the nodes that it reads."""
+        return [n for made in self.inputs.values() for n in made]
+
+
+def corpora_for(role: str, params: Params) -> list[str]:
+    """Names of the corpora that play a role: `pretrain`, `finetune` or `all`."""
+    if role == "all":
+        return list(params.corpora)
+    return list(getattr(params.run, f"{role}_corpora"))
+
+
+def _instances(stage: Stage, params: Params) -> Iterator[Node]:
+    """The stage's nodes for the corpora, methods and seeds that params name."""
+    if stage.wildcards == ("corpus",):
+        yield from (Node(stage, {"corpus": c}, params) for c in params.corpora)
+    elif stage.wildcards == RUN:
+        runs = [(m, s) for m in params.run.methods for s in params.run.seeds if stage.methods(params.method(m))]
+        yield from (Node(stage, {"method": m, "seed": str(s)}, params) for m, s in runs)
+    else:
+        yield Node(stage, {}, params)
+
+
+def upstream(*wanted: Node) -> list[Node]:
+    """Nodes and everything that they are made from, inputs before what reads them."""
+    seen: dict[str, Node] = {}
+
+    def visit(node: Node) -> None:
+        if node.name not in seen:
+            for before in node.before:
+                visit(before)
+            seen.setdefault(node.name, node)
+
+    for node in wanted:
+        visit(node)
+    return list(seen.values())
+
+
+def nodes(params: Params, stage: str | None = None) -> list[Node]:
+    """Every node of these params, or of one stage, stage by stage, and inputs before what reads them."""
+    every = upstream(*(node for s in STAGES.values() for node in _instances(s, params)))
+    return [n for n in every if stage in (None, n.stage.name)]
+
+
+def downstream(made: list[Node], params: Params) -> list[Node]:
+    """Every node of these params that is one of those given, or is made from one, first to last."""
+    names = {n.name for n in made}
+    out = []
+    for node in nodes(params):
+        if node.name in names or any(b.name in names for b in node.before):
+            names.add(node.name)
+            out.append(node)
+    return out
+
+
+def node(stage: str, wildcards: Wildcards, params: Params) -> Node:
+    """One node of these params. Errors: BirqError lists the legal wildcards."""
+    legal = nodes(params, stage)
+    for one in legal:
+        if one.wildcards == wildcards:
+            return one
+    asked, *known = (" ".join(f"--{k} {v}" for k, v in w.items()) for w in (wildcards, *(n.wildcards for n in legal)))
+    raise BirqError(f"params.yaml lists no {asked} for {stage}; legal: {', '.join(known)}")
+
+
+def find(text: str, params: Params) -> Node:
+    """The node given as `data/finetune/birq-0`, `finetune/birq-0` or `report`. Errors: BirqError lists the artifacts of these params."""
+    legal = {n.name: n for n in nodes(params)}
+    asked = text.rstrip("/").removesuffix(f"/{PROVENANCE}").removeprefix(f"{places.data_root()}/")
+    if asked in legal:
+        return legal[asked]
+    close = difflib.get_close_matches(asked, legal, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"these are: {', '.join(legal)}"
+    raise BirqError(f"{text} is not an artifact of these params; {hint}")

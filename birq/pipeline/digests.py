@@ -1,0 +1,26 @@
+"""For DVC, which sees params by itself: digests of code and of corpora, in data/digests.
+
+One file a stage, or one a stage and corpus or method. DVC's own stage `digests` writes them at every start; a comment in the code changes none.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from birq import files
+from birq.pipeline import dag, places, sources
+from birq.settings.params import Params
+
+
+def write(params: Params) -> list[Path]:
+    """Bring `data/digests/STAGE.json`, `STAGE-CORPUS.json` and `STAGE-METHOD.json` up to date."""
+    folder = places.data_root() / "digests"
+    content = {}
+    for node in dag.nodes(params):
+        own = node.wildcards.get("corpus") or node.wildcards.get("method")
+        name = f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json"
+        content[folder / name] = {"code": node.code, "sources": sources.digest(node)}
+    for old in set(folder.glob("*.json")) - set(content):
+        old.unlink()
+    return [files.write_if_changed(path, json.dumps(c, indent=1, sort_keys=True) + "\n") for path, c in content.items()]

@@ -1,0 +1,68 @@
+"""Where things lie: the workspace's artifacts, the store, the folders of running jobs, remembered hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+
+def data_root() -> Path:
+    """The workspace's artifacts."""
+    return Path("data")
+
+
+def project() -> Path:
+    """The project whose store is used: this folder, or the project that a temporary workspace of `dvc exp run --temp` belongs to."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if folder.parts[-4:-1] == (".dvc", "tmp", "exps"):
+            return folder.parents[3]
+    return Path()
+
+
+def store_root() -> Path:
+    """Where finished artifacts are kept: `data/.store`, or BIRQ_STORE for one store shared by several clones."""
+    return Path(os.environ.get("BIRQ_STORE") or project() / data_root() / ".store")
+
+
+def store_path(stage: str, key: str) -> Path:
+    return store_root() / stage / key
+
+
+def work_root() -> Path:
+    """Jobs that run or were killed; an experiment in a temporary workspace resumes after the workspace is gone."""
+    return project() / data_root() / ".work"
+
+
+def transit(name: str) -> Path:
+    """For an artifact on its way into the workspace, on the same file system."""
+    return data_root() / ".work" / "placing" / name
+
+
+def memo(name: str) -> Path:
+    """Hashes that were taken earlier; see `birq.pipeline.hashes`."""
+    return data_root() / ".memo" / f"{name}.json"
+
+
+def code_root() -> Path:
+    """Source text of the modules that made what is in the store, by digest."""
+    return store_root() / ".code"
+
+
+def user_marks() -> list[Path]:
+    """In a store that clones share, a file per clone that holds its path."""
+    return sorted((store_root() / ".users").glob("*")) if os.environ.get("BIRQ_STORE") else []
+
+
+def register_user() -> None:
+    """Leave word in a shared store that this clone uses it, so that another clone's `store gc` spares what it needs."""
+    if not os.environ.get("BIRQ_STORE"):
+        return
+    here = str(project().resolve())
+    with contextlib.suppress(OSError):  # a store that is read-only cannot be cleaned either
+        mark = store_root() / ".users" / hashlib.sha256(here.encode()).hexdigest()[:16]
+        if not mark.exists():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(here, encoding="utf-8")

@@ -1,0 +1,133 @@
+"""The adapter to Snakemake, which compares nothing but the times of files: stamps for what it cannot see, and repairs of what it sees.
+
+A stamp is one small file that holds what decides a node's result besides its inputs: params, code, a corpus' own files. Its rule has it
+as input. It is rewritten only when its content changes; comments in params.yaml or in the code change nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from birq import files
+from birq.errors import BirqError
+from birq.pipeline import artifact, dag, places, sources, stage
+from birq.pipeline.dag import Node
+from birq.settings.params import Params, section
+
+CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
+
+
+# ---- stamps
+
+
+def stamp_path(node: Node) -> Path:
+    """A corpus and a method have a stamp of their own; the seeds of a method share one."""
+    own = node.wildcards.get("corpus") or node.wildcards.get("method")
+    return places.data_root() / ".stamps" / (f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json")
+
+
+def stamp_content(node: Node) -> str:
+    """What decides the node's result besides its inputs, under these params and this code."""
+    record = {
+        "code": node.code,
+        "params": {s: section(node.params, s) for s in node.sections},
+        "sources": sources.digest(node),
+    }
+    return json.dumps(record, indent=1, sort_keys=True) + "\n"
+
+
+def write_stamp(node: Node) -> Path:
+    """Bring one stamp up to date; an unchanged one keeps its time."""
+    return files.write_if_changed(stamp_path(node), stamp_content(node))
+
+
+def write_stamps(params: Params) -> list[Path]:
+    """Bring every stamp up to date."""
+    wanted = {stamp_path(n): n for n in dag.nodes(params)}
+    return [write_stamp(n) for n in wanted.values()]
+
+
+# ---- repairs
+
+
+def prepare(params: Params, say: Callable[[str], None]) -> None:
+    """Before Snakemake looks at the files: stamps, and times that say what is to be made."""
+    write_stamps(params)
+    nodes = dag.nodes(params)
+    unprotect(nodes)
+    mend_times(nodes, say)
+    mark_stale(nodes, say)
+
+
+def after_verb(node: Node, stamp: Path) -> None:
+    """After a verb: the artifact is not older than its inputs, nor the rule's benchmark file older than the artifact.
+
+    Snakemake goes by time, on a cluster the clocks of two machines may differ, and a rule's benchmark file counts among its outputs.
+    """
+    newest = max((p.stat().st_mtime_ns for p in (stamp, *(n.provenance for n in node.before)) if p.exists()), default=0)
+    for path in _declared(node):
+        if path.stat().st_mtime_ns < newest:
+            os.utime(path, ns=(newest, newest))
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(places.data_root() / "logs" / f"{node.name}.benchmark.tsv")
+
+
+def _declared(node: Node) -> list[Path]:
+    """The files of an artifact that its rule declares as outputs."""
+    more = artifact.list_files(node.folder) if node.stage.files_declared else []
+    return [node.folder / f for f in (artifact.PROVENANCE, *more)]
+
+
+def unprotect(nodes: list[Node]) -> None:
+    """Copy the declared files where DVC left read-only links to its cache: Snakemake refuses to replace those."""
+    for path in (p for n in nodes for p in _declared(n)):
+        if not path.exists() or path.stat().st_mode & stat.S_IWUSR:
+            continue
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.copyfile(path, fresh)
+        shutil.copystat(path, fresh)
+        os.chmod(fresh, 0o644)
+        os.replace(fresh, path)
+
+
+def mend_times(nodes: list[Node], say: Callable[[str], None]) -> None:
+    """Give files that are dated in the future the present time: a machine whose clock is ahead made them.
+
+    Until then, Snakemake would refuse everything that is made from them.
+    """
+    for path in dict.fromkeys(p for n in nodes for p in (stamp_path(n), n.provenance)):
+        if path.exists() and path.stat().st_mtime > time.time() + CLOCK_SECONDS:
+            say(f"{path} is dated in the future: do clocks differ? Its time is set to now")
+            os.utime(path)
+
+
+def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
+    """Give the provenance of artifacts that are damaged, or that others would replace, an old time. `dvc checkout` brings such ones.
+
+    Sound ones that the store lacks are taken into it: after `dvc pull` in a clone, Snakemake deletes a stage's provenance before it calls
+    the verb, which could do it otherwise.
+    """
+    for node in nodes:
+        if not node.provenance.exists():
+            continue
+        try:
+            record = artifact.read_provenance(node.folder)
+            problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
+        except artifact.NewerFormatError:
+            raise
+        except BirqError as e:
+            problem = str(e)
+        if problem:
+            say(f"{problem}: will be made again")
+        else:
+            stage.keep(node, places.store_path(node.stage.name, record["key"]), say)
+        # without a current key an input is missing or damaged: the stage is run anyway
+        if problem or stage.current_key(node) not in (None, record["key"]):
+            os.utime(node.provenance, (1, 1))

@@ -1,0 +1,375 @@
+"""The stage contract: a key for everything that makes an artifact, a store, a lock, a keyed work folder, publishing by rename.
+
+Every verb goes through `run`. So Snakemake and DVC can be mixed in any order: no stage is computed twice for one key, and none is stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import importlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from birq import __version__, ranks
+from birq.errors import BirqError
+from birq.pipeline import artifact, code, places, sources
+from birq.pipeline.dag import Node
+from birq.progress import say as say_line
+from birq.settings.methods import Method
+from birq.settings.params import at, section
+
+# freed when an artifact is published, so that a disk that fills up just then does not cost what was computed
+RESERVE_BYTES = 4 << 20
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+Part = tuple[int, int]  # the first of three is (1, 3)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's `compute` gets: params that it may read, inputs, the folder to fill, a folder that outlives a kill."""
+
+    node: Node
+    key: str
+    out: Path  # becomes the artifact
+    scratch: Path  # checkpoints and half-done shards; removed after publishing
+    notes: dict[str, Any] = field(default_factory=dict)  # goes into the provenance: device, minutes of audio, ...
+
+    @property
+    def name(self) -> str:
+        """For progress lines and messages, such as finetune/birq-0."""
+        return self.node.name
+
+    @property
+    def wildcards(self) -> dict[str, str]:
+        return self.node.wildcards
+
+    @property
+    def method(self) -> Method:
+        """The method of this run."""
+        assert self.node.method is not None
+        return self.node.method
+
+    @property
+    def inputs(self) -> dict[str, list[Path]]:
+        """Folders of the artifacts that the stage reads, by stage."""
+        return {stage: [n.folder for n in nodes] for stage, nodes in self.node.inputs.items()}
+
+    def input(self, stage: str) -> Path:
+        """The only artifact of an input stage."""
+        (path,) = self.inputs[stage]
+        return path
+
+    def read(self, dotted: str) -> Any:
+        """A section of params, or one of its keys. Where only some keys of a section are declared, an object with just these.
+
+        Reading what the stage does not declare is a bug, because its key would not notice a change.
+        """
+        declared = self.node.sections
+        if any(dotted == d or dotted.startswith(d + ".") for d in declared):
+            return at(self.node.params, dotted)
+        if some := [d for d in declared if d.startswith(dotted + ".")]:
+            return SimpleNamespace(**{d.rpartition(".")[2]: at(self.node.params, d) for d in some})
+        raise RuntimeError(f"stage {self.node.stage.name} reads {dotted!r} but declares only {declared}")
+
+
+# ---- the key
+
+
+def key_parts(node: Node) -> dict[str, Any]:
+    """Everything that decides what a node makes. Errors: BirqError for an input that is missing or damaged.
+
+    The name of a run is not in it: a variant that changes nothing the stage reads has the same key as its method.
+    """
+    records = {label: _sound(n) for label, n in labelled_inputs(node).items()}
+    parts = {
+        "stage": node.stage.name,
+        "wildcards": {k: v for k, v in node.wildcards.items() if k != "method"},
+        "params": {s: section(node.params, s) for s in node.sections},
+        "inputs": {label: record["digest"] for label, record in records.items()},
+        "code": node.code,
+        "sources": sources.digest(node),
+    }
+    if node.stage.shows_provenance:
+        parts["accepted"] = {label: record["accepted"] for label, record in records.items() if "accepted" in record}
+    return parts
+
+
+def labelled_inputs(node: Node) -> dict[str, Node]:
+    """A node's inputs under the names that its key has for them; that of the same run is called by its stage alone."""
+    return {stage if len(nodes) == 1 and "method" in nodes[0].wildcards else n.name: n for stage, nodes in node.inputs.items() for n in nodes}
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """The key of an artifact, from everything that decides it."""
+    return artifact.sha256_json(parts)[:32]
+
+
+def current_key(node: Node) -> str | None:
+    """The key under the present params, inputs and code; None while an input is missing or damaged."""
+    try:
+        return key_of(key_parts(node))
+    except BirqError:
+        return None
+
+
+def _sound(node: Node) -> dict[str, Any]:
+    """The provenance of an input. Errors: BirqError if it is missing or damaged."""
+    record = artifact.read_provenance(node.folder)
+    if problem := artifact.damage(node.folder, record["files"], memo(node, record["key"])):
+        raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {places.store_root()} or made anew")
+    return record
+
+
+def memo(node: Node, key: str) -> Path:
+    """Where the hashes of an artifact's files are remembered."""
+    return places.memo(f"{node.stage.name}-{key}")
+
+
+# ---- lock
+
+
+@contextlib.contextmanager
+def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a key; another holder is named and waited for. The kernel frees it when its holder dies.
+
+    It lies in the store, which several clones may share. Where that is read-only nothing can be made, and what is there needs no lock.
+    """
+    path, kind = stored.with_suffix(".lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as e:
+        if e.errno not in READ_ONLY:
+            raise
+        if not stored.exists():
+            raise BirqError(
+                f"the store {places.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
+                "that can be written, or unset it"
+            ) from None
+        yield
+        return
+    with f:
+        try:
+            fcntl.flock(f, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            f.seek(0)
+            say(f"waiting: {f.read().strip() or 'another run'} is making this artifact (lock {path})")
+            fcntl.flock(f, kind)
+        f.seek(0)
+        f.truncate()
+        # a note for whoever waits; a full disk must not stop what can still be restored
+        with contextlib.suppress(OSError):
+            f.write(f"process {os.getpid()} on {socket.gethostname()}")
+            f.flush()
+        yield
+
+
+# ---- the verb
+
+
+def run(
+    node: Node,
+    say: Say = say_line,
+    part: Part | None = None,
+    launch: Callable[[], Callable[[], None] | None] | None = None,
+) -> Path:
+    """Make a node's artifact, or put the stored one in place; return its folder.
+
+    `part` (I, N): do only this part of the work, where the stage can be divided; the run without it finds all parts done and publishes.
+    `launch`: asked when the artifact has to be computed; returns what does so in other processes, which go through `run` and `follow`.
+    Errors: BirqError for bad input, a full or a read-only disk; the work folder keeps what was done for the next try.
+    """
+    work = places.work_root() / node.stage.name
+    try:
+        parts = key_parts(node)
+        key = key_of(parts)
+        stored, work = places.store_path(node.stage.name, key), work / key
+        with lock(stored, say, shared=part is not None):
+            origin = _find(node, key, stored, say)
+            elsewhere = launch() if launch and not origin else None
+            if origin:
+                ranks.tell("")
+            elif part:
+                _make_part(_job(node, key), part, say)
+            elif not elsewhere:
+                _make(_job(node, key), parts, work, stored, say)
+            if part is None and not elsewhere and publish(node, stored) and origin:
+                origin = "up to date"
+            if origin:
+                say(f"{node.name}: {origin} ({key[:12]})")
+        if elsewhere:  # the lock is free again: one of those processes takes it
+            elsewhere()
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in READ_ONLY:
+            raise BirqError(f"{node.name}: {e.filename} cannot be written ({e.strerror}); {work} keeps what is done") from e
+        if _disk_full(e, work):
+            raise BirqError(f"{node.name}: the disk is full ({e}); {work} keeps what is done: free space and run again") from e
+        raise
+    return node.folder
+
+
+def follow(node: Node) -> None:
+    """The part of ranks other than 0: wait for its word, and compute with it if there is something to compute. They publish nothing."""
+    if key := ranks.hear():
+        importlib.import_module(node.stage.module).compute(_job(node, key))
+
+
+def _job(node: Node, key: str) -> Job:
+    work = places.work_root() / node.stage.name / key
+    return Job(node, key, work / "out", work / "scratch")
+
+
+def _disk_full(error: Exception, folder: Path) -> bool:
+    """Libraries wrap the operating system's error in their own, so the disk is asked as well."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if isinstance(error, BirqError):
+        return False
+    while not folder.exists():
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    return "No space left" in str(error) or disk.f_bavail * disk.f_frsize < 4096
+
+
+# ---- find
+
+
+def _find(node: Node, key: str, stored: Path, say: Say) -> str:
+    """Where a sound artifact of this key comes from, or nothing: it must be computed."""
+    if _usable(stored, say):
+        return "restored from the store"
+    if _adopted(node, key, stored, say):
+        return "taken into the store"
+    return ""
+
+
+def _usable(stored: Path, say: Say) -> bool:
+    """Whether the store has a sound artifact; a damaged one is removed."""
+    if not stored.exists():
+        return False
+    try:
+        record = artifact.read_provenance(stored)
+        problem = artifact.damage(stored, record["files"], places.memo(f"{stored.parent.name}-{stored.name}"))
+    except artifact.NewerFormatError:
+        raise
+    except BirqError as e:
+        problem = str(e)
+    if problem is None:
+        return True
+    say(f"the store is damaged: {problem}; this artifact is made again")
+    artifact.remove(stored)
+    if stored.exists():
+        raise BirqError(f"{problem}, and {stored} cannot be removed: is the store read-only?")
+    return False
+
+
+def _adopted(node: Node, key: str, stored: Path, say: Say) -> bool:
+    """Take the workspace's artifact into the store if it has this key: a clone after `dvc pull` has no store."""
+    try:
+        record = artifact.read_provenance(node.folder)
+        if record["key"] != key:
+            return False
+        problem = artifact.damage(node.folder, record["files"], memo(node, key))
+    except artifact.NewerFormatError:
+        raise
+    except BirqError:  # nothing there, or nothing that could be used
+        return False
+    if problem:
+        say(f"{problem}; this artifact is made again")
+        return False
+    artifact.adopt(node.folder, stored, link=not node.stage.files_declared)
+    return True
+
+
+def keep(node: Node, stored: Path, say: Say) -> None:
+    """Take a sound artifact of the workspace into the store where that lacks it and can be written."""
+    if stored.exists():
+        return
+    with contextlib.suppress(OSError, BirqError), lock(stored, say):
+        if not stored.exists():
+            artifact.adopt(node.folder, stored, link=not node.stage.files_declared)
+
+
+# ---- make
+
+
+def _reserve(path: Path) -> None:
+    with open(path, "wb") as f:
+        os.posix_fallocate(f.fileno(), 0, RESERVE_BYTES)
+
+
+def _make_part(job: Job, part: Part, say: Say) -> None:
+    say(f"{job.name}: part {part[0]} of {part[1]} on {socket.gethostname()} ({job.key[:12]})")
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    importlib.import_module(job.node.stage.module).compute_part(job, part)
+
+
+def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -> None:
+    """Compute an artifact and move it into the store."""
+    say(f"{job.name}: computing ({job.key[:12]})")
+    artifact.remove(job.out)  # `out` is rebuilt; scratch keeps what a stage wants to find after a kill
+    job.out.mkdir(parents=True)
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    _reserve(work / "reserve")
+    ranks.tell(job.key)
+    with _timed(work / "seconds") as seconds:
+        try:
+            importlib.import_module(job.node.stage.module).compute(job)
+        finally:
+            (work / "reserve").unlink()
+    code.keep(parts["code"], places.code_root())
+    described = artifact.describe(job.out)
+    if not described:
+        raise RuntimeError(f"stage {job.node.stage.name} made no files")
+    record = {
+        "birq": __version__,
+        "format": artifact.FORMAT,
+        "stage": job.node.stage.name,
+        "wildcards": job.wildcards,
+        "key": job.key,
+        "digest": artifact.content_digest(described),
+        "parts": parts,
+        "files": described,
+        "wall_seconds": round(seconds(), 3),
+        "notes": job.notes,
+        "environment": artifact.environment(),
+    }
+    artifact.store(job.out, stored, record)
+    artifact.remove(work)
+    say(f"{job.name}: done in {seconds():.1f} s")
+
+
+@contextlib.contextmanager
+def _timed(spent: Path) -> Iterator[Callable[[], float]]:
+    """Seconds of work, those of earlier tries that were killed or failed included."""
+    before = time.monotonic()
+    try:
+        earlier = float(spent.read_text())
+    except (OSError, ValueError):
+        earlier = 0.0
+
+    def seconds() -> float:
+        return earlier + time.monotonic() - before
+
+    try:
+        yield seconds
+    finally:
+        with contextlib.suppress(OSError):
+            spent.write_text(f"{seconds():.3f}")
+
+
+# ---- publish
+
+
+def publish(node: Node, stored: Path) -> bool:
+    """Put a stored artifact in its folder in the workspace; True if it was there."""
+    return artifact.place(stored, node.folder, places.transit(node.name), link=not node.stage.files_declared, memo=memo(node, stored.name))

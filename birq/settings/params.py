@@ -1,0 +1,457 @@
+"""params.yaml: read, checked, frozen. An unknown key, a wrong type or a value out of range is an error with the way out."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from birq.errors import BirqError
+from birq.settings.methods import METHODS, Method
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change what a stage makes: no key holds them
+
+
+def _ordered(name: str, pair: tuple[float, float]) -> None:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{name}: the lower end {pair[0]} is above the upper end {pair[1]}")
+
+
+class Run(Section):
+    """What one DAG compares."""
+
+    methods: Annotated[list[Name], Field(min_length=1)]  # of birq/settings/methods.py, or names from `variants`
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    pretrain_corpora: Annotated[list[Name], Field(min_length=1)]
+    finetune_corpora: Annotated[list[Name], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Run:
+        for key in type(self).model_fields:
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key}: {values} names one of its values twice")
+        return self
+
+
+class SynthCorpus(Section):
+    """Speech synthesised by espeak-ng; it needs no download."""
+
+    reads: ClassVar = ("features.sample_rate_hz", "features.min_seconds", "features.max_seconds")  # besides its own section
+    kind: Literal["synth"]
+    seed: Seed
+    train_hours: Positive
+    dev_hours: Positive
+    test_hours: Positive
+    n_voices: Annotated[int, Field(ge=6, le=480)]
+    speed_wpm: tuple[Annotated[float, Field(ge=80, le=450)], Annotated[float, Field(ge=80, le=450)]]
+    pitch: tuple[Annotated[float, Field(ge=0, le=99)], Annotated[float, Field(ge=0, le=99)]]
+    snr_db: tuple[Annotated[float, Field(ge=-10, le=100)], Annotated[float, Field(ge=-10, le=100)]]
+
+    @model_validator(mode="after")
+    def _ranges(self) -> SynthCorpus:
+        for key in ("speed_wpm", "pitch", "snr_db"):
+            _ordered(key, getattr(self, key))
+        return self
+
+
+class FolderCorpus(Section):
+    """What the corpora that lie in a folder have in common."""
+
+    reads: ClassVar = ("features.min_seconds", "features.max_seconds", "features.max_quarantined_share")
+
+    root: Annotated[str, Field(min_length=1)]
+    alignments: list[str] = []  # TSV or TSV.gz: utt, start_s, end_s, phone, word
+    dev_share: Share = 0.1  # of the speakers, where the corpus fixes no split
+    test_share: Share = 0.1  # of the speakers, where the corpus fixes no split
+    split_seed: Seed = 0
+
+
+class An4Corpus(FolderCorpus):
+    kind: Literal["an4"]
+    download: bool = False  # fetch into root if it is missing
+
+
+class LibriSpeechCorpus(FolderCorpus):
+    kind: Literal["librispeech"]
+    download: bool = False
+    train_parts: list[str] = ["train-clean-100"]
+    dev_parts: list[str] = []  # empty: speakers are taken from the train parts
+    test_parts: list[str] = []
+
+
+class LocalCorpus(FolderCorpus):
+    kind: Literal["local"]
+    unlabelled: bool = False  # true: transcripts, if any, are ignored
+
+
+Corpus = Annotated[SynthCorpus | An4Corpus | LibriSpeechCorpus | LocalCorpus, Field(discriminator="kind")]
+
+
+class Features(Section):
+    """Log-mel filterbank (Kaldi's definition) and how it is stored."""
+
+    sample_rate_hz: Annotated[int, Field(ge=8000, le=48000)]
+    n_mels: Annotated[int, Field(ge=10, le=256)]
+    frame_length_ms: Positive
+    frame_shift_ms: Positive
+    low_hz: NonNegative
+    high_hz: float
+    storage: Literal["int16", "float32"]
+    shard_utterances: Count
+    min_seconds: Positive
+    max_seconds: Positive
+    max_quarantined_share: Share
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Features:
+        _ordered("min_seconds, max_seconds", (self.min_seconds, self.max_seconds))
+        nyquist = self.sample_rate_hz / 2
+        if not self.low_hz < (self.high_hz if self.high_hz > 0 else nyquist + self.high_hz) <= nyquist:
+            raise ValueError(f"low_hz, high_hz: {self.low_hz} and {self.high_hz} leave no band below {nyquist:g} Hz")
+        return self
+
+
+class Tokenizer(Section):
+    kind: Literal["characters", "unigram", "bpe"]
+    vocab_size: Annotated[int, Field(ge=8, le=65536)]
+    alphabet: Annotated[str, Field(min_length=2)]
+
+
+class Model(Section):
+    """The Conformer encoder."""
+
+    n_stack: Literal[1, 2, 4, 8]
+    d_model: Annotated[int, Field(ge=8)]
+    n_layers: Count
+    n_heads: Count
+    ff_expansion: Count
+    conv_kernel: Annotated[int, Field(ge=1)]
+    conv_expansion: Count
+    positions: Literal["rotary", "relative"]
+    attention_window: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Model:
+        if self.d_model % self.n_heads or (self.positions == "rotary" and self.d_model // self.n_heads % 2):
+            raise ValueError(f"d_model: {self.d_model} must be n_heads ({self.n_heads}) times an even number")
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel: {self.conv_kernel} must be odd")
+        return self
+
+
+class Optimisation(Section):
+    """What pre-training and fine-tuning share."""
+
+    unkeyed: ClassVar = frozenset({"checkpoint_seconds"})  # decides when, not what
+
+    steps: Count
+    batch_seconds: Positive
+    micro_batch_seconds: Positive
+    learning_rate: Positive
+    final_rate_share: Share
+    weight_decay: NonNegative
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)]
+    clip_norm: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    log_every_steps: Count
+    checkpoint_seconds: NonNegative
+    cpu_threads: Count
+
+
+class Pretrain(Optimisation):
+    """Read by every method that trains."""
+
+    warmup_steps: Annotated[int, Field(ge=0)]
+    mask_start_probability: Annotated[float, Field(gt=0, le=1)]
+    mask_span_ms: Positive
+    mask_fill_std: NonNegative
+
+
+class RandomProjection(Section):
+    """The random-projection quantizers of BEST-RQ and BiRQ, and the weight of the labels that they make of the input."""
+
+    n_codebooks: Annotated[int, Field(ge=1, le=64)]
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+    codebook_dim: Annotated[int, Field(ge=2)]
+    anchor_weight: NonNegative
+
+
+class Birq(Section):
+    """The enhanced labels of BiRQ; the paper's symbols stand in params.yaml."""
+
+    label_layer: Count
+    enhanced_weight: NonNegative
+    temperature: Positive
+    logit_scale: Positive
+    label_share: Annotated[float, Field(gt=0, le=1)]
+    label_gradient: NonNegative
+    entropy_weight: NonNegative
+    labels: Literal["soft", "hard"]
+    gumbel_noise: bool
+    label_norm: Literal["standardise", "layer_norm"]
+    heads: Literal["shared", "separate"]
+    min_perplexity: Annotated[float, Field(ge=1)]
+    gradient_cosine_every_steps: Annotated[int, Field(ge=0)]
+
+
+class Finetune(Optimisation):
+    labelled_minutes: Positive
+    head_rate_factor: Positive
+    reset_layers: Annotated[int, Field(ge=0)]
+    frozen_steps: Annotated[int, Field(ge=0)]
+    warmup_share: Share
+    hold_share: Share
+    time_masks: Annotated[int, Field(ge=0)]
+    time_mask_ms: NonNegative
+    freq_masks: Annotated[int, Field(ge=0)]
+    freq_mask_bins: Annotated[int, Field(ge=0)]
+    evaluations: Count
+
+    @model_validator(mode="after")
+    def _shares(self) -> Finetune:
+        if self.warmup_share + self.hold_share > 1:
+            raise ValueError(f"warmup_share, hold_share: {self.warmup_share} + {self.hold_share} is above 1")
+        return self
+
+
+class Decode(Section):
+    batch_seconds: Positive
+    splits: Annotated[list[Literal["train", "dev", "test"]], Field(min_length=1)]
+
+
+class Score(Section):
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    bootstrap_samples: Annotated[int, Field(ge=100)]
+    seed: Seed
+
+
+class Probe(Section):
+    split: Literal["train", "dev", "test"]
+    max_minutes: Positive
+
+
+class Report(Section):
+    main_split: Literal["train", "dev", "test"]
+    worst_utterances: Count
+
+
+VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method
+Variant = dict[str, Any]
+
+
+class Params(Section):
+    """All of params.yaml, frozen."""
+
+    run: Run
+    variants: dict[Name, Variant] = {}
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    features: Features
+    tokenizer: Tokenizer
+    model: Model
+    pretrain: Pretrain
+    random_projection: RandomProjection
+    birq: Birq
+    finetune: Finetune
+    decode: Decode
+    score: Score
+    probe: Probe
+    report: Report
+
+    @model_validator(mode="after")
+    def _across(self) -> Params:
+        for name in self.run.methods:
+            if name not in METHODS and name not in self.variants:
+                legal = ", ".join([*METHODS, *self.variants])
+                raise ValueError(f"run.methods: {name!r} is neither a method nor in variants; legal: {legal}")
+        for key in ("pretrain_corpora", "finetune_corpora"):
+            for name in getattr(self.run, key):
+                if name not in self.corpora:
+                    raise ValueError(f"run.{key}: {name!r} is not in corpora, which has {sorted(self.corpora)}")
+        unused = set(self.corpora) - set(self.run.pretrain_corpora) - set(self.run.finetune_corpora)
+        if unused:
+            raise ValueError(f"corpora: {sorted(unused)} stands in neither run.pretrain_corpora nor run.finetune_corpora")
+        if self.birq.enhanced_weight == 0 and self.random_projection.anchor_weight == 0:
+            raise ValueError("birq.enhanced_weight, random_projection.anchor_weight: both are 0, nothing would be learned")
+        if self.birq.label_layer > self.model.n_layers:
+            raise ValueError(
+                f"birq.label_layer: {self.birq.label_layer} is above the depth; legal: 1 to model.n_layers = {self.model.n_layers}"
+            )
+        if self.finetune.reset_layers > self.model.n_layers:
+            raise ValueError(
+                f"finetune.reset_layers: {self.finetune.reset_layers} is above the depth; "
+                f"legal: 0 to model.n_layers = {self.model.n_layers}"
+            )
+        for stage in (self.pretrain, self.finetune, self.decode):
+            longest = getattr(stage, "micro_batch_seconds", stage.batch_seconds)
+            name = type(stage).__name__.lower()
+            if longest > stage.batch_seconds:
+                raise ValueError(f"{name}.micro_batch_seconds: {longest} is above batch_seconds = {stage.batch_seconds}")
+        if self.report.main_split not in self.decode.splits:
+            raise ValueError(f"report.main_split: {self.report.main_split!r} is not decoded; decode.splits = {self.decode.splits}")
+        _ = self._runs  # a variant that is not legal is refused here
+        return self
+
+    @cached_property
+    def _runs(self) -> dict[str, Params]:
+        """The params under which each variant runs."""
+        return {name: _varied(self, name, variant) for name, variant in self.variants.items()}
+
+    def method(self, run: str) -> Method:
+        """The method of a name in run.methods: a row of the table, or what a variant varies."""
+        return METHODS[self.variants[run]["method"] if run in self.variants else run]
+
+    def of_run(self, run: str) -> Params:
+        """These params as a name in run.methods reads them: a variant has numbers of its own."""
+        return self._runs.get(run, self)
+
+
+def readable(method: Method) -> dict[str, list[str]]:
+    """The keys that a variant of a method may change, by section."""
+    legal: dict[str, list[str]] = {}
+    for dotted in (*method.sections, *VARIED):
+        section, _, key = dotted.partition(".")
+        fields = Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        legal.setdefault(section, []).extend([key] if key else fields)
+    return legal
+
+
+def _varied(params: Params, name: str, variant: Variant) -> Params:
+    """Params with a variant's numbers. Errors: ValueError names the variant, its key and the legal ones."""
+    where = f"variants.{name}"
+    if name in METHODS:
+        raise ValueError(f"{where}: is the name of a method; choose another one")
+    if variant.get("method") not in METHODS:
+        raise ValueError(f"{where}.method: {variant.get('method')!r} is not a method; legal: {', '.join(METHODS)}")
+    method = METHODS[variant["method"]]
+    legal = readable(method)
+    tree = params.model_dump(mode="python", exclude={"variants"})
+    tree["run"]["methods"] = [method.name]
+    for dotted, value in variant.items():
+        if dotted == "method":
+            continue
+        section, _, key = dotted.partition(".")
+        if key not in legal.get(section, ()):
+            close = difflib.get_close_matches(dotted, [f"{s}.{k}" for s, keys in legal.items() for k in keys], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it reads {', '.join(legal)}"
+            raise ValueError(f"{where}: {dotted} is not read by a variant of {method.name}; {hint}")
+        tree[section][key] = value
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as e:
+        raise ValueError(f"{where}: " + "; ".join(_reason(x) for x in e.errors())) from None
+
+
+def _reason(error: Any) -> str:
+    """One of pydantic's errors as key, value and why."""
+    key, why = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return why if isinstance(error["input"], (dict, BaseModel)) else f"{key}: {error['input']!r} is not legal: {why}"
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = [f"{path}: {error.error_count()} value(s) cannot be used"]
+    for e in error.errors():
+        # the discriminator's tag is pydantic's, not the user's
+        parts = [str(p) for i, p in enumerate(e["loc"]) if not (i == 2 and e["loc"][0] == "corpora")]
+        key, message, value = ".".join(parts), e["msg"].removeprefix("Value error, "), e["input"]
+        if e["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
+            lines.append(f"  {key}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "; remove it"))
+        elif e["type"] == "missing":
+            lines.append(f"  {key}: missing; `git show HEAD:params.yaml` shows the tracked one")
+        elif isinstance(value, (dict, BaseModel)):
+            lines.append(f"  {key + '.' if key else ''}{message}")
+        else:
+            lines.append(f"  {key}: {value!r} is not legal: {message}")
+    return "\n".join(lines)
+
+
+def _known_keys(parts: list[str]) -> list[str]:
+    model: Any = Params
+    for part in parts:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _lists_to_pairs(tree: Any) -> Any:
+    """YAML has no tuples; a strict pydantic pair wants one."""
+    if isinstance(tree, dict):
+        pairs = ("speed_wpm", "pitch", "snr_db")
+        return {k: tuple(v) if k in pairs and isinstance(v, list) else _lists_to_pairs(v) for k, v in tree.items()}
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, as DVC reads them: `1e-4` is one, where YAML 1.1 sees a string."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Errors: BirqError names the key, its value and the legal range.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise BirqError(f"{path}: no such file; run birq from the project's root folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise BirqError(f"{path}: not readable as YAML: {e}") from None
+    if not isinstance(tree, dict):
+        raise BirqError(f"{path}: holds no sections; `git checkout {path}` brings the tracked one back")
+    return parse(tree, path)
+
+
+def parse(tree: dict[str, Any], path: str | Path = "params.yaml") -> Params:
+    """Check a tree as it comes from YAML."""
+    try:
+        return Params.model_validate(_lists_to_pairs(tree))
+    except ValidationError as e:
+        raise BirqError(_explain(Path(path), e)) from None
+
+
+def at(params: Params, dotted: str) -> Any:
+    """The value at `pretrain`, `run.seeds`, `corpora.an4`, ..."""
+    value: Any = params
+    for part in dotted.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value
+
+
+def section(params: Params, dotted: str) -> Any:
+    """The plain (JSON-ready) value of a section such as `pretrain` or `run.seeds`, without what no key holds."""
+    value = at(params, dotted)
+    return value.model_dump(mode="json", exclude=set(value.unkeyed)) if isinstance(value, Section) else value
+
+
+def numbers(params: Params, method: Method) -> dict[str, Any]:
+    """All that a method reads besides what every encoder reads: keys of its sections and their values."""
+    out: dict[str, Any] = {}
+    for dotted in method.sections:
+        value = at(params, dotted)
+        out |= value.model_dump(mode="json") if isinstance(value, Section) else {dotted.rpartition(".")[2]: value}
+    return out
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of params.yaml, for editors; workflow/schemas/params.schema.json is a copy."""
+    return Params.model_json_schema()

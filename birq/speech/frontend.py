@@ -1,0 +1,62 @@
+"""The front end: all that turns log-mel frames into the encoder's input. One value that travels with a model.
+
+Shape suffixes: F mel bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KERNEL = ("sample_rate_hz", "n_mels", "frame_length_ms", "frame_shift_ms", "low_hz", "high_hz")  # decide the log-mel values
+STEP_NAT = 1 / 1024  # of int16 storage: 16 times finer than the noise that would move an anchoring label
+
+
+@dataclass(frozen=True, eq=False)
+class FrontEnd:
+    """How log-mel was made and stored, its statistics over the training frames, and how many frames make one of the encoder's."""
+
+    about: dict[str, Any]  # the keys of KERNEL, and `dtype`: int16 or float32, as log-mel is stored
+    mean_F: np.ndarray  # nat, float32
+    std_F: np.ndarray  # nat, float32
+    n_stack: int
+
+    @property
+    def kernel(self) -> dict[str, Any]:
+        """The settings of the filterbank."""
+        return {key: self.about[key] for key in KERNEL}
+
+    @property
+    def n_mels(self) -> int:
+        return int(self.about["n_mels"])
+
+    @property
+    def frame_shift_ms(self) -> float:
+        """Between two log-mel frames."""
+        return float(self.about["frame_shift_ms"])
+
+    @property
+    def encoder_shift_ms(self) -> float:
+        """Between two encoder frames."""
+        return self.frame_shift_ms * self.n_stack
+
+    def n_frames(self, seconds: float) -> int:
+        """Log-mel frames in so many seconds."""
+        return int(seconds * 1000 / self.frame_shift_ms + 1e-6)
+
+    def seconds(self, n_frames: int | float | np.integer) -> float:
+        """Seconds that so many log-mel frames last."""
+        return float(n_frames) * self.frame_shift_ms / 1000
+
+    def config(self) -> dict[str, Any]:
+        """JSON-ready; `from_config` reads it."""
+        about = {key: self.about[key] for key in (*KERNEL, "dtype")}
+        return {"features": about, "mean": [float(v) for v in self.mean_F], "std": [float(v) for v in self.std_F]}
+
+
+def from_config(config: dict[str, Any]) -> FrontEnd:
+    """The front end of a saved model's config.json."""
+    mean_F, std_F = (np.asarray(config[key], np.float32) for key in ("mean", "std"))
+    return FrontEnd(config["features"], mean_F, std_F, config["model"]["n_stack"])

@@ -1,0 +1,70 @@
+"""The decode stage: a recogniser and the corpora's held-out splits in, one hypothesis per transcribed utterance out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from birq.errors import BirqError
+from birq.pipeline.stage import Job
+from birq.saved.recogniser import Recogniser
+from birq.settings.params import Decode
+from birq.speech.shards import Split, open_split
+from birq.train.runtime.devices import for_inference
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("speaker", pa.string()),
+        ("duration_s", pa.float64()),
+        ("text", pa.string()),
+        ("hypothesis", pa.string()),
+    ]
+)
+
+
+def transcribed(split: Split, name: str, corpora: list[str], key: str) -> np.ndarray:
+    """Positions of utterances that have a reference. Errors: BirqError if there are none; `key` is the parameter that asked for them."""
+    index = np.array([i for i, text in enumerate(split.texts) if text is not None], dtype=np.int64)
+    if len(index):
+        return index
+    what = f"{len(split)} utterances, none with a transcript" if len(split) else "no utterances"
+    way = "" if name == "train" else f"give one of them speech for it (corpora.<name>.{name}_hours, {name}_parts or {name}_share), "
+    raise BirqError(
+        f"the {name} split of {', '.join(corpora)} (run.finetune_corpora) has {what}: {way}"
+        f"add a corpus that has a transcribed {name} split, or take {name!r} out of {key}"
+    )
+
+
+def write_hypotheses(path: Path, split: Split, hypotheses: dict[int, str]) -> None:
+    """One row per hypothesis, sorted by id."""
+    order = sorted(hypotheses, key=lambda i: split.ids[i])
+    columns = [
+        [split.ids[i] for i in order],
+        [split.speakers[i] for i in order],
+        split.duration_s[order],
+        [split.texts[i] for i in order],
+        [hypotheses[i] for i in order],
+    ]
+    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA), path)
+
+
+def compute(job: Job) -> None:
+    """Decode every split in decode.splits; utterances without a transcript are left out."""
+    section: Decode = job.read("decode")
+    corpora = list(job.read("run.finetune_corpora"))
+    recogniser = Recogniser.load(job.input("finetune"))
+    device = for_inference(job.notes)
+    # all splits are looked at before the first is decoded: a missing one should not cost an hour
+    todo = []
+    for name in section.splits:
+        split = open_split(job.inputs["features"], name)
+        todo.append((name, split, transcribed(split, name, corpora, "decode.splits")))
+    for name, split, index in todo:
+        hypotheses = recogniser.hypotheses(split, index, section.batch_seconds, device, f"{job.name}  {name}")
+        write_hypotheses(job.out / f"{name}.parquet", split, hypotheses)
+        job.notes[f"{name}_utterances"] = len(index)
+        job.notes[f"{name}_hours"] = round(float(split.duration_s[index].sum()) / 3600, 6)

@@ -1,0 +1,272 @@
+"""The features stage: a corpus' cuts to Parquet shards of log-mel, with parallel workers."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing import connection, forkserver, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from birq.corpora import manifests
+from birq.errors import BirqError
+from birq.pipeline.stage import Job, Part
+from birq.progress import Progress
+from birq.speech import audio, shards
+from birq.speech.fbank import fbank
+from birq.speech.frontend import KERNEL
+
+HOURS_PER_WORKER = 0.5  # of audio: below it, starting a process takes longer than the work
+
+
+# ---- one shard, in a worker
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    id: str
+    speaker: str
+    text: str | None
+    path: str
+    offset_s: float
+    duration_s: float | None  # None: to the end
+
+
+@dataclass(frozen=True)
+class _Task:
+    corpus: Path
+    split: str
+    number: int
+    utterances: tuple[_Utterance, ...]
+    folder: Path
+    settings: dict[str, Any]
+    storage: str
+
+    @property
+    def shard(self) -> Path:
+        return self.folder / self.split / f"{self.number:05d}.parquet"
+
+    @property
+    def facts(self) -> Path:
+        return self.shard.with_suffix(".json")
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _keep_freed_memory() -> None:
+    """Else glibc gives a row group's memory back to the system and takes it again: a worker has seven times the page faults."""
+    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(trim_threshold, 512 << 20)
+        mallopt(mmap_threshold, 32 << 20)
+
+
+def _start_worker() -> None:
+    """A worker has one thread, and ends when the run that started it is killed."""
+    _one_thread()
+    _keep_freed_memory()
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _make_shard(task: _Task) -> dict[str, Any]:
+    """Write a shard, unless a run before this one did, and say what is in it."""
+    if task.facts.exists() and task.shard.exists():
+        return json.loads(task.facts.read_text(encoding="utf-8"))
+    meta = shards.metadata(storage=task.storage, **task.settings)
+    total_F, square_F = np.zeros(task.settings["n_mels"]), np.zeros(task.settings["n_mels"])
+    facts: dict[str, Any] = {"utterances": 0, "frames": 0, "seconds": 0.0, "labelled_utterances": 0, "labelled_seconds": 0.0}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for u in task.utterances:
+            wave = audio.read(u.path, task.settings["sample_rate_hz"], u.offset_s, u.duration_s)
+            logmel_TF = fbank(wave, task.settings).numpy()
+            if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
+                why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
+                raise BirqError(f"{u.path} ({u.id}): {why}; it changed after the corpus was checked; delete {task.corpus} and run again")
+            stored_TF = shards.encode(logmel_TF, meta)
+            exact_TF = stored_TF.astype(np.float64)
+            np.add(total_F, exact_TF.sum(axis=0), out=total_F)
+            np.add(square_F, np.einsum("tf,tf->f", exact_TF, exact_TF), out=square_F)
+            seconds = len(wave) / task.settings["sample_rate_hz"]
+            facts["utterances"] += 1
+            facts["frames"] += len(logmel_TF)
+            facts["seconds"] += seconds
+            facts["labelled_utterances"] += u.text is not None
+            facts["labelled_seconds"] += seconds if u.text is not None else 0.0
+            yield {"id": u.id, "speaker": u.speaker, "text": u.text, "duration_s": seconds, "fbank": stored_TF}
+
+    shards.write_shard(task.shard, rows(), meta)
+    total_F, square_F = total_F * meta["step_nat"], square_F * meta["step_nat"] ** 2
+    facts |= {"speakers": sorted({u.speaker for u in task.utterances}), "total": total_F.tolist(), "square": square_F.tolist()}
+    part = task.facts.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(facts), encoding="utf-8")
+    os.rename(part, task.facts)
+    return facts
+
+
+# ---- the stage
+
+
+def _tasks(corpus: Path, splits: list[str], folder: Path, settings: Any) -> Iterator[_Task]:
+    seen: set[str] = set()
+    common = {"folder": folder, "settings": {key: getattr(settings, key) for key in KERNEL}, "storage": settings.storage}
+    for split in splits:
+        number, held = 0, []
+        for cut in manifests.iter_cuts(corpus, split):
+            if cut.id in seen:
+                raise BirqError(f"{corpus / split}.jsonl: utterance id {cut.id!r} occurs twice; ids must be unique within a corpus")
+            seen.add(cut.id)
+            held.append(_utterance(cut))
+            if len(held) == settings.shard_utterances:
+                yield _Task(corpus, split, number, tuple(held), **common)
+                number, held = number + 1, []
+        if held:
+            yield _Task(corpus, split, number, tuple(held), **common)
+
+
+def _utterance(cut: Any) -> _Utterance:
+    said = cut.supervisions[0] if cut.supervisions else None
+    whole = cut.start == 0 and abs(cut.duration - cut.recording.duration) < 1e-6
+    return _Utterance(
+        id=cut.id,
+        speaker=(said.speaker if said else None) or "unknown",
+        text=said.text if said else None,
+        path=str(cut.recording.sources[0].source),
+        offset_s=float(cut.start),
+        duration_s=None if whole else float(cut.duration),
+    )
+
+
+def _finished(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
+    """Shards as they are done. Few are under way at a time, so the list of tasks never lies in memory as a whole."""
+    if workers == 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        _one_thread()
+        try:
+            for task in tasks:
+                yield task, _make_shard(task)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    context = get_context("forkserver")  # a fork of a process with threads may hang
+    context.set_forkserver_preload(["birq.speech.fbank", "torch"])
+    forkserver.ensure_running()  # its imports and those of the first cuts, here, take seconds each: side by side
+    under_way: dict[Future[dict[str, Any]], _Task] = {}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        try:
+            for task in tasks:
+                under_way[pool.submit(_make_shard, task)] = task
+                while len(under_way) >= 2 * workers:
+                    yield from _done(under_way)
+            while under_way:
+                yield from _done(under_way)
+        except BrokenProcessPool:
+            raise BirqError("features: a worker process was killed (out of memory?); finished shards are kept, run again") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _done(under_way: dict[Future[dict[str, Any]], _Task]) -> Iterator[tuple[_Task, dict[str, Any]]]:
+    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+        yield under_way.pop(future), future.result()
+
+
+def summarise(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """One split's line of splits.json, from its shards' facts in order."""
+    return {
+        "utterances": sum(f["utterances"] for f in facts),
+        "speakers": len({s for f in facts for s in f["speakers"]}),
+        "hours": sum(f["seconds"] for f in facts) / 3600,
+        "labelled_utterances": sum(f["labelled_utterances"] for f in facts),
+        "labelled_hours": sum(f["labelled_seconds"] for f in facts) / 3600,
+        "frames": sum(f["frames"] for f in facts),
+        "shards": len(facts),
+    }
+
+
+def statistics(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Frames, mean and variance per bin, from the shards' sums; padding is in none of them."""
+    n_frames = sum(f["frames"] for f in facts)
+    if not n_frames:
+        return {"n_frames": 0}
+    mean_F = np.sum([f["total"] for f in facts], axis=0) / n_frames
+    var_F = np.sum([f["square"] for f in facts], axis=0) / n_frames - mean_F**2
+    return {"n_frames": n_frames, "mean": mean_F.tolist(), "var": np.maximum(var_F, 0).tolist()}
+
+
+def _shards(job: Job, part: Part | None) -> tuple[int, Iterator[tuple[_Task, dict[str, Any]]]]:
+    """Number of workers, and the shards as they are done, with progress shown: all of them, or every N-th for part (I, N)."""
+    settings, corpus, name = job.read("features"), job.input("corpus"), job.wildcards["corpus"]
+    first, step = (0, 1) if part is None else (part[0] - 1, part[1])
+    splits, counts = manifests.splits(corpus), manifests.info(corpus)["splits"]
+    total = sum(counts[s]["utterances"] for s in splits) // step
+    n_shards = sum(-(-counts[s]["utterances"] // settings.shard_utterances) for s in splits)
+    hours = sum(counts[s]["hours"] for s in splits) / step
+    workers = max(1, min(len(os.sched_getaffinity(0)), -(-n_shards // step), 1 + int(hours / HOURS_PER_WORKER)))
+
+    def made() -> Iterator[tuple[_Task, dict[str, Any]]]:
+        title = f"features {name}" + (f" part {part[0]}/{part[1]}" if part else "")
+        progress, done, seconds, before = Progress(title, total, "utterance"), 0, 0.0, time.monotonic()
+        for task, facts in _finished(islice(_tasks(corpus, splits, job.scratch, settings), first, None, step), workers):
+            done, seconds = done + facts["utterances"], seconds + facts["seconds"]
+            progress.update(done, hours=seconds / 3600, speed_h_per_h=seconds / max(time.monotonic() - before, 1e-3))
+            yield task, facts
+        progress.close()
+
+    return workers, made()
+
+
+def compute_part(job: Job, part: Part) -> None:
+    """Part (I, N) of the stage's shards, left in the scratch folder, where `compute` finds them. Other machines make the other parts."""
+    for _ in _shards(job, part)[1]:
+        pass
+
+
+def compute(job: Job) -> None:
+    """The stage: a corpus' cuts to shards per split, `stats.json` of the train split, `splits.json`.
+
+    A killed run finds its finished shards in the scratch folder. Errors: BirqError for an id that occurs twice, audio that has become
+    unreadable, a worker that was killed.
+    """
+    workers, made = _shards(job, None)
+    found: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in manifests.splits(job.input("corpus"))}
+    for task, facts in made:
+        found[task.split][task.number] = (replace(task, utterances=()), facts)  # what was read need not be kept
+    ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in found.items()}
+    for tasks in ordered.values():
+        for task, _ in tasks:
+            target = job.out / task.split / task.shard.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(task.shard, target)  # scratch keeps its own, should publishing be interrupted
+            except OSError:
+                shutil.copyfile(task.shard, target)
+    facts_of = {split: [f for _, f in tasks] for split, tasks in ordered.items()}
+    summary = {split: summarise(facts) for split, facts in facts_of.items() if facts}
+    _write_json(job.out / "splits.json", summary)
+    _write_json(job.out / "stats.json", statistics(facts_of.get("train", [])))
+    job.notes.update(device="cpu", workers=workers, hours=sum(s["hours"] for s in summary.values()))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")

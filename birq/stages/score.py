@@ -1,0 +1,33 @@
+"""The score stage: error rates of every decoded split, and the table of utterances."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from birq.errors import BirqError
+from birq.evaluate.rates import SPLITS, read_hypotheses, score_split
+from birq.pipeline.stage import Job
+from birq.progress import say
+from birq.settings.params import Score
+
+
+def compute(job: Job) -> None:
+    """Score what decode left: scores.json (figures per split) and utterances.parquet, most errors first, ties by id."""
+    section: Score = job.read("score")
+    folder = job.input("decode")
+    found = [s for s in SPLITS if (folder / f"{s}.parquet").exists()]
+    if not found:
+        raise BirqError(f"{folder}: holds no decoded split; delete it and run again")
+    scores, tables = {}, []
+    for split in found:
+        scores[split], table = score_split(split, read_hypotheses(folder / f"{split}.parquet"), section)
+        tables.append(table)
+    order = [("errors", "descending"), ("id", "ascending"), ("split", "ascending")]
+    pq.write_table(pa.concat_tables(tables).sort_by(order).combine_chunks(), job.out / "utterances.parquet")
+    (job.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    for split, s in scores.items():
+        job.notes[f"{split}_wer"] = round(s["wer"], 6)
+        say(f"{job.name}  {split}  WER {100 * s['wer']:.2f} %  CER {100 * s['cer']:.2f} %")

@@ -1,0 +1,1 @@
+"""Estimates and measurements before a run."""

@@ -1,0 +1,96 @@
+"""Steps of pre-training timed on this machine, with the params at hand and random features; the largest micro-batch that its GPU holds."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from birq.speech.batches import Batch
+from birq.errors import BirqError
+from birq.model.encoder import Shape
+from birq.settings.params import Params, Pretrain, numbers
+from birq.train.runtime.devices import name_of
+from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
+from birq.train.loop import adamw
+from birq.train.pretraining import PretrainTask, build, constants
+
+WARM_STEPS, TIMED_STEPS = 2, 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method's steps."""
+
+    method: str
+    device: str
+    micro_batch_seconds: float
+    seconds_per_step: float  # of one micro-batch, optimiser included
+    audio_hours_per_hour: float
+    mfu: float | None
+    peak_gib: float
+
+
+def random_batch(seconds: float, utterance_seconds: float, frame_shift_ms: float, n_stack: int, n_mels: int) -> Batch:
+    """Noise in place of normalised features: utterances of one length, about `seconds` in all, at least one."""
+    n = max(1, round(seconds / utterance_seconds))
+    frames = max(1, round(utterance_seconds * 1000 / (frame_shift_ms * n_stack)))
+    feats_BTF = torch.randn(n, frames * n_stack, n_mels, generator=torch.Generator().manual_seed(0))
+    lengths_B, audio = torch.full((n,), frames), n * frames * n_stack * frame_shift_ms / 1000
+    return Batch(feats_BTF, lengths_B, [str(i) for i in range(n)], [None] * n, np.arange(n), audio)
+
+
+def device_here(section: Pretrain) -> torch.device:
+    """Where a training would run, with its threads."""
+    torch.set_num_threads(section.cpu_threads)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measure(params: Params, method: str, micro_batch_seconds: float, utterance_seconds: float, device: torch.device) -> Measured:
+    """Median of a few steps of one micro-batch. Errors: torch.OutOfMemoryError where it does not fit a GPU."""
+    p, row = params.of_run(method), params.method(method)
+    section, f, module, values = p.pretrain, p.features, importlib.import_module(row.module), numbers(p, row)
+    shape = Shape(**p.model.model_dump(mode="json"), n_mels=f.n_mels)
+    model = build(module, shape, constants(module, values), 0, section.dropout).train().to(device)
+    prepare(model.encoder)
+    batch = random_batch(micro_batch_seconds, utterance_seconds, f.frame_shift_ms, shape.n_stack, shape.n_mels)
+    task = PretrainTask(model, section, method, device, 0, f.frame_shift_ms, mean_frames=float(batch.lengths_B[0]))
+    optimiser = adamw([{"params": list(model.parameters())}], section)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    taken = []
+    for step in range(WARM_STEPS + TIMED_STEPS):
+        begun = time.perf_counter()
+        optimiser.zero_grad(set_to_none=True)
+        task.backward([batch], step, 0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip_norm)
+        optimiser.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - begun)
+    seconds = float(np.median(taken[WARM_STEPS:]))
+    name = name_of(device)
+    peak, speed = peak_tflops(name), batch.seconds / seconds
+    mfu = speed * task.flops_per_audio_second / (peak * 1e12) if peak else None
+    return Measured(method, name, batch.seconds, seconds, speed, mfu, peak_gib(device))
+
+
+def largest_micro_batch(params: Params, method: str, utterance_seconds: float, device: torch.device) -> Measured:
+    """Doubled until it does not fit. Errors: BirqError without a GPU, or if not even one utterance fits."""
+    if device.type != "cuda":
+        raise BirqError("--tune looks for what fits a GPU's memory, and torch sees none here")
+    best, seconds = None, utterance_seconds
+    while seconds <= params.pretrain.batch_seconds * 64:
+        try:
+            best = measure(params, method, seconds, utterance_seconds, device)
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            torch.cuda.empty_cache()
+        seconds *= 2
+    if best is None:
+        raise BirqError(f"not even one utterance of {utterance_seconds:.1f} s fits this GPU: a smaller model, or BIRQ_RECOMPUTE=1")
+    return best

@@ -1,0 +1,160 @@
+"""Fine-tuning with CTC: loss, SpecAugment and dev WER, as a task of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from birq.errors import BirqError
+from birq.model.ctc import CtcModel, ctc_loss, frames_needed
+from birq.progress import say
+from birq.recognise.greedy import greedy
+from birq.saved.weights import save_weights
+from birq.settings.params import Finetune
+from birq.speech.audio import torchaudio
+from birq.speech.batches import Batch, Utterances, labelled_subset, sequential
+from birq.speech.frontend import FrontEnd
+from birq.text.tokenizer import Tokenizer
+from birq.train.distributed import Group
+from birq.train.loop import precision
+from birq.train.runtime.flops import TRAINING, encoder_per_frame
+
+DEV_BATCH_SECONDS = 240.0
+BEST = "best.safetensors"
+
+
+def spec_augment(feats_BTF: torch.Tensor, section: Finetune, frame_shift_ms: float) -> torch.Tensor:
+    """SpecAugment (Park et al. 2019) without warping: masks are drawn per utterance, masked values are 0 = the corpus mean."""
+    mask = torchaudio().functional.mask_along_axis_iid
+    widest_frames = round(section.time_mask_ms / frame_shift_ms)
+    x_B1FT = feats_BTF.transpose(1, 2).unsqueeze(1)
+    for count, widest, axis in ((section.time_masks, widest_frames, 3), (section.freq_masks, section.freq_mask_bins, 2)):
+        if widest > 0:
+            for _ in range(count):
+                x_B1FT = mask(x_B1FT, widest, 0.0, axis)
+    return x_B1FT.squeeze(1).transpose(1, 2)
+
+
+class FinetuneTask:
+    """CTC loss, SpecAugment, dev WER."""
+
+    KEPT = ("best_wer", "best_step", "loss_sum", "tokens")  # over a kill
+
+    def __init__(
+        self,
+        model: CtcModel,
+        tokenizer: Tokenizer,
+        front_end: FrontEnd,
+        section: Finetune,
+        dev: Utterances,
+        scratch: Path,
+        device: torch.device,
+        group: Group,
+    ):
+        """`scratch`: where the best model so far is kept."""
+        self.model, self.tokenizer, self.front_end, self.section = model, tokenizer, front_end, section
+        self.dev, self.scratch, self.device, self.group = dev, scratch, device, group
+        shape = model.encoder.shape
+        mean_frames = float(dev.n_frames.mean()) / shape.n_stack if len(dev) else 0.0
+        per_frame = TRAINING * encoder_per_frame(shape, shape.n_layers, mean_frames)
+        self.flops_per_audio_second = per_frame * 1000 / front_end.encoder_shift_ms
+        self.dev_index = np.array([i for i, t in enumerate(dev.texts) if t], dtype=np.int64)
+        self.best_wer, self.best_step = float("inf"), 0
+        self.loss_sum, self.tokens = 0.0, 0
+
+    def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
+        frozen = step < self.section.frozen_steps
+        for p in self.model.encoder.parameters():
+            p.requires_grad_(not frozen)
+        targets = [[self.tokenizer.encode(t) for t in b.texts] for b in batches]
+        n_tokens = max(1, int(self.group.add(torch.tensor(sum(len(row) for rows in targets for row in rows)))))
+        for batch, rows in zip(batches, targets, strict=True):
+            feats = spec_augment(batch.feats_BTF.to(self.device, non_blocking=True), self.section, self.front_end.frame_shift_ms)
+            with precision(self.device):
+                logp, lengths = self.model(feats, batch.lengths_B.to(self.device))
+            # of a share without utterances, the sum is 0 and so is every gradient
+            loss = ctc_loss(logp, lengths, rows, self.model.blank) if rows else logp.sum()
+            (loss / n_tokens).backward()
+            self.loss_sum += float(loss.detach())
+        self.tokens += n_tokens
+
+    def figures(self, step: int) -> dict[str, float | None]:
+        line: dict[str, float | None] = {"loss": self._total_loss() / max(1, self.tokens), "dev_wer": None}
+        self.loss_sum, self.tokens = 0.0, 0
+        return line
+
+    def _total_loss(self) -> float:
+        """Of all ranks; `tokens` counts theirs already."""
+        return float(self.group.add(torch.tensor(self.loss_sum, dtype=torch.float64)))
+
+    def due(self, step: int) -> bool:
+        n = self.section.evaluations
+        return any(step == round(self.section.steps * (i + 1) / n) for i in range(n))
+
+    def after_step(self, step: int, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        if not self.due(step) or not len(self.dev_index):
+            return {}
+        wer = self._dev_wer(stop)
+        if wer is None:
+            return None
+        if wer < self.best_wer:
+            self.best_wer, self.best_step = wer, step
+            if self.group.writes:
+                fresh = self.scratch / (BEST + ".new")
+                save_weights(fresh, self.model)
+                fresh.replace(self.scratch / f"{step}-{BEST}")
+        return {"dev_wer": wer}
+
+    @torch.inference_mode()
+    def _dev_wer(self, stop: Callable[[], bool]) -> float | None:
+        self.model.eval()
+        references, hypotheses = [], []
+        seconds = max(DEV_BATCH_SECONDS, self.section.batch_seconds)
+        for batch in sequential(self.dev, self.dev_index, self.front_end, seconds, self.group.rank, self.group.size):
+            if stop():
+                self.model.train()
+                return None
+            with precision(self.device):
+                logp, lengths = self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device))
+            hypotheses += [self.tokenizer.decode(ids) for ids in greedy(logp, lengths, self.model.blank)]
+            references += batch.texts
+        self.model.train()
+        parts = self.group.gathered((references, hypotheses))
+        references, hypotheses = ([text for part in parts for text in part[i]] for i in (0, 1))
+        return float(jiwer.wer(references, hypotheses))
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.KEPT} | {"loss_sum": self._total_loss()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in self.KEPT:
+            setattr(self, name, state[name])
+        if not self.group.writes:
+            self.loss_sum = 0.0
+
+    def take_best(self) -> None:
+        if self.best_step:
+            self.model.load_state_dict(load_file(self.scratch / f"{self.best_step}-{BEST}"))
+
+
+def labelled(split: Utterances, section: Finetune, tokenizer: Tokenizer, n_stack: int, seed: int, group: Group) -> np.ndarray:
+    """The labelled subset, without utterances too fast for CTC at this frame rate.
+
+    Errors: BirqError where more than a tenth of them are.
+    """
+    index = labelled_subset(split, section.labelled_minutes, seed)
+    fits = np.array([frames_needed(tokenizer.encode(split.texts[i])) <= split.n_frames[i] // n_stack for i in index])
+    if not fits.all() and group.writes:
+        say(f"finetune: {int((~fits).sum())} of {len(index)} utterances have more tokens than encoder frames: left out")
+    if fits.mean() < 0.9:
+        raise BirqError(
+            f"finetune: {int((~fits).sum())} of {len(index)} labelled utterances have more tokens than encoder frames; "
+            f"use a smaller model.n_stack (now {n_stack}) or tokenizer.kind: unigram with a larger vocab_size"
+        )
+    return index[fits]

@@ -1,0 +1,247 @@
+"""Pre-training: masks, a method's objective and its figures, as a task of the training loop.
+
+Shape suffixes: B utterances, T frames, F mel bins, M masked frames, N codebooks, V codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from birq.errors import Diverged
+from birq.model.encoder import Encoder, Shape
+from birq.model.masking import batch_masks, span_frames, stacked_start_probability
+from birq.model.prediction import AnchorObjective, BestRq, Forward, Share
+from birq.model.quantized import QuantizedEncoder
+from birq.settings.params import Pretrain
+from birq.speech.batches import Batch, Feed, Utterances
+from birq.speech.frontend import FrontEnd
+from birq.train.distributed import ALONE, Group
+from birq.train.loop import precision, step_seed
+from birq.train.runtime.flops import pretraining_per_frame
+
+COLLAPSED_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is looked at beside the losses, from the section `birq` of params.yaml."""
+
+    min_perplexity: float = 1.0  # of the enhanced codes; below it, the run stops
+    gradient_cosine_every_steps: int = 0  # 0: never
+
+
+class CodeCounts:
+    """How often each code was used since the last look."""
+
+    def __init__(self, n_codebooks: int, codebook_size: int):
+        self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, count_NV: Tensor) -> CodeCounts:
+        """Counts that were taken elsewhere."""
+        counts = cls(*count_NV.shape)
+        counts.count_NV = count_NV
+        return counts
+
+    def add(self, codes_MN: Tensor) -> None:
+        n, v = self.count_NV.shape
+        shifted = codes_MN.cpu() + torch.arange(n) * v
+        self.count_NV += torch.bincount(shifted.flatten(), minlength=n * v).view(n, v)
+
+    def perplexity(self) -> float:
+        """exp of the entropy of the usage, mean over codebooks; 1 = one code, V = all equally."""
+        p_NV = self.count_NV / self.count_NV.sum(1, keepdim=True).clamp_min(1)
+        return float(torch.special.entr(p_NV.double()).sum(1).exp().mean())
+
+    def used_share(self) -> float:
+        return float((self.count_NV > 0).double().mean())
+
+
+class PretrainTask:
+    """Masks, the objective and its figures."""
+
+    def __init__(
+        self,
+        model: BestRq,
+        section: Pretrain,
+        name: str,
+        device: torch.device,
+        seed: int,
+        frame_shift_ms: float,
+        group: Group = ALONE,
+        mean_frames: float = 0.0,
+        watched: Watched | None = None,
+    ):
+        """`mean_frames`: encoder frames of an utterance, which attention's share of the work hangs on."""
+        self.model, self.section, self.device, self.seed = model, section, device, seed
+        self.name, self.group, self.watched = name, group, watched or Watched()
+        n_stack = model.encoder.shape.n_stack
+        self.start_probability = stacked_start_probability(section.mask_start_probability, n_stack)
+        self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
+        self.flops_per_audio_second = self._flops(mean_frames, frame_shift_ms)
+        self.collapsed_since: int | None = None
+        self.cosine: float | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        o = self.model.objective
+        self.sums = dict.fromkeys(("loss", "enhanced", "anchor", "masked", "labelled", "correct", "faithful", "agreeing"), 0.0)
+        self.anchor_codes = CodeCounts(o.n_codebooks, o.codebook_size)
+        self.enhanced_codes = CodeCounts(o.n_codebooks, o.codebook_size)
+
+    def _flops(self, mean_frames: float, frame_shift_ms: float) -> float:
+        shape, masked_share = self.model.encoder.shape, 1 - (1 - self.start_probability) ** self.span
+        per_frame = pretraining_per_frame(shape, self.model.objective, mean_frames, masked_share)
+        return per_frame * 1000 / (frame_shift_ms * shape.n_stack)
+
+    def _mask(self, batch: Batch, epoch: int) -> Tensor:
+        n_frames = batch.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
+        return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
+
+    def _shares(self, batches: list[Batch], masks: list[Tensor]) -> list[Share | None]:
+        """What every rank must know of the others' part of each micro-batch; alone, there are no shares."""
+        if self.group.size == 1:
+            return [None] * len(batches)
+        sizes = [b.of or len(b.ids) for b in batches]
+        starts = np.cumsum([0, *sizes])
+        masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
+        for batch, mask_BT, start in zip(batches, masks, starts, strict=False):
+            begin = int(start) + batch.first
+            masked_B[begin : begin + len(batch.ids)] = mask_BT.sum(1)
+        parts = self.group.add(masked_B).split(sizes)
+        return [Share(part_B, batch.first, self.group.total) for part_B, batch in zip(parts, batches, strict=True)]
+
+    def _forward(
+        self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None, objective: AnchorObjective | None = None
+    ) -> Forward:
+        generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
+        feats_BTF, lengths_B, mask_BT = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
+        with precision(self.device):
+            return self.model(feats_BTF, lengths_B, mask_BT, generator, share, objective)
+
+    def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
+        masks = [self._mask(b, epoch) for b in batches]
+        shares = self._shares(batches, masks)
+        every = self.watched.gradient_cosine_every_steps
+        if every and self.model.enhanced and (step == 0 or (step + 1) % every == 0):
+            self.cosine = self._gradient_cosine(batches[0], masks[0], step, 0, shares[0])
+        total = sum(share.n_masked if share else int(m.sum()) for m, share in zip(masks, shares, strict=True))
+        for part, (batch, mask_BT, share) in enumerate(zip(batches, masks, shares, strict=True)):
+            losses = self._forward(batch, mask_BT, step, part, share)
+            # G is a mean over masked frames, so micro-batches weigh by theirs: that gives the whole batch's gradient.
+            # Statistics of z and the mean label's entropy are those of a micro-batch, whatever the number of ranks that share it
+            (losses.total * (losses.n_masked / total)).backward()
+            self._sum_up(losses)
+
+    def _gradient_cosine(self, *forward: Any) -> float:
+        """Cosine of ∇F and ∇G over the encoder's parameters, both with the same masks, noise and dropout."""
+        params, o = [p for p in self.model.encoder.parameters() if p.requires_grad], self.model.objective
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            upper = self._forward(*forward, replace(o, enhanced_weight=1.0, entropy_weight=0.0, anchor_weight=0.0)).total
+            upper = torch.autograd.grad(upper, params, allow_unused=True)
+        lower = self._forward(*forward, replace(o, enhanced_weight=0.0, anchor_weight=1.0)).total
+        lower = torch.autograd.grad(lower, params, allow_unused=True)
+        pairs = [(a.flatten(), b.flatten()) for a, b in zip(upper, lower, strict=True) if a is not None and b is not None]
+        a, b = (self.group.total(torch.cat(side)) for side in zip(*pairs, strict=True))
+        return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+    def _sum_up(self, losses: Forward) -> None:
+        s, m = self.sums, losses.n_masked
+        s["masked"] += len(losses.anchor_codes_MN)
+        s["loss"] += float(losses.total.detach()) * m
+        s["anchor"] += float(losses.anchor) * m
+        s["correct"] += float(losses.n_correct)
+        self.anchor_codes.add(losses.anchor_codes_MN)
+        if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
+            s["labelled"] += len(losses.enhanced_codes_MN)
+            s["enhanced"] += float(losses.enhanced) * losses.n_labelled
+            s["faithful"] += float(losses.n_faithful)  # type: ignore[arg-type]
+            s["agreeing"] += float(losses.n_agreeing)  # type: ignore[arg-type]
+            self.enhanced_codes.add(losses.enhanced_codes_MN)
+
+    def _totals(self) -> tuple[dict[str, float], CodeCounts, CodeCounts]:
+        """Sums and counts of all ranks together."""
+        sums = self.group.add(torch.tensor(list(self.sums.values()), dtype=torch.float64))
+        counts = [CodeCounts.of(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
+        return dict(zip(self.sums, sums.tolist(), strict=True)), *counts
+
+    def figures(self, step: int) -> dict[str, float | None]:
+        s, anchor_codes, enhanced_codes = self._totals()
+        n, enhanced = self.model.objective.n_codebooks, self.model.enhanced
+        m, labelled = max(1.0, s["masked"]), max(1.0, s["labelled"])
+        line: dict[str, float | None] = {
+            "loss": s["loss"] / m,
+            "enhanced_loss": s["enhanced"] / labelled if enhanced else None,
+            "anchor_loss": s["anchor"] / m,
+            "masked_accuracy": s["correct"] / m / n,
+            "label_fidelity": s["faithful"] / labelled / n if enhanced else None,
+            "enhanced_perplexity": enhanced_codes.perplexity() if enhanced else None,
+            "anchor_perplexity": anchor_codes.perplexity(),
+            "enhanced_used_share": enhanced_codes.used_share() if enhanced else None,
+            "anchor_used_share": anchor_codes.used_share(),
+            "agreement": s["agreeing"] / labelled / n if enhanced else None,
+            "gradient_cosine": self.cosine,
+        }
+        self.cosine = None
+        self._begin()
+        self._watch(step, line)
+        return line
+
+    def _watch(self, step: int, line: dict[str, float | None]) -> None:
+        loss, perplexity = line["loss"], line["enhanced_perplexity"]
+        if loss is None or not math.isfinite(loss):
+            raise Diverged(f"{self.name}: loss is not finite at step {step}; try a lower pretrain.learning_rate or a longer warm-up")
+        if perplexity is None or perplexity >= self.watched.min_perplexity or step <= self.section.warmup_steps:
+            self.collapsed_since = None
+            return
+        self.collapsed_since = self.collapsed_since or step
+        if step - self.collapsed_since >= COLLAPSED_STEPS:
+            raise Diverged(
+                f"{self.name}: the enhanced labels have collapsed (perplexity {perplexity:.2f} below birq.min_perplexity = "
+                f"{self.watched.min_perplexity} since step {self.collapsed_since}); raise birq.entropy_weight (1 holds), lower "
+                "birq.label_gradient or pretrain.learning_rate, or use birq.label_norm: standardise. "
+                "The last checkpoint stays in the work folder"
+            )
+
+    def after_step(self, step: int, stop: Callable[[], bool]) -> dict[str, Any]:
+        return {}
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def state(self) -> dict[str, Any]:
+        sums, anchor_codes, enhanced_codes = self._totals()
+        counts = {"anchor": anchor_codes.count_NV, "enhanced": enhanced_codes.count_NV}
+        return {"collapsed_since": self.collapsed_since, "cosine": self.cosine, "sums": sums, "counts": counts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._begin()
+        self.collapsed_since, self.cosine = state["collapsed_since"], state["cosine"]
+        if self.group.writes:
+            self.sums = dict(state["sums"])
+            self.anchor_codes.count_NV, self.enhanced_codes.count_NV = (state["counts"][k].clone() for k in ("anchor", "enhanced"))
+
+
+def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretrain, seed: int, group: Group = ALONE) -> Feed:
+    """Every utterance, transcribed or not, in batches of the section's size."""
+    sizes = {"batch_seconds": section.batch_seconds, "micro_batch_seconds": section.micro_batch_seconds}
+    return Feed(utterances, np.arange(len(utterances)), front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)
+
+
+def constants(module: ModuleType, values: dict[str, Any]) -> Any:
+    """The constants of a method's objective, from the params that it reads."""
+    return module.Constants(**{f.name: values[f.name] for f in fields(module.Constants)})
+
+
+def build(module: ModuleType, shape: Shape, objective: Any, seed: int, dropout: float = 0.0) -> QuantizedEncoder:
+    """A method's model with weights that follow from the seed; the encoder's are the same for every method."""
+    torch.manual_seed(seed)
+    return module.Model(Encoder(shape, dropout), objective, seed)

@@ -1,0 +1,1 @@
+"""When, where and how fast a training runs: outside every key."""

@@ -1,0 +1,34 @@
+"""Where a stage computes: the first GPU or the CPU. Noted in the provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from birq import ranks
+
+
+def name_of(device: torch.device) -> str:
+    """The card's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def for_training(cpu_threads: int, notes: dict[str, Any]) -> torch.device:
+    """CUDA where there is one, for each rank of a node its own, else the CPU with so many threads."""
+    torch.set_num_threads(cpu_threads)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.local_rank())
+        device = torch.device("cuda", ranks.local_rank())
+    notes.update(ranks=ranks.world_size(), device=name_of(device), threads=cpu_threads)
+    return device
+
+
+def for_inference(notes: dict[str, Any]) -> torch.device:
+    """CUDA where there is one, else one CPU thread. Both in float32: figures must not depend on the machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    notes["device"] = name_of(device)
+    return device

@@ -1,0 +1,75 @@
+"""What a device could do, and what a process holds of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import torch
+
+from birq.errors import BirqError
+from birq.model.encoder import Encoder
+
+# dense bf16, by the makers' data sheets; the name as torch gives it contains the key. First match counts
+PEAK_TFLOPS = {
+    "GH200": 989.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "A40": 149.7,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+
+
+def peak_tflops(name: str) -> float | None:
+    """Dense bf16 peak of a card, TFLOP/s; None where it is not known, as for CPUs."""
+    return next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
+
+
+def _asked(name: str) -> bool:
+    value = os.environ.get(name, "0")
+    if value not in ("0", "1"):
+        raise BirqError(f"{name}={value}: must be 0 or 1")
+    return value == "1"
+
+
+def prepare(encoder: Encoder) -> list[str]:
+    """Make an encoder ready for training as the environment asks; returns what was asked for.
+
+    BIRQ_COMPILE=1: see `compile_blocks`. BIRQ_RECOMPUTE=1: activations of a block are computed again in the backward pass instead of being
+    kept; a third more work, memory of one block.
+    Errors: BirqError for other values.
+    """
+    asked = [name for name in ("BIRQ_COMPILE", "BIRQ_RECOMPUTE") if _asked(name)]
+    encoder.recompute = "BIRQ_RECOMPUTE" in asked
+    if "BIRQ_COMPILE" in asked:
+        compile_blocks(encoder)
+    return asked
+
+
+def compile_blocks(encoder: Encoder) -> None:
+    """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances; a slow first step, last digits change.
+
+    The convolution over time stays outside: Inductor fixes the length for the backward pass of one (torch 2.13), would compile anew for
+    every other length, and give up after eight.
+    """
+    # what differs in kind is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    encoder.always_masks = True
+    for block in encoder.blocks:
+        depthwise = block.convolution.depthwise
+        depthwise.forward = torch.compiler.disable(depthwise.forward)
+        block.compile(dynamic=True)
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most that this process has held: of the card's memory, or of the machine's where there is no card."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
