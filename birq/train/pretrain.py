@@ -15,7 +15,8 @@ from birq.batches import Batch, Feed
 from birq.errors import Diverged
 from birq.model.flops import pretraining_per_frame
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
-from birq.model.objectives import Losses, Objective, Pretrainer, Share
+from birq.model.objectives import BiRq, Objective
+from birq.model.prediction import Forward, Share
 from birq.params import Pretrain
 from birq.shards import KERNEL, Split, open_split, read_stats
 from birq.stage import Job
@@ -53,7 +54,7 @@ class PretrainTask:
 
     def __init__(
         self,
-        model: Pretrainer,
+        model: BiRq,
         section: Pretrain,
         name: str,
         device: torch.device,
@@ -103,7 +104,7 @@ class PretrainTask:
 
     def _forward(
         self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None, objective: Objective | None = None
-    ) -> Losses:
+    ) -> Forward:
         generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
         feats_BTF, lengths_B, mask_BT = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
         with precision(self.device):
@@ -135,7 +136,7 @@ class PretrainTask:
         a, b = (self.group.total(torch.cat(side)) for side in zip(*pairs, strict=True))
         return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
-    def _sum_up(self, losses: Losses) -> None:
+    def _sum_up(self, losses: Forward) -> None:
         s, m = self.sums, losses.n_masked
         s["masked"] += len(losses.anchor_codes_MN)
         s["loss"] += float(losses.total.detach()) * m

@@ -19,7 +19,7 @@ from torch import nn
 from birq.errors import BirqError
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder, Shape
-from birq.model.objectives import Objective, Pretrainer
+from birq.model.objectives import BiRq, Objective
 from birq.params import Pretrain
 from birq.progress import say
 from birq.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ def _load(folder: Path, file: str) -> tuple[dict[str, Any], dict[str, torch.Tens
 class Pretrained:
     """An encoder as pre-training left it, with its quantizers, heads and normalisation."""
 
-    pretrainer: Pretrainer
+    pretrainer: BiRq
     config: dict[str, Any]
     mean_F: np.ndarray
     std_F: np.ndarray
@@ -128,11 +128,11 @@ def _statistics(config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(config["mean"], np.float32), np.asarray(config["std"], np.float32)
 
 
-def build_pretrainer(config: dict[str, Any]) -> Pretrainer:
+def build_pretrainer(config: dict[str, Any]) -> BiRq:
     """A pretrainer with weights that follow from the seed; they are the same for every method."""
     torch.manual_seed(config["seed"])
     encoder = Encoder(shape_of(config["model"], config["features"]["n_mels"]), config["pretrain"]["dropout"])
-    return Pretrainer(encoder, objective_of(config["pretrain"]), config["seed"])
+    return BiRq(encoder, objective_of(config["pretrain"]), config["seed"])
 
 
 def load_pretrained(folder: Path) -> Pretrained:
