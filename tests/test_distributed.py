@@ -146,11 +146,11 @@ def test_ranks_that_begin_unlike_are_an_error(tmp_path: Path) -> None:
 def test_noise_of_a_share_is_its_part_of_the_batch_s_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The generator is led past the rows of other ranks, so a frame's Gumbel noise does not depend on who computes it."""
     logits = torch.randn(50, 2, 32, generator=noise(1))
-    whole, _ = objectives.enhanced_labels(logits, objective(), noise())
+    whole = objectives.enhanced_labels(logits, objective(), noise())
     monkeypatch.setattr(objectives, "SKIPPED_AT_ONCE", 1000)
     generator = noise()
     objectives._skip(37 * 2 * 32, generator, logits.device)
-    assert torch.equal(objectives.enhanced_labels(logits[37:], objective(), generator)[0], whole[37:])
+    assert torch.equal(objectives.enhanced_labels(logits[37:], objective(), generator), whole[37:])
 
 
 def test_what_a_rank_draws_for_itself_is_its_own() -> None:

@@ -12,27 +12,27 @@ from tiny import batch, every_other, noise, objective, pretrainer
 from torch import Tensor
 
 from birq.model import prediction
-from birq.model.encoder import valid_mask
-from birq.model.objectives import Losses, Pretrainer, enhanced_labels
-from birq.model.prediction import entropy, masked_prediction
+from birq.model.encoder import Encoder, valid_mask
+from birq.model.objectives import BiRq, enhanced_labels, mean_label_entropy
+from birq.model.prediction import AnchorObjective, BestRq, Forward
 from birq.model.quantizer import layer_norm, standardise
 
 LENGTHS = [24, 15, 9]
 NOT_TRAINED_BY_LABELS = ("head", "enhanced_head")
 
 
-def losses(p: Pretrainer, seed: int = 0, lengths: list[int] | None = None) -> Losses:
+def losses(p: BiRq, seed: int = 0, lengths: list[int] | None = None) -> Forward:
     b = batch(lengths or LENGTHS)
     return p(b.feats_BTF, b.lengths_B, every_other(b.lengths_B), noise(seed))
 
 
-def gradient(p: Pretrainer, loss: Tensor) -> dict[str, Tensor]:
+def gradient(p: BiRq, loss: Tensor) -> dict[str, Tensor]:
     p.zero_grad()
     loss.backward()
     return {n: torch.zeros_like(w) if w.grad is None else w.grad.clone() for n, w in p.named_parameters()}
 
 
-def by_hand(p: Pretrainer, *, detach: bool, seed: int = 0) -> dict[str, Tensor]:
+def by_hand(p: BiRq, *, detach: bool, seed: int = 0) -> dict[str, Tensor]:
     """Algorithm 1 written out for all labels; returns the losses F, G and the total."""
     o, b = p.objective, batch(LENGTHS)
     mask, lengths = every_other(b.lengths_B), b.lengths_B
@@ -139,6 +139,25 @@ def test_w1_0_is_best_rq_over_several_steps() -> None:
     assert here.enhanced is None and here.label_entropy is None and here.enhanced_codes_MN is None
 
 
+def test_w1_0_is_best_rq_bit_for_bit() -> None:
+    """A model that knows G alone, of the same seed: the same first weights, and the same weights after every step."""
+    birq = pretrainer(enhanced_weight=0.0)
+    torch.manual_seed(0)
+    constants = {f.name: getattr(birq.objective, f.name) for f in dataclasses.fields(AnchorObjective)}
+    best_rq = BestRq(Encoder(birq.encoder.shape), AnchorObjective(**constants), seed=0)
+    assert not birq.enhanced and not best_rq.enhanced and pretrainer().enhanced
+    optimisers = [torch.optim.AdamW(p.parameters(), lr=1e-2) for p in (birq, best_rq)]
+    for step in range(5):
+        weights, same_weights = birq.state_dict(), best_rq.state_dict()
+        assert list(weights) == list(same_weights)
+        assert all(torch.equal(w, same_weights[name]) for name, w in weights.items()), step
+        b = batch(LENGTHS, seed=step)
+        for p, optimiser in zip((birq, best_rq), optimisers, strict=True):
+            optimiser.zero_grad()
+            p(b.feats_BTF, b.lengths_B, every_other(b.lengths_B), noise(step)).total.backward()
+            optimiser.step()
+
+
 def test_the_anchoring_part_is_the_same_with_and_without_f() -> None:
     """G comes from the same masked pass and the same draws whatever w1, so its curve compares between methods."""
     assert torch.equal(losses(pretrainer()).anchor, losses(pretrainer(enhanced_weight=0.0)).anchor)
@@ -150,7 +169,7 @@ def test_several_codebooks_are_the_mean_of_single_ones(lengths: list[int]) -> No
     many = pretrainer(n_codebooks=3, gumbel_noise=False)
     v, whole, single = many.objective.codebook_size, losses(many, lengths=lengths), []
     for n in range(3):
-        one = Pretrainer(many.encoder, dataclasses.replace(many.objective, n_codebooks=1), seed=0)
+        one = BiRq(many.encoder, dataclasses.replace(many.objective, n_codebooks=1), seed=0)
         for quantizer, theirs in ((one.anchor_quantizer, many.anchor_quantizer), (one.quantizer, many.quantizer)):
             quantizer.projection.copy_(theirs.projection[n : n + 1])
             quantizer.codebook.copy_(theirs.codebook[n : n + 1])
@@ -168,30 +187,35 @@ def test_several_codebooks_are_the_mean_of_single_ones(lengths: list[int]) -> No
 
 def test_entropy_term_is_ln_v_for_uniform_usage_and_0_for_one_code() -> None:
     """H(q̄) measures usage over frames, not doubt within a frame: certain labels that share the codes evenly give ln V."""
+
+    def entropy(mean_NV: Tensor) -> float:
+        return float(mean_label_entropy(mean_NV, mean_NV.clamp_min(1e-12).log()))
+
     v = 16
     evenly = torch.eye(v)[:, None, :]
-    assert float(entropy(evenly.mean(0))) == pytest.approx(math.log(v), abs=1e-5)
-    assert float(entropy(torch.full((1, v), 1 / v))) == pytest.approx(math.log(v), abs=1e-5)
-    assert float(entropy(evenly[0])) == pytest.approx(0.0, abs=1e-5)
-    assert float(entropy(torch.cat((evenly, evenly[:1].expand(v, 1, v)), dim=1).mean(0))) == pytest.approx(math.log(v) / 2, abs=1e-5)
+    assert entropy(evenly.mean(0)) == pytest.approx(math.log(v), abs=1e-5)
+    assert entropy(torch.full((1, v), 1 / v)) == pytest.approx(math.log(v), abs=1e-5)
+    assert entropy(evenly[0]) == pytest.approx(0.0, abs=1e-5)
+    assert entropy(torch.cat((evenly, evenly[:1].expand(v, 1, v)), dim=1).mean(0)) == pytest.approx(math.log(v) / 2, abs=1e-5)
 
 
 def test_labels_are_distributions_and_hard_ones_are_one_hot_with_the_soft_gradient() -> None:
     """Straight-through: the label is the one-hot of the sample, the gradient runs through the soft one."""
     logits = torch.randn(50, 2, 12, generator=noise()).mul_(3)
-    soft, through = enhanced_labels(logits, objective(labels="soft"), noise(1))
-    assert soft is through
+    logits.requires_grad_()
+    pull = torch.randn(50, 2, 12, generator=noise(2))
+    soft, hard = (enhanced_labels(logits, objective(labels=kind), noise(1)) for kind in ("soft", "hard"))
     torch.testing.assert_close(soft.sum(-1), torch.ones(50, 2))
-    hard, through = enhanced_labels(logits, objective(labels="hard"), noise(1))
-    assert torch.equal(hard, F.one_hot(soft.argmax(-1), 12).float()) and torch.equal(through, soft)
+    torch.testing.assert_close(hard, F.one_hot(soft.argmax(-1), 12).float())
+    assert torch.equal(*(torch.autograd.grad((x * pull).sum(), logits)[0] for x in (soft, hard)))
 
 
 def test_gumbel_samples_follow_the_softmax() -> None:
     """argmax(l + Gumbel) is a draw from softmax(l): the reason for eq. 4. Without noise the label is softmax(l/τ)."""
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(60_000, 1, 3)
-    drawn = enhanced_labels(logits, objective(), noise())[0].argmax(-1).flatten()
+    drawn = enhanced_labels(logits, objective(), noise()).argmax(-1).flatten()
     torch.testing.assert_close(drawn.bincount() / 60_000, logits[0, 0].softmax(-1), atol=0.01, rtol=0)
-    free, _ = enhanced_labels(logits, objective(gumbel_noise=False), noise())
+    free = enhanced_labels(logits, objective(gumbel_noise=False), noise())
     torch.testing.assert_close(free, (logits / 0.5).softmax(-1))
 
 
@@ -229,14 +253,16 @@ def test_enhanced_labels_are_made_without_dropout() -> None:
 # ---- which way the gradient of F runs
 
 
-def label_path_alone(weight: float, layers: int = 3, k: int = 2) -> tuple[Pretrainer, Tensor]:
+def label_path_alone(weight: float, layers: int = 3, k: int = 2) -> tuple[BiRq, Tensor]:
     """F with the prediction held constant: only the label path is left."""
     p, b = pretrainer(n_layers=layers, label_layer=k, label_gradient=weight, entropy_weight=0.0), batch(LENGTHS)
     mask = every_other(b.lengths_B)
-    _, labels = p._labels(p.objective, p.encoder.stack(b.feats_BTF), b.lengths_B, mask, noise(), None)
-    labels.head = torch.nn.Linear(p.head.in_features, p.head.out_features).requires_grad_(False)
-    h, y = torch.randn(labels.n_labelled, p.head.in_features, generator=noise(1)), p.anchor_labels(b.feats_BTF)[mask]
-    return p, masked_prediction(h, labels.head, y, p.objective.codebook_size, len(y), 0.0, labels).total
+    p.head.requires_grad_(False)
+    v = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, mask).transpose(0, 1)
+    codes, sum_NV = p.nearest_and_sum(v)
+    h, y = torch.randn(len(v), p.head.in_features, generator=noise(1)), p.anchor_labels(b.feats_BTF)[mask]
+    o = dataclasses.replace(p.objective, anchor_weight=0.0)
+    return p, p.enhanced_sums(o, (h, y, v, codes), (sum_NV / len(v)).log(), len(y), len(v), noise())[0]
 
 
 def test_gradient_of_f_reaches_layers_up_to_k_through_the_labels_and_no_other() -> None:
@@ -256,13 +282,13 @@ def test_gradient_of_f_is_zero_where_labels_are_detached_and_the_prediction_is_c
 
 def test_label_gradient_weighs_the_label_path_and_nothing_else() -> None:
     """∇(w) = ∇(prediction) + w · ∇(labels), inside the whole objective; the loss itself does not change."""
-    found = {}
+    seen = {}
     for weight in (0.0, 0.5, 1.0):
         p = pretrainer(n_layers=3, label_layer=2, label_gradient=weight, enhanced_weight=1.0)
         here = losses(p)
-        found[weight] = (here.total.item(), gradient(p, here.total))
-    assert found[0.0][0] == pytest.approx(found[1.0][0], abs=1e-5) and found[0.5][0] == pytest.approx(found[1.0][0], abs=1e-5)
-    none, half, full = (found[w][1] for w in (0.0, 0.5, 1.0))
+        seen[weight] = (here.total.item(), gradient(p, here.total))
+    assert seen[0.0][0] == pytest.approx(seen[1.0][0], abs=1e-5) and seen[0.5][0] == pytest.approx(seen[1.0][0], abs=1e-5)
+    none, half, full = (seen[w][1] for w in (0.0, 0.5, 1.0))
     same(half, {n: (none[n] + full[n]) / 2 for n in none}, tolerance=1e-5)
     for name in none:
         if name.startswith(("encoder.blocks.2", *NOT_TRAINED_BY_LABELS)):

@@ -19,7 +19,7 @@ from birq.errors import BirqError
 from birq.model import prediction
 from birq.model.encoder import Encoder
 from birq.train.runtime.flops import pretraining_per_frame
-from birq.model.objectives import Pretrainer
+from birq.model.objectives import BiRq
 from birq.train import pretrain
 from birq.train.runtime.ahead import Ahead
 from birq.train.runtime.hardware import PEAK_TFLOPS, peak_tflops, prepare
@@ -172,7 +172,7 @@ def test_operations_by_formula_are_those_that_torch_counts(weight: float, gradie
     """MFU is as good as its formula: that of all matrix products that run, but for convolutions over time (0.3 % here) and the gradient at
     the features, which nobody asks for (0.5 %)."""
     forms = {"label_layer": 2, "enhanced_weight": weight, "label_gradient": gradient, "codebook_size": 256, "entropy_weight": 0.0}
-    p = Pretrainer(Encoder(shape(n_layers=3, d_model=64, ff_expansion=4)), objective(n_codebooks=2, **forms), seed=0)
+    p = BiRq(Encoder(shape(n_layers=3, d_model=64, ff_expansion=4)), objective(n_codebooks=2, **forms), seed=0)
     b = batch([96, 96])
     mask = every_other(b.lengths_B)
     with sdpa_kernel(SDPBackend.MATH), Products() as products:

@@ -21,7 +21,7 @@ from birq.speech import shards
 from birq.speech.batches import Batch
 from birq.speech.fbank import fbank
 from birq.model.encoder import Encoder, Shape
-from birq.model.objectives import Objective, Pretrainer
+from birq.model.objectives import Objective, BiRq
 from birq.settings.params import Params, parse
 from birq.pipeline.stage import Job
 from birq.train import pretrain
@@ -248,10 +248,10 @@ def objective(**changes: Any) -> Objective:
     return Objective(**({f.name: section[f.name] for f in fields(Objective)} | changes))
 
 
-def pretrainer(seed: int = 0, n_layers: int = 2, **changes: Any) -> Pretrainer:
+def pretrainer(seed: int = 0, n_layers: int = 2, **changes: Any) -> BiRq:
     """A pretrainer whose weights follow from the seed."""
     torch.manual_seed(seed)
-    return Pretrainer(Encoder(shape(n_layers=n_layers)), objective(**changes), seed)
+    return BiRq(Encoder(shape(n_layers=n_layers)), objective(**changes), seed)
 
 
 def batch(lengths: list[int], seed: int = 0, n_stack: int = 4) -> Batch:

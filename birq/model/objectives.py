@@ -1,19 +1,21 @@
-"""BEST-RQ and BiRQ (Jiang et al. 2025, arXiv 2509.15430): the paper in one file.
+"""BiRQ (Jiang et al. 2025, arXiv 2509.15430): the paper in one file. Its lower level G alone is BEST-RQ, in prediction.py.
 
+    u = P x,  y = argmin over n of ‖u − C_n‖²                 eq. 1, 2: anchoring labels, fixed
+    u⁽ᵏ⁾ = P′ z⁽ᵏ⁾,  label = Gumbel-softmax of −‖u⁽ᵏ⁾ − C‖²     eq. 3, 4: enhanced labels, by the model's layer k from the unmasked input
+    G, F: cross-entropy of masked frames against either        eq. 5, 6, 7
     min F(θ)  subject to  G(θ) − min G ≤ δ                    eq. 8, the same θ on both levels
     min w1 F(θ) + w2 (G(θ) − min G)                           eq. 9, its penalty form; min G is a constant
     θ ← θ − η (w1 ∇F + w2 ∇G)                                 algorithm 1: one loop, one step
 
-G is the cross-entropy of masked frames against anchoring labels (fixed: BEST-RQ), F against enhanced labels, which the
-model's own layer k makes from the unmasked input. ∇F runs through the prediction and through the labels.
-docs/method.md derives what is added here: the entropy of the mean label, and a weight on the label path's gradient.
+∇F runs through the prediction and through the labels. docs/method.md derives what is added here: the entropy H of the mean label,
+w1 (F − β H) + w2 G, and a weight on the label path's gradient.
 
-Shape suffixes: B utterances, T encoder frames, S stacked bins, D width, M masked frames, N codebooks, V codes.
+Shape suffixes: B utterances, T encoder frames, S stacked bins, D width, M masked frames, L of them with an enhanced label, R of a chunk,
+N codebooks, V codes, h code width, K = N · V outputs of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,78 +23,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from birq.model.encoder import Encoder, valid_mask
-from birq.model.prediction import Labels, masked_prediction
-from birq.model.quantizer import RandomQuantizer, layer_norm, standardise
+from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, anchor_loss, frames_at_once, log_probabilities, sum_over_chunks
+from birq.model.quantizer import layer_norm, standardise
 
-QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
 SKIPPED_AT_ONCE = 1 << 20  # random numbers: 4 MiB
+SMALLEST = 1e-12  # probability, inside a logarithm
 
 
-@dataclass(frozen=True)
-class Objective:
-    """Constants of the objective; defaults that hold and the paper's values stand in params.yaml."""
+@dataclass(frozen=True, kw_only=True)
+class Objective(AnchorObjective):
+    """Constants of w1 (F − β H) + w2 G; defaults that hold and the paper's values stand in params.yaml."""
 
     enhanced_weight: float  # w1; 0 is BEST-RQ
-    anchor_weight: float  # w2
     label_layer: int  # k
     temperature: float  # τ
     logit_scale: float  # s
     label_share: float  # share of a batch's utterances that get enhanced labels; 1 = the paper
     label_gradient: float  # weight on the gradient through the label path
-    entropy_weight: float  # weight of H(mean label) inside F
+    entropy_weight: float  # β, weight of H(mean label) inside F
     labels: str  # soft or hard
     gumbel_noise: bool
     label_norm: str  # standardise or layer_norm
     heads: str  # shared or separate
-    mask_fill_std: float
-    n_codebooks: int
-    codebook_size: int
-    codebook_dim: int
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which utterances of a batch are here, where the others are computed elsewhere at the same time.
-
-    Means over frames, statistics of z and the mean label are those of the whole batch; the losses of all shares add up to the batch's.
-    """
-
-    masked_B: Tensor  # masked frames of every utterance of the batch, int64 on the CPU
-    first: int  # utterances of the batch before those here
-    total: Callable[[Tensor], Tensor]  # a tensor summed over the shares, its gradient as well
-
-    @property
-    def n_masked(self) -> int:
-        return int(self.masked_B.sum())
-
-    @property
-    def masked_before(self) -> int:
-        return int(self.masked_B[: self.first].sum())
-
-    def chosen(self, chosen_B: Tensor) -> Share:
-        """The share of a batch of which only some utterances, in ascending order, are left."""
-        chosen_B = chosen_B.cpu()
-        return Share(self.masked_B[chosen_B], int((chosen_B < self.first).sum()), self.total)
-
-
-@dataclass
-class Losses:
-    """One forward pass; of a share of a batch, what it adds to the batch's losses. Enhanced parts are None for BEST-RQ.
-
-    Only `total` carries a gradient.
-    """
-
-    total: Tensor  # w1 (F − β H) + w2 G
-    anchor: Tensor  # G
-    enhanced: Tensor | None  # F
-    label_entropy: Tensor | None  # H of the mean noise-free label, nats, mean over codebooks
-    n_masked: int  # of the batch, all shares
-    n_labelled: int  # masked frames of the batch that got an enhanced label
-    n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
-    n_faithful: Tensor | None  # ... whose sampled enhanced code is the nearest one
-    n_agreeing: Tensor | None  # ... whose nearest enhanced code equals the anchoring code
-    anchor_codes_MN: Tensor
-    enhanced_codes_MN: Tensor | None  # nearest, noise-free
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -122,18 +74,27 @@ def _skip(count: int, generator: torch.Generator, device: torch.device) -> None:
         count -= SKIPPED_AT_ONCE
 
 
-def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one; as the label, and as what its gradient runs through.
+def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
+    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one.
 
-    The two differ where labels are `hard`: the one-hot of the largest, with the soft label's gradient (straight-through).
+    `hard`: the one-hot of the largest, with the soft label's gradient (straight-through).
     """
     noisy = logits_MNV
     if objective.gumbel_noise:
         noisy = logits_MNV + gumbel_noise(logits_MNV.shape, generator, logits_MNV.device)
     soft = F.softmax(noisy / objective.temperature, dim=-1)
     if objective.labels == "soft":
-        return soft, soft
-    return torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0), soft
+        return soft
+    hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+    return soft + (hard - soft).detach()
+
+
+def mean_label_entropy(sum_NV: Tensor, log_mean_NV: Tensor) -> Tensor:
+    """−Σ p ln(mean p), mean over codebooks, of labels' sum over frames. Over all frames of a batch it is their number times H.
+
+    H's gradient is this one's with ln(mean p) held constant, but for a constant that a softmax takes away: so H adds up over chunks.
+    """
+    return -(sum_NV * log_mean_NV).sum(-1).mean()
 
 
 def shared_statistics(z_MD: Tensor, share: Share) -> tuple[Tensor, Tensor]:
@@ -143,31 +104,21 @@ def shared_statistics(z_MD: Tensor, share: Share) -> tuple[Tensor, Tensor]:
     return mean_D, (share.total((z_MD - mean_D).square().sum(0)) / count + 1e-5).sqrt()
 
 
-class Pretrainer(nn.Module):
-    """An encoder with its two quantizers and prediction head(s)."""
+class BiRq(BestRq):
+    """BEST-RQ's model, whose layer k makes labels too."""
+
+    objective: Objective
 
     def __init__(self, encoder: Encoder, objective: Objective, seed: int):
-        super().__init__()
-        shape = encoder.shape
-        if objective.label_layer > shape.n_layers:
-            raise ValueError(f"label_layer {objective.label_layer} of {shape.n_layers}")
-        self.encoder, self.objective = encoder, objective
-        sizes = (objective.codebook_dim, objective.codebook_size, objective.n_codebooks)
-        # quantizers have a seed of their own: the labels are the same for every method of a seed
-        # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
-        generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
-        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
-        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
-        self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
-        n_codes = objective.n_codebooks * objective.codebook_size
-        self.head = nn.Linear(shape.d_model, n_codes)
-        self.enhanced_head = nn.Linear(shape.d_model, n_codes) if objective.heads == "separate" else None
+        if objective.label_layer > encoder.shape.n_layers:
+            raise ValueError(f"label_layer {objective.label_layer} of {encoder.shape.n_layers}")
+        super().__init__(encoder, objective, seed)
+        self.enhanced_head = nn.Linear(self.head.in_features, self.head.out_features) if objective.heads == "separate" else None
 
-    def anchor_labels(self, feats_BTF: Tensor) -> Tensor:
-        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel -> [B, T, N] int64."""
-        x_BTS = self.encoder.stack(feats_BTF)
-        b, t, s = x_BTS.shape
-        return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
+    @property
+    def enhanced(self) -> bool:
+        """Are there enhanced labels?"""
+        return self.objective.enhanced_weight > 0
 
     def label_directions(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, share: Share | None = None) -> Tensor:
         """unit(z P) of the masked frames, z from layer k of the unmasked input: [N, M, h]. Label logits are 2 s · v · C (eq. 4)."""
@@ -184,6 +135,66 @@ class Pretrainer(nn.Module):
                 z_MD = _WeightedGradient.apply(z_MD, o.label_gradient)
             return self.quantizer.directions(z_MD)
 
+    def label_logits(self, v_MNh: Tensor) -> Tensor:
+        """−s ‖v − C‖² but for a constant (eq. 4): [M, N, V]."""
+        return self.quantizer.logits(self.objective.logit_scale * v_MNh.transpose(0, 1))
+
+    @torch.no_grad()
+    def nearest_and_sum(self, v_MNh: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest codes [M, N], and the sum of the noise-free labels [N, V]."""
+        n, v = self.objective.n_codebooks, self.objective.codebook_size
+        sum_NV, codes = v_MNh.new_zeros(n, v), []
+        for chunk_RNh in v_MNh.split(frames_at_once(v_MNh.device, n * v)):
+            logits_RNV = self.label_logits(chunk_RNh)
+            sum_NV += F.softmax(logits_RNV, dim=-1).sum(0)
+            codes.append(logits_RNV.argmax(-1))
+        return torch.cat(codes), sum_NV
+
+    def drawn(self, lengths_B: Tensor, generator: torch.Generator, share: Share | None) -> tuple[Tensor, Share | None]:
+        """Which utterances here get enhanced labels, [B] bool, and the share of the batch's labelled part.
+
+        F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation.
+        """
+        if self.objective.label_share == 1:
+            return torch.ones_like(lengths_B, dtype=torch.bool), share
+        n, first = (len(share.masked_B), share.first) if share else (len(lengths_B), 0)
+        count = max(1, round(self.objective.label_share * n))
+        drawn_B = torch.zeros(n, dtype=torch.bool, device=lengths_B.device)
+        drawn_B[torch.randperm(n, generator=generator, device=lengths_B.device)[:count]] = True
+        return drawn_B[first : first + len(lengths_B)], share.chosen(drawn_B) if share else None
+
+    def enhanced_sums(
+        self,
+        o: Objective,
+        frames: tuple[Tensor, Tensor, Tensor, Tensor],
+        log_mean_NV: Tensor,
+        n_masked: int,
+        n_labelled: int,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, ...]:
+        """What frames with an enhanced label add to the total, and their sums of G, correct predictions, F and faithful samples.
+
+        frames: outputs [L, D], anchoring labels [L, N], directions [L, N, h], nearest codes [L, N].
+        """
+        w1, w2 = o.enhanced_weight / n_labelled, o.anchor_weight / (n_masked * o.n_codebooks)
+
+        def loss(h_RD: Tensor, y_RN: Tensor, v_RNh: Tensor, codes_RN: Tensor, *heads: Tensor) -> tuple[Tensor, ...]:
+            logp_RNV = log_probabilities(h_RD, *heads[:2], o.n_codebooks)
+            anchor, n_correct = anchor_loss(logp_RNV, y_RN)
+            if self.enhanced_head:
+                logp_RNV = log_probabilities(h_RD, *heads[2:], o.n_codebooks)
+            logits_RNV = self.label_logits(v_RNh)
+            label_RNV = enhanced_labels(logits_RNV, o, generator)
+            enhanced = -torch.dot(label_RNV.flatten(), logp_RNV.flatten()) / o.n_codebooks
+            total = w1 * enhanced + w2 * anchor
+            if o.entropy_weight:
+                total = total - w1 * o.entropy_weight * mean_label_entropy(F.softmax(logits_RNV, dim=-1).sum(0), log_mean_NV)
+            return total, anchor, n_correct, enhanced, (label_RNV.argmax(-1) == codes_RN).sum()
+
+        heads = [self.head, self.enhanced_head] if self.enhanced_head else [self.head]
+        weights = [w for head in heads for w in (head.weight, head.bias)]
+        return sum_over_chunks(loss, [*frames], weights, len(self.head.bias))
+
     def forward(
         self,
         feats_BTF: Tensor,
@@ -192,73 +203,40 @@ class Pretrainer(nn.Module):
         generator: torch.Generator,
         share: Share | None = None,
         objective: Objective | None = None,
-    ) -> Losses:
-        """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T].
-
-        `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
-        """
+    ) -> Forward:
+        """As BestRq's, with F and H. Without w1 it is BestRq's."""
         o = objective or self.objective
+        if not o.enhanced_weight:
+            return super().forward(feats_BTF, lengths_B, mask_BT, generator, share, o)
         x_BTS = self.encoder.stack(feats_BTF)
-        y_MN = self.anchor_quantizer.nearest(x_BTS[mask_BT])  # eq. 2
-        n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
+        h_MD, y_MN, n_masked = self.masked_pass(x_BTS, lengths_B, mask_BT, generator, share)
 
-        fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
-        h_MD = self.encoder(x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS * o.mask_fill_std), lengths_B)[mask_BT]
-        labels, codes_MN, n_labelled = None, y_MN, 0
-        if o.enhanced_weight:
-            labelled_M, labels = self._labels(o, x_BTS, lengths_B, mask_BT, generator, share)
-            n_labelled = labels.n_labelled
-            if labelled_M is not None:  # those with an enhanced label first
-                order_M = torch.cat([labelled_M.nonzero()[:, 0], (~labelled_M).nonzero()[:, 0]])
-                h_MD, codes_MN = h_MD[order_M], y_MN[order_M]
-        found = masked_prediction(h_MD, self.head, codes_MN, o.codebook_size, n_masked, o.anchor_weight, labels)
-        return Losses(
-            total=found.total,
-            anchor=found.anchor,
-            enhanced=found.enhanced,
-            label_entropy=found.entropy,
+        drawn_B, drawn_share = self.drawn(lengths_B, generator, share)
+        v_LNh = self.label_directions(x_BTS[drawn_B], lengths_B[drawn_B], mask_BT[drawn_B], drawn_share).transpose(0, 1)
+        codes_LN, sum_NV = self.nearest_and_sum(v_LNh)
+        n_labelled, before = (drawn_share.n_masked, drawn_share.masked_before) if drawn_share else (len(v_LNh), 0)
+        mean_NV = (drawn_share.total(sum_NV) if drawn_share else sum_NV) / n_labelled
+        log_mean_NV = mean_NV.clamp_min(SMALLEST).log()
+        if o.gumbel_noise:  # the noise of other shares' frames comes first
+            _skip(before * sum_NV.numel(), generator, v_LNh.device)
+
+        labelled_M = (drawn_B[:, None] & mask_BT)[mask_BT]
+        y_LN = y_MN[labelled_M]
+        total, anchor, n_correct, enhanced, n_faithful = self.enhanced_sums(
+            o, (h_MD[labelled_M], y_LN, v_LNh, codes_LN), log_mean_NV, n_masked, n_labelled, generator
+        )
+        other_anchor, other_correct = self.anchor_sums(h_MD[~labelled_M], y_MN[~labelled_M])
+        n = n_masked * o.n_codebooks
+        return Forward(
+            total=total + o.anchor_weight / n * other_anchor,
+            anchor=(anchor + other_anchor.detach()) / n,
+            enhanced=enhanced / n_labelled,
+            label_entropy=mean_label_entropy(sum_NV, log_mean_NV) / n_labelled,
             n_masked=n_masked,
             n_labelled=n_labelled,
-            n_correct=found.n_correct,
-            n_faithful=found.n_faithful,
-            n_agreeing=None if found.codes_LN is None else (found.codes_LN == codes_MN[: len(found.codes_LN)]).sum(),
+            n_correct=n_correct + other_correct,
+            n_faithful=n_faithful,
+            n_agreeing=(codes_LN == y_LN).sum(),
             anchor_codes_MN=y_MN,
-            enhanced_codes_MN=found.codes_LN,
-        )
-
-    def _labels(
-        self,
-        o: Objective,
-        x_BTS: Tensor,
-        lengths_B: Tensor,
-        mask_BT: Tensor,
-        generator: torch.Generator,
-        share: Share | None,
-    ) -> tuple[Tensor | None, Labels]:
-        """What enhanced labels are made of, and which masked frames get one: [M] bool, None for all."""
-        labelled_M = None
-        if o.label_share < 1:  # F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation
-            n_utterances, first = (len(share.masked_B), share.first) if share else (len(lengths_B), 0)
-            chosen_B = torch.randperm(n_utterances, generator=generator, device=x_BTS.device)
-            chosen_B = chosen_B[: max(1, round(o.label_share * n_utterances))].sort().values
-            share = share.chosen(chosen_B) if share else None
-            chosen_B = chosen_B[(chosen_B >= first) & (chosen_B < first + len(lengths_B))] - first
-            labelled_M = torch.isin(mask_BT.nonzero()[:, 0], chosen_B)
-            x_BTS, lengths_B, mask_BT = x_BTS[chosen_B], lengths_B[chosen_B], mask_BT[chosen_B]
-        v_NLh = self.label_directions(x_BTS, lengths_B, mask_BT, share)
-        n_labelled, before = (share.n_masked, share.masked_before) if share else (v_NLh.shape[1], 0)
-        if o.gumbel_noise:  # the noise of other shares' frames comes first
-            _skip(before * o.n_codebooks * o.codebook_size, generator, v_NLh.device)
-        total = share.total if share else (lambda x: x)
-        return labelled_M, Labels(
-            v_NLh=v_NLh,
-            quantizer=self.quantizer,
-            scale=o.logit_scale,
-            sample=lambda logits_RNV: enhanced_labels(logits_RNV, o, generator),
-            temperature=o.temperature,
-            mean=lambda sum_NV: total(sum_NV) / n_labelled,
-            n_labelled=n_labelled,
-            weight=o.enhanced_weight,
-            entropy_weight=o.entropy_weight,
-            head=self.enhanced_head or self.head,
+            enhanced_codes_MN=codes_LN,
         )

@@ -1,16 +1,15 @@
-"""F, G and H of masked frames, with their gradients, a few frames at a time.
+"""BEST-RQ (Chiu et al. 2022): the encoder predicts the codes of masked frames. Also what BiRQ builds on it.
 
-Logits over all codes of all masked frames, M × N × V, would be the largest tensor of a step, and plain autograd holds about ten of them:
-logits, log-probabilities, noise, labels, their gradients. Here they exist for a chunk of frames, small enough for a CPU's cache or a small
-part of a GPU's memory, and the gradient is taken while the chunk is there, so only the products with the small codes are computed twice.
+Logits over all codes of all masked frames, M × N × V, would be the largest tensor of a step, and autograd would hold several of them.
+`sum_over_chunks` takes a loss and its gradient for a few frames at a time: what they need fits a CPU's cache, or little of a GPU's memory.
 
-Shape suffixes: M masked frames, the first L of them with an enhanced label, R of a chunk, D width, N codebooks, V codes, h code width.
+Shape suffixes: B utterances, T encoder frames, F mel bins, S stacked bins, D width, M masked frames, R of a chunk, N codebooks, V codes,
+K = N · V outputs of a head.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,50 +17,76 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from birq.model.encoder import Encoder
 from birq.model.quantizer import CHUNK_VALUES, RandomQuantizer
 
-SMALLEST = 1e-12  # probability, inside a logarithm
+QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
 
 
-@dataclass
-class Labels:
-    """What enhanced labels are made of (eq. 4), and how F and H are weighed."""
+@dataclass(frozen=True, kw_only=True)
+class AnchorObjective:
+    """Constants of G; values stand in params.yaml."""
 
-    v_NLh: Tensor  # unit vectors of the first L frames
-    quantizer: RandomQuantizer
-    scale: float  # s
-    sample: Callable[[Tensor], tuple[Tensor, Tensor]]  # logits of a chunk -> labels, and the soft ones that their gradient runs through
-    temperature: float
-    mean: Callable[[Tensor], Tensor]  # sum of noise-free labels over the L frames here -> their mean over the batch
-    n_labelled: int  # labelled frames of the batch
-    weight: float  # w1
-    entropy_weight: float  # β
-    head: nn.Linear  # may be the one that predicts anchoring labels
+    anchor_weight: float  # w2
+    mask_fill_std: float
+    n_codebooks: int
+    codebook_size: int
+    codebook_dim: int
 
 
-@dataclass
-class Found:
-    """Losses, and counts over frames × codebooks. Only `total` has a gradient."""
+@dataclass(frozen=True)
+class Share:
+    """Which utterances of a batch are here, where the others are computed elsewhere at the same time.
 
-    total: Tensor
-    anchor: Tensor
-    n_correct: Tensor
-    enhanced: Tensor | None = None
-    entropy: Tensor | None = None  # of the mean label, nats, mean over codebooks
-    n_faithful: Tensor | None = None
-    codes_LN: Tensor | None = None  # nearest, noise-free
+    Means over frames, statistics of z and the mean label are those of the whole batch; the losses of all shares add up to the batch's.
+    """
+
+    masked_B: Tensor  # masked frames of every utterance of the batch, int64 on the CPU
+    first: int  # utterances of the batch before those here
+    total: Callable[[Tensor], Tensor]  # a tensor summed over the shares, its gradient as well
+
+    @property
+    def n_masked(self) -> int:
+        return int(self.masked_B.sum())
+
+    @property
+    def masked_before(self) -> int:
+        return int(self.masked_B[: self.first].sum())
+
+    def chosen(self, chosen_B: Tensor) -> Share:
+        """The share of a batch of which only some utterances are left. chosen_B: bool, over the whole batch."""
+        chosen_B = chosen_B.cpu()
+        return Share(self.masked_B[chosen_B], int(chosen_B[: self.first].sum()), self.total)
 
 
-def entropy(p_NV: Tensor) -> Tensor:
-    """In nats, mean over codebooks."""
-    return -(p_NV * p_NV.clamp_min(SMALLEST).log()).sum(-1).mean()
+@dataclass(kw_only=True)
+class Forward:
+    """One forward pass; of a share of a batch, what it adds to the batch's losses. Enhanced parts are None for BEST-RQ.
+
+    Only `total` has a gradient.
+    """
+
+    total: Tensor  # w1 (F − β H) + w2 G
+    anchor: Tensor  # G
+    n_masked: int  # of the batch, all shares
+    n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
+    anchor_codes_MN: Tensor
+    enhanced: Tensor | None = None  # F
+    label_entropy: Tensor | None = None  # H of the mean noise-free label, nats, mean over codebooks
+    n_labelled: int = 0  # masked frames of the batch that got an enhanced label
+    n_faithful: Tensor | None = None  # labelled frames × codebooks whose sampled enhanced code is the nearest one
+    n_agreeing: Tensor | None = None  # ... whose nearest enhanced code equals the anchoring code
+    enhanced_codes_MN: Tensor | None = None  # nearest, noise-free, of the labelled frames
 
 
-class _WithGradient(torch.autograd.Function):
+# ---- losses over frames × codes
+
+
+class _KnownGradient(torch.autograd.Function):
     """A number whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx, value: Tensor, grads: list[Tensor | None], *inputs: Tensor | None) -> Tensor:
+    def forward(ctx, value: Tensor, grads: list[Tensor | None], *inputs: Tensor) -> Tensor:
         ctx.grads = grads
         return value.clone()
 
@@ -72,7 +97,7 @@ class _WithGradient(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _tensor_cores(device: torch.device) -> Iterator[None]:
-    """TF32 for the products with a head's weights: bf16's speed is not needed here, its 8 bits would be seen in the loss."""
+    """TF32 products. They are exact enough for a head, and for gradients that go on to an encoder in bf16; labels stay in float32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
     try:
@@ -81,139 +106,116 @@ def _tensor_cores(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-class _Head:
-    """A head's weights and the gradients that chunks add to."""
-
-    def __init__(self, head: nn.Linear, n_codebooks: int):
-        self.weight_KD, self.bias_K, self.n_codebooks = head.weight.float(), head.bias.float(), n_codebooks
-        self.grads = [torch.zeros_like(self.weight_KD), torch.zeros_like(self.bias_K)]
-
-    def log_probabilities(self, h_RD: Tensor) -> Tensor:
-        with _tensor_cores(h_RD.device):
-            logits = F.linear(h_RD, self.weight_KD, self.bias_K)
-        return F.log_softmax(logits.view(len(h_RD), self.n_codebooks, -1), dim=-1)
-
-    def backward(self, grad_RNV: Tensor, h_RD: Tensor, grad_h_RD: Tensor) -> None:
-        """Add what a gradient at the logits means for the weights and for h."""
-        grad_RK = grad_RNV.flatten(1)
-        with _tensor_cores(h_RD.device):
-            self.grads[0].addmm_(grad_RK.T, h_RD)
-            grad_h_RD.addmm_(grad_RK, self.weight_KD)
-        self.grads[1].add_(grad_RK.sum(0))
+def log_probabilities(h_RD: Tensor, weight_KD: Tensor, bias_K: Tensor, n_codebooks: int) -> Tensor:
+    """A head's prediction, [R, N, V]."""
+    with _tensor_cores(h_RD.device):
+        logits_RK = F.linear(h_RD, weight_KD, bias_K)
+    return F.log_softmax(logits_RK.unflatten(1, (n_codebooks, -1)), dim=-1)
 
 
-class _Enhanced:
-    """Enhanced labels chunk by chunk: the sums of F, H, and the gradient at v."""
-
-    def __init__(self, labels: Labels, rows: int):
-        self.labels, (n, self.n_frames, _) = labels, labels.v_NLh.shape
-        self.w1 = labels.weight / (labels.n_labelled * n)
-        self.sum, self.n_faithful = labels.v_NLh.new_zeros(()), 0
-        self.grad_v_NLh = torch.zeros_like(labels.v_NLh)
-        codes, mean_NV = [], labels.v_NLh.new_zeros(labels.quantizer.codebook.shape[:2])
-        for begin in range(0, self.n_frames, rows):
-            logits_RNV = self._logits(begin, min(begin + rows, self.n_frames))
-            codes.append(logits_RNV.argmax(-1))
-            mean_NV += F.softmax(logits_RNV, dim=-1).sum(0)
-        self.codes_LN = torch.cat(codes) if codes else labels.v_NLh.new_zeros(0, n, dtype=torch.int64)
-        mean_NV = labels.mean(mean_NV)
-        self.entropy = entropy(mean_NV)
-        # of −w1 β H at one frame's label, but for a constant, which a softmax takes away
-        self.entropy_grad_NV = self.w1 * labels.entropy_weight * mean_NV.clamp_min(SMALLEST).log()
-
-    def _logits(self, begin: int, end: int) -> Tensor:
-        return self.labels.quantizer.logits(self.labels.v_NLh[:, begin:end]).mul_(self.labels.scale)
-
-    def chunk(self, begin: int, end: int, logp_RNV: Tensor) -> Tensor:
-        """Labels of a chunk; adds its part of F and, where v has a gradient, that of F and H."""
-        logits_RNV = self._logits(begin, end)
-        label_RNV, soft_RNV = self.labels.sample(logits_RNV)
-        self.sum -= torch.dot(label_RNV.flatten(), logp_RNV.flatten())
-        self.n_faithful += (label_RNV.argmax(-1) == self.codes_LN[begin:end]).sum()
-        if self.labels.v_NLh.requires_grad:
-            grad_RNV = _softmax_backward(soft_RNV, logp_RNV * (-self.w1 / self.labels.temperature))
-            if self.labels.entropy_weight:
-                grad_RNV += _softmax_backward(F.softmax(logits_RNV, dim=-1), self.entropy_grad_NV.expand_as(logits_RNV).clone())
-            grad_NRV = grad_RNV.mul_(2 * self.labels.scale).transpose(0, 1)
-            self.grad_v_NLh[:, begin:end] = torch.matmul(grad_NRV, self.labels.quantizer.codebook)
-        return label_RNV
+def anchor_loss(logp_RNV: Tensor, y_RN: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 5: cross-entropy against anchoring labels, and how many of them are the likeliest code; sums over frames and codebooks."""
+    return -logp_RNV.gather(-1, y_RN[:, :, None]).sum(), (logp_RNV.detach().argmax(-1) == y_RN).sum()
 
 
-def _softmax_backward(y: Tensor, grad: Tensor) -> Tensor:
-    """Gradient at the logits of a softmax y; overwrites the gradient at y."""
-    grad.mul_(y)
-    return grad.sub_(y * grad.sum(-1, keepdim=True))
+def frames_at_once(device: torch.device, n_values: int) -> int:
+    """Frames of a chunk, of `n_values` numbers each."""
+    return max(1, CHUNK_VALUES[device.type] // n_values)
 
 
-def masked_prediction(
-    h_MD: Tensor, head: nn.Linear, y_MN: Tensor, codebook_size: int, n_masked: int, anchor_weight: float, labels: Labels | None
-) -> Found:
-    """w2 G, or with labels w1 (F − β H) + w2 G, of M masked frames of a batch that has `n_masked`; the first L have enhanced labels.
+def sum_over_chunks(
+    loss: Callable[..., tuple[Tensor, ...]], frames: list[Tensor], weights: list[Tensor], n_values: int
+) -> tuple[Tensor, ...]:
+    """Sums over chunks of frames of what `loss(*frames, *weights)` returns. The first sum has a gradient, taken chunk by chunk.
 
-    h_MD: the encoder's output; y_MN: anchoring labels.
+    frames: tensors with one row a frame; n_values: numbers a frame in the largest tensor inside `loss`, which reads nothing else that
+    has a gradient. Runs in float32. No frames are a chunk of none, so that every input still gets a gradient, of zeros.
     """
-    h_MD = h_MD.float()
-    inputs = [h_MD, head.weight, head.bias]
-    if labels:
-        inputs += [labels.v_NLh, labels.head.weight, labels.head.bias]
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    with torch.no_grad(), torch.autocast(h_MD.device.type, enabled=False):
-        found, grads = _by_chunks(h_MD, head, y_MN, codebook_size, n_masked, anchor_weight, labels, wanted)
-    if wanted:
-        found.total = _WithGradient.apply(found.total, grads, *inputs)
-    return found
+    inputs, device = [*frames, *weights], frames[0].device
+    wanted = [torch.is_grad_enabled() and x.requires_grad for x in inputs]
+    grads = [torch.zeros_like(x) if w else None for x, w in zip(inputs, wanted, strict=True)]
+    rows, sums = frames_at_once(device, n_values), None
+    with torch.autocast(device.type, enabled=False), torch.set_grad_enabled(any(wanted)):
+        for begin in range(0, max(1, len(frames[0])), rows):
+            parts = [x.detach()[begin : begin + rows] for x in frames] + [w.detach() for w in weights]
+            leaves = [x.requires_grad_(w) for x, w in zip(parts, wanted, strict=True)]
+            values = loss(*leaves)
+            if any(wanted):
+                with _tensor_cores(device):
+                    fresh = iter(torch.autograd.grad(values[0], [x for x in leaves if x.requires_grad]))
+                for i, grad in enumerate(grads):
+                    if grad is not None:
+                        (grad[begin : begin + rows] if i < len(frames) else grad).add_(next(fresh))
+            values = tuple(v.detach() for v in values)
+            sums = values if sums is None else tuple(a + b for a, b in zip(sums, values, strict=True))
+    if any(wanted):
+        sums = _KnownGradient.apply(sums[0], grads, *inputs), *sums[1:]
+    return sums
 
 
-def _by_chunks(
-    h_MD: Tensor,
-    head: nn.Linear,
-    y_MN: Tensor,
-    codebook_size: int,
-    n_masked: int,
-    anchor_weight: float,
-    labels: Labels | None,
-    wanted: bool,
-) -> tuple[Found, list[Tensor | None]]:
-    m, n = y_MN.shape
-    rows = max(1, CHUNK_VALUES[h_MD.device.type] // (n * codebook_size))
-    w2 = anchor_weight / (n_masked * n)
-    anchor_head = _Head(head, n)
-    enhanced_head = _Head(labels.head, n) if labels and labels.head is not head else anchor_head
-    enhanced = _Enhanced(labels, rows) if labels else None
-    n_labelled = enhanced.n_frames if enhanced else 0
-    grad_h_MD = torch.zeros_like(h_MD)
-    anchor_sum, n_correct = h_MD.new_zeros(()), 0
+# ---- the model
 
-    starts = [*range(0, n_labelled, rows), *range(n_labelled, m, rows)]
-    for begin, end in itertools.pairwise([*starts, m]):
-        h_RD, y_RN1, grad_h_RD = h_MD[begin:end], y_MN[begin:end, :, None], grad_h_MD[begin:end]
-        logp_RNV = anchor_head.log_probabilities(h_RD)
-        anchor_sum -= logp_RNV.gather(-1, y_RN1).sum()
-        n_correct += (logp_RNV.argmax(-1, keepdim=True) == y_RN1).sum()
-        weight, label_RNV = w2, None
-        if enhanced and begin < n_labelled:
-            shared = enhanced_head is anchor_head
-            logq_RNV = logp_RNV if shared else enhanced_head.log_probabilities(h_RD)
-            label_RNV = enhanced.chunk(begin, end, logq_RNV)
-            if shared:
-                weight += enhanced.w1
-            elif wanted:
-                enhanced_head.backward(logq_RNV.exp_().sub_(label_RNV).mul_(enhanced.w1), h_RD, grad_h_RD)
-                label_RNV = None
-        if wanted:  # at the logits: (w1 + w2) p − w2 [v = y] − w1 label
-            grad_RNV = logp_RNV.exp_().mul_(weight)
-            grad_RNV.scatter_add_(-1, y_RN1, grad_RNV.new_full((), -w2).expand_as(y_RN1))
-            if label_RNV is not None:
-                grad_RNV.sub_(label_RNV, alpha=enhanced.w1)
-            anchor_head.backward(grad_RNV, h_RD, grad_h_RD)
 
-    anchor = anchor_sum / (n_masked * n)
-    found = Found(total=anchor_weight * anchor, anchor=anchor, n_correct=n_correct)
-    grads = [grad_h_MD, *anchor_head.grads]
-    if enhanced:
-        found.enhanced = enhanced.sum / (labels.n_labelled * n)
-        found.entropy = enhanced.entropy * (n_labelled / labels.n_labelled)  # a share of the batch's
-        found.total = labels.weight * (found.enhanced - labels.entropy_weight * found.entropy) + found.total
-        found.n_faithful, found.codes_LN = enhanced.n_faithful, enhanced.codes_LN
-        grads += [enhanced.grad_v_NLh, *([None, None] if enhanced_head is anchor_head else enhanced_head.grads)]
-    return found, grads
+class BestRq(nn.Module):
+    """An encoder with a quantizer for its input, one for its layers' outputs, and a prediction head."""
+
+    def __init__(self, encoder: Encoder, objective: AnchorObjective, seed: int):
+        super().__init__()
+        shape = encoder.shape
+        self.encoder, self.objective = encoder, objective
+        sizes = (objective.codebook_dim, objective.codebook_size, objective.n_codebooks)
+        # quantizers have a seed of their own: the labels are the same for every method of a seed
+        # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
+        generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
+        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
+        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
+        self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
+        self.head = nn.Linear(shape.d_model, objective.n_codebooks * objective.codebook_size)
+
+    @property
+    def enhanced(self) -> bool:
+        """Are there enhanced labels?"""
+        return False
+
+    def anchor_labels(self, feats_BTF: Tensor) -> Tensor:
+        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel -> [B, T, N] int64."""
+        x_BTS = self.encoder.stack(feats_BTF)
+        b, t, s = x_BTS.shape
+        return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
+
+    def masked_pass(
+        self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator, share: Share | None
+    ) -> tuple[Tensor, Tensor, int]:
+        """Output [M, D] and anchoring labels [M, N] (eq. 2) of the masked frames; how many the whole batch has."""
+        y_MN = self.anchor_quantizer.nearest(x_BTS[mask_BT])
+        n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
+        fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
+        masked_BTS = x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS * self.objective.mask_fill_std)
+        return self.encoder(masked_BTS, lengths_B)[mask_BT].float(), y_MN, n_masked
+
+    def anchor_sums(self, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
+        """`anchor_loss` of the head's prediction, summed over all frames."""
+
+        def loss(h_RD: Tensor, y_RN: Tensor, weight_KD: Tensor, bias_K: Tensor) -> tuple[Tensor, Tensor]:
+            return anchor_loss(log_probabilities(h_RD, weight_KD, bias_K, y_RN.shape[1]), y_RN)
+
+        return sum_over_chunks(loss, [h_MD, y_MN], [self.head.weight, self.head.bias], len(self.head.bias))
+
+    def forward(
+        self,
+        feats_BTF: Tensor,
+        lengths_B: Tensor,
+        mask_BT: Tensor,
+        generator: torch.Generator,
+        share: Share | None = None,
+        objective: AnchorObjective | None = None,
+    ) -> Forward:
+        """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T].
+
+        `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
+        """
+        o = objective or self.objective
+        h_MD, y_MN, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, mask_BT, generator, share)
+        anchor, n_correct = self.anchor_sums(h_MD, y_MN)
+        anchor = anchor / (n_masked * o.n_codebooks)
+        return Forward(total=o.anchor_weight * anchor, anchor=anchor.detach(), n_masked=n_masked, n_correct=n_correct, anchor_codes_MN=y_MN)
