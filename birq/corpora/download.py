@@ -168,12 +168,14 @@ def _receive(url: str, archive: Archive, part: Path, name: str) -> None:
             raise _Failed(f"{total} bytes, expected {archive.n_bytes}")
         if begin == 0 < have:
             say(f"download {name}: the server cannot go on in the middle, so it starts anew")
-        progress = Progress(f"download {name}", _megabytes(total or 0), "MB", start=_megabytes(begin))
+        progress = Progress(f"download {name}", _megabytes(total), "MB", start=_megabytes(begin)) if total else None
         with open(part, "ab" if begin else "wb") as f:
             while block := _read(answer):
                 f.write(block)
-                progress.update(_megabytes(f.tell()))
-        progress.close()
+                if progress:
+                    progress.update(_megabytes(f.tell()))
+        if progress:
+            progress.close()
     if total is not None and _size(part) < total:
         raise _Dropped(f"the connection ended after {_size(part)} of {total} bytes")
 

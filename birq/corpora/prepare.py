@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 
 from birq.corpora import manifests
@@ -19,7 +18,7 @@ def compute(job: Job) -> None:
     name = job.wildcards["corpus"]
     corpus, features = job.read(f"corpora.{name}"), job.read("features")
     reader = importlib.import_module(f"birq.corpora.{corpus.kind}")
-    limits = Limits(**{f.name: getattr(features, f.name) for f in dataclasses.fields(Limits)})
+    limits = Limits(features.sample_rate_hz, features.min_seconds, features.max_seconds, features.max_quarantined_share)
     reader.prepare(name, corpus, job.out, job.scratch, alphabet=job.read("tokenizer.alphabet"), limits=limits)
     facts = manifests.info(job.out)
     job.notes["synthetic"] = facts["synthetic"]
