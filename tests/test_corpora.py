@@ -1,4 +1,4 @@
-"""Corpora that lie in folders: what is found, what is set aside and why, who goes into which split."""
+"""Corpora that lie in folders: items, quarantine and its reasons, splits by speaker, downloads, code per reader."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import os
 import struct
-import tarfile
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from birq.pipeline import code, stage
 from birq.settings import params
-from birq.pipeline import stage
 from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, prepare, splits
-from birq.corpora.items import Item
+from birq.corpora.items import Item, Limits
 from birq.errors import BirqError
 from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))
 RATE = 16000
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
-FEATURES = params.load(ROOT / "params.yaml").features
+READERS = {"an4": an4, "librispeech": librispeech, "local": local}
 
 
 def real(name: str) -> Path:
@@ -58,7 +59,8 @@ def run(tmp_path: Path, corpus, share: float = 0.01, name: str = "mine") -> Path
     out, scratch = tmp_path / "made" / "out", tmp_path / "made" / "scratch"
     out.mkdir(parents=True)
     scratch.mkdir()
-    prepare.from_folder(name, corpus, out, scratch, ALPHABET, FEATURES.model_copy(update={"max_quarantined_share": share}))
+    limits = Limits(sample_rate_hz=RATE, min_seconds=0.3, max_seconds=35.0, max_quarantined_share=share)
+    READERS[corpus.kind].prepare(name, corpus, out, scratch, alphabet=ALPHABET, limits=limits)
     return out
 
 
@@ -328,10 +330,10 @@ def test_a_missing_or_empty_folder_is_named_by_its_key(tmp_path: Path, kind: str
     (tmp_path / "empty").mkdir()
     for name, why in (("gone", "no folder"), ("empty", "is empty"), ("file", "is a file")):
         with pytest.raises(BirqError, match=rf"corpora\.mine\.root: .*{why}"):
-            prepare.scan(make(kind=kind, root=str(tmp_path / name)), "corpora.mine")
+            READERS[kind].scan(make(kind=kind, root=str(tmp_path / name)), "corpora.mine")
     (tmp_path / "empty" / "notes.txt").write_text("no audio here")
     with pytest.raises(BirqError, match=r"corpora\.mine\."):
-        prepare.scan(make(kind=kind, root=str(tmp_path / "empty")), "corpora.mine")
+        READERS[kind].scan(make(kind=kind, root=str(tmp_path / "empty")), "corpora.mine")
 
 
 # ---- LibriSpeech
@@ -464,21 +466,6 @@ def test_an4_without_a_file_or_a_line_is_set_aside(tmp_path: Path):
         an4.scan(An4Corpus(kind="an4", root=str(root)), "corpora.x")
 
 
-def test_an_archive_is_fetched_and_unpacked_and_a_failure_leaves_nothing(tmp_path: Path):
-    an4_tree(tmp_path / "an4")
-    with tarfile.open(tmp_path / "an4.tar.gz", "w:gz") as tar:
-        tar.add(tmp_path / "an4", "an4")
-    root = tmp_path / "root"
-    an4.fetch((tmp_path / "an4.tar.gz").as_uri(), root, "corpora.x")
-    assert len(an4.scan(An4Corpus(kind="an4", root=str(root)), "corpora.x").items) == 5
-    assert [p.name for p in root.iterdir()] == ["an4"]
-    (tmp_path / "half.tar.gz").write_bytes((tmp_path / "an4.tar.gz").read_bytes()[:5000])
-    for bad in ("half.tar.gz", "gone.tar.gz"):
-        with pytest.raises(BirqError, match=r"corpora\.x: download of .* failed .*corpora\.x\.download to false"):
-            an4.fetch((tmp_path / bad).as_uri(), tmp_path / "other", "corpora.x")
-        assert list((tmp_path / "other").iterdir()) == []
-
-
 def test_the_real_an4_is_found_whole():
     # 948 utterances of 74 speakers is what its own README counts
     found = an4.scan(An4Corpus(kind="an4", root=str(real("an4"))), "corpora.x")
@@ -514,3 +501,24 @@ def test_wrong_alignments_are_an_error_that_names_the_line(tmp_path: Path, text:
     (tmp_path / "a.tsv").write_text(text)
     with pytest.raises(BirqError, match=message):
         alignments.read(tmp_path / "a.tsv", {"a"})
+
+
+# ---- code
+
+
+@pytest.mark.parametrize("kind", ["an4", "librispeech", "local", "synth"])
+def test_a_readers_code_holds_no_other_reader(kind: str):
+    # a corpus' key holds the hashes of its reader's imports: a new reader must not decode every other corpus again
+    others = {"an4", "librispeech", "local", "synth", "prepare"} - {kind}
+    if kind != "synth":
+        others |= {"espeak", "grammar"}
+    names = set(code.modules(f"birq.corpora.{kind}"))
+    assert f"birq.corpora.{kind}" in names and "birq.corpora.manifests" in names
+    assert not names & {f"birq.corpora.{o}" for o in others}
+
+
+def test_readers_are_imported_without_torch_lhotse_and_pyarrow(environment: dict[str, str]):
+    # the stage contract asks them for their checksums at every start of the pipeline
+    text = "import sys, birq.corpora.an4, birq.corpora.librispeech; print(*{'torch', 'lhotse', 'pyarrow', 'soundfile'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from birq.corpora import espeak, grammar, manifests, synth
+from birq.corpora.items import Limits
 from birq.errors import BirqError
 from birq.settings.params import SynthCorpus
 
@@ -27,13 +28,13 @@ CORPUS = SynthCorpus(
     pitch=(30.0, 70.0),
     snr_db=(10.0, 30.0),
 )
+LIMITS = Limits(sample_rate_hz=16000, min_seconds=0.3, max_seconds=35.0, max_quarantined_share=0.01)
 
 
 def make(folder: Path, corpus: SynthCorpus = CORPUS, workers: int = 1, scratch: Path | None = None) -> Path:
     out = folder / "out"
     out.mkdir(parents=True)
-    limits = {"sample_rate_hz": 16000, "min_seconds": 0.3, "max_seconds": 35.0}
-    synth.prepare("synth", corpus, out, scratch or folder / "scratch", alphabet=ALPHABET, workers=workers, **limits)
+    synth.prepare("synth", corpus, out, scratch or folder / "scratch", alphabet=ALPHABET, limits=LIMITS, workers=workers)
     return out
 
 
@@ -202,13 +203,4 @@ def test_espeak_that_cannot_be_used_is_an_error_with_the_way_out(tmp_path: Path,
 def test_an_alphabet_without_the_letters_is_refused(tmp_path: Path):
     (tmp_path / "out").mkdir()
     with pytest.raises(BirqError, match=r"tokenizer\.alphabet.*'z'"):
-        synth.prepare(
-            "s",
-            CORPUS,
-            tmp_path / "out",
-            tmp_path,
-            alphabet="abcdefghijklmnopqrstuvwxy' ",
-            sample_rate_hz=16000,
-            min_seconds=0.3,
-            max_seconds=35,
-        )
+        synth.prepare("s", CORPUS, tmp_path / "out", tmp_path, alphabet="abcdefghijklmnopqrstuvwxy' ", limits=LIMITS)

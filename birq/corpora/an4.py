@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-import shutil
-import tarfile
-import urllib.request
 from pathlib import Path
 
-from birq.corpora.items import Item, Scan, audio_files, need_folder, read_lines
+from birq.corpora import download, folder
+from birq.corpora.download import Archive
+from birq.corpora.items import Item, Limits, Scan, audio_files, need_folder, read_lines
 from birq.errors import BirqError
 from birq.settings.params import An4Corpus
 
-URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 SUFFIXES = (".flac", ".wav", ".sph")
 SAMPLE_RATE_HZ = 16000
-TIMEOUT_S = 60
+# CMU publishes no checksum and no longer serves the archive (NVIDIA-NeMo/Speech#14136). The checksum is of NVIDIA's mirror, as a
+# public training script pins it; espnet keeps another copy.
+ARCHIVES = {
+    "an4_sphere.tar.gz": Archive(
+        (
+            "https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz",
+            "https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz",
+            "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
+        ),
+        "a0525579493735d32b60fb6fa5975dd0eaacde087b0a4eeb7f13b7ef33077b12",
+        "an4",
+    )
+}
 
 _LINE = re.compile(r"^(?P<text>.*)\((?P<id>[^()\s]+)\)\s*$")
 _MARK = re.compile(r"</?s>|<sil>|\+\+\w+\+\+|\[\w+\]|\(\d+\)", re.IGNORECASE)
 
 
-def fetch(url: str, root: Path, key: str) -> None:
-    """Download and unpack a tar archive into `root`; BirqError with the way out where that fails, and nothing half-done is left."""
-    root.mkdir(parents=True, exist_ok=True)
-    archive, unpacked = root / ".download.tar.gz", root / ".unpacking"
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, open(archive, "wb") as f:
-            shutil.copyfileobj(answer, f)
-        shutil.rmtree(unpacked, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(unpacked, filter="data")
-        for item in sorted(unpacked.iterdir()):
-            item.rename(root / item.name)
-    except (OSError, tarfile.TarError, EOFError) as e:
-        raise BirqError(
-            f"{key}: download of {url} failed ({e}); fetch and unpack it by other means, "
-            f"then set {key}.root to that folder and {key}.download to false"
-        ) from e
-    finally:
-        archive.unlink(missing_ok=True)
-        shutil.rmtree(unpacked, ignore_errors=True)
-
-
-def _place(root: Path) -> Path | None:
+def _home(root: Path) -> Path | None:
+    """The folder that has etc/ and wav/: `root`, or an4 in it, as the archive has it."""
     return next((p for p in (root, root / "an4") if (p / "etc" / "an4_train.fileids").is_file()), None)
+
+
+def _archives(corpus: An4Corpus) -> dict[str, Archive]:
+    return {name: dataclasses.replace(a, sha256=corpus.sha256 or a.sha256) for name, a in ARCHIVES.items()}
+
+
+def pinned(corpus: An4Corpus) -> dict[str, str]:
+    """Archive -> SHA-256 of the archives that this corpus may download."""
+    return {name: a.sha256 for name, a in _archives(corpus).items()} if corpus.download else {}
+
+
+def sources(corpus: An4Corpus) -> tuple[dict[str, str], list[Path]]:
+    """What the corpus is made from: (archive -> SHA-256 where it is downloaded or will be, folders of the user's own files)."""
+    checksums, root = pinned(corpus), Path(corpus.root)
+    if _home(root) is None or (checksums and download.downloaded(root, checksums) == checksums):
+        return checksums, []
+    return {}, [root]
 
 
 def words(line: str) -> tuple[str, str]:
@@ -56,15 +63,15 @@ def words(line: str) -> tuple[str, str]:
 
 
 def _transcription(path: Path) -> dict[str, str]:
-    found = {}
+    texts = {}
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             try:
                 id, text = words(line)
             except ValueError as e:
                 raise BirqError(f"{path}, line {number}: {e}; correct or remove the line") from None
-            found[id] = text
-    return found
+            texts[id] = text
+    return texts
 
 
 def _list(root: Path, audio: dict[str, str], which: str, split: str | None) -> list[Item]:
@@ -87,10 +94,12 @@ def _list(root: Path, audio: dict[str, str], which: str, split: str | None) -> l
 def scan(corpus: An4Corpus, key: str) -> Scan:
     """Read the file lists; where there is no test list, the test speakers are drawn later."""
     given = Path(corpus.root)
-    if corpus.download and _place(given) is None:
-        fetch(URL, given, key)
+    if corpus.download and _home(given) is None:
+        for name, archive in _archives(corpus).items():
+            remedy = f"If you trust the archive with the other checksum, set {key}.sha256 to that checksum."
+            download.fetch(name, archive, given, given / "an4", key, remedy)
     need_folder(given, f"{key}.root")
-    root = _place(given)
+    root = _home(given)
     if root is None:
         raise BirqError(f"{key}.root: {given} holds no etc/an4_train.fileids; set it to the folder that has etc/ and wav/")
     audio = {
@@ -108,3 +117,8 @@ def scan(corpus: An4Corpus, key: str) -> Scan:
         "CMU AN4 (census) database, Carnegie Mellon University, 1991",
         SAMPLE_RATE_HZ,
     )
+
+
+def prepare(name: str, corpus: An4Corpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
+    """Make the corpus in `out`."""
+    folder.prepare(scan, name, corpus, out, scratch, alphabet=alphabet, limits=limits)

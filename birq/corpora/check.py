@@ -1,4 +1,4 @@
-"""Decode every recording once: what cannot be used is set aside with a reason before any number is computed from it."""
+"""Decode every recording once. A recording that cannot be used is set aside with a reason, before any number is computed from it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from birq.corpora.items import Item, Scan, normalise, outside
 from birq.progress import Progress
 
@@ -24,7 +22,7 @@ MOST_CHARACTERS_PER_S = 40.0  # fast speech has 25; more means that the transcri
 
 @dataclass(frozen=True)
 class Sound:
-    """What decoding a file told; `reason` is set where the file cannot be used."""
+    """A decoded file's facts. `reason` is set where the file cannot be used."""
 
     sample_rate_hz: int = 0
     channels: int = 0
@@ -51,6 +49,7 @@ def _missing_wav_bytes(path: Path) -> int:
 
 def listen(path: Path) -> Sound:
     """Decode a whole file in pieces; never raises."""
+    import numpy as np
     import soundfile
 
     try:
@@ -82,12 +81,12 @@ def listen(path: Path) -> Sound:
 
 
 def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None) -> dict[str, Sound]:
-    """Decode every file of the scan in parallel: path -> finding. Finished chunks are kept in `scratch`."""
+    """Decode every file of the scan in parallel: path -> sound. Finished chunks are kept in `scratch`."""
     paths = list(dict.fromkeys(i.path for i in scan.items if i.path and not i.reason))
     kept = scratch / "checked"
     kept.mkdir(parents=True, exist_ok=True)
     progress = Progress(f"corpus {name}", len(paths), "recording")
-    found: dict[str, Sound] = {}
+    heard: dict[str, Sound] = {}
     # decoding and hashing leave Python's lock, so threads are enough
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         for begin in range(0, len(paths), CHUNK):
@@ -100,10 +99,10 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
                 fresh = record.with_suffix(".part")
                 fresh.write_text(json.dumps([asdict(s) for s in sounds]), encoding="utf-8")
                 fresh.rename(record)
-            found.update(zip(chunk, sounds, strict=True))
-            progress.update(len(found), hours=sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600)
+            heard.update(zip(chunk, sounds, strict=True))
+            progress.update(len(heard), hours=sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600)
     progress.close()
-    return found
+    return heard
 
 
 def _judge_text(item: Item, alphabet: str) -> Item:

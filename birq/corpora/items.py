@@ -1,4 +1,4 @@
-"""What a reader of a corpus hands over: one item per recording or transcript found, good or bad; and the text's normal form."""
+"""What a corpus reader and the check share: items, limits, files of a folder, the normal form of transcripts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from birq.speech import audio
 from birq.errors import BirqError
+from birq.speech import audio
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values of params' section `features` that a corpus depends on; the names are the same."""
+
+    sample_rate_hz: int  # of synthesised speech
+    min_seconds: float
+    max_seconds: float
+    max_quarantined_share: float
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scan:
-    """A corpus as found on disk, before anything was decoded."""
+    """A corpus as it lies on disk. Nothing is decoded yet."""
 
     root: Path  # audio root
     items: list[Item]
@@ -45,20 +55,20 @@ class Scan:
 
 def audio_files(folder: Path, suffixes: tuple[str, ...] = audio.SUFFIXES) -> Iterator[Path]:
     """Audio files below a folder, links followed, in a stable order; hidden files are left out."""
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield Path(place) / name
+                yield Path(parent) / name
 
 
 def need_folder(root: Path, key: str) -> None:
-    """BirqError where a corpus' folder is missing, is a file, or is empty."""
+    """BirqError where a corpus' folder is missing, is a file, or is empty. Hidden files do not count."""
     if not root.exists():
         raise BirqError(f"{key}: no folder {root}; correct the path in params.yaml")
     if not root.is_dir():
         raise BirqError(f"{key}: {root} is a file, a folder is wanted; correct the path in params.yaml")
-    if not any(root.iterdir()):
+    if all(p.name.startswith(".") for p in root.iterdir()):
         raise BirqError(f"{key}: the folder {root} is empty; put the corpus there or correct the path in params.yaml")
 
 
@@ -70,16 +80,6 @@ def read_lines(path: Path) -> list[str]:
         raise BirqError(f"{path}: no such file; complete the corpus folder") from None
     except UnicodeDecodeError as e:
         raise BirqError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert it, for instance with iconv") from None
-
-
-def transcripts(path: Path) -> dict[str, str]:
-    """A LibriSpeech-style `*.trans.txt`: utterance id -> text. An id that comes twice keeps its first text."""
-    found: dict[str, str] = {}
-    for line in read_lines(path):
-        id, _, text = line.strip().partition(" ")
-        if id:
-            found.setdefault(id, text.strip())
-    return found
 
 
 _TO_APOSTROPHE = str.maketrans(dict.fromkeys("’‘ʼ′`´＇", "'"))

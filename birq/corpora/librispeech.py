@@ -1,105 +1,113 @@
-"""LibriSpeech through lhotse's recipe: any of its parts, whole or partial, with or without transcripts."""
+"""LibriSpeech: any of its parts, whole or partial, with or without transcripts."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from birq.corpora.items import Item, Scan, audio_files, need_folder, transcripts
+from birq.corpora import chapters, download, folder
+from birq.corpora.download import Archive
+from birq.corpora.items import Item, Limits, Scan, need_folder
 from birq.errors import BirqError
 from birq.settings.params import LibriSpeechCorpus
 
 SAMPLE_RATE_HZ = 16000
-NAME = re.compile(r"^(?P<speaker>[^-]+)-(?P<chapter>[^-]+)-[^-]+$")
+MIRRORS = ("https://www.openslr.org/resources", "https://openslr.trmal.net/resources", "https://openslr.elda.org/resources")
+SUFFIX = ".tar.gz"
+# archive: OpenSLR's resource, bytes, SHA-256. Resource 12: the checksums of torchaudio 2.11 (datasets/librispeech.py), with OpenSLR's
+# md5. Resource 31 (mini LibriSpeech): bytes of Kaldi's recipe, SHA-256 of files that others compared with OpenSLR's md5sum.txt.
+_TABLE = """
+dev-clean        12    337926286 76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3
+dev-other        12    314305928 12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365
+test-clean       12    346663984 39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23
+test-other       12    328757843 d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29
+train-clean-100  12   6387309499 d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2
+train-clean-360  12  23049477885 146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf
+train-other-500  12  30593501606 ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2
+dev-clean-2      31    126046265 176ec501490eced2d6c1f89f4f0ddc7dfe799e649e5322f8ba49fe3ff50c8012
+train-clean-5    31    332954390 47805806c8b15f7549f3c51bd6b7da72ec0128a34d32830c8014a88658c0292d
+"""
+ARCHIVES = {
+    part + SUFFIX: Archive(tuple(f"{m}/{resource}/{part}{SUFFIX}" for m in MIRRORS), sha256, f"LibriSpeech/{part}", int(n_bytes))
+    for part, resource, n_bytes, sha256 in map(str.split, _TABLE.strip().splitlines())
+}
 
 
-def _place(root: Path) -> Path:
+def _home(root: Path) -> Path:
+    """The folder that holds the parts: `root`, or LibriSpeech in it, as the archives have it."""
     inner = root / "LibriSpeech"
     return inner if inner.is_dir() else root
 
 
-def _download(root: Path, missing: list[str], key: str) -> None:
-    from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
+def _parts(corpus: LibriSpeechCorpus) -> dict[str, list[str]]:
+    return {"train": corpus.train_parts, "dev": corpus.dev_parts, "test": corpus.test_parts}
 
+
+def _named(corpus: LibriSpeechCorpus) -> list[str]:
+    return [part for parts in _parts(corpus).values() for part in parts]
+
+
+def pinned(corpus: LibriSpeechCorpus) -> dict[str, str]:
+    """Archive -> SHA-256 of the parts that this corpus may download."""
+    names = [part + SUFFIX for part in _named(corpus)] if corpus.download else []
+    return {name: ARCHIVES[name].sha256 for name in names if name in ARCHIVES}
+
+
+def sources(corpus: LibriSpeechCorpus) -> tuple[dict[str, str], list[Path]]:
+    """What the corpus is made from: (archive -> SHA-256 of parts that are downloaded or will be, folders of the user's own files)."""
+    checksums, root = pinned(corpus), Path(corpus.root)
+    marks = download.marks(root)
+    own = []
+    for part in _named(corpus):
+        name, path = part + SUFFIX, _home(root) / part
+        if path.is_dir() and not (name in checksums and marks.get(name) == checksums[name]):
+            own.append(path)
+            checksums.pop(name, None)
+    return checksums, own
+
+
+def _fetch(corpus: LibriSpeechCorpus, key: str) -> None:
+    """Download the parts that are missing, beside those that are there."""
+    root = Path(corpus.root)
+    home = _home(root)
+    missing = [part for part in _named(corpus) if not (home / part).is_dir()]
     for part in missing:
-        if part not in LIBRISPEECH + MINI_LIBRISPEECH:
-            raise BirqError(f"{key}: {part!r} is no part of LibriSpeech; legal: {', '.join(LIBRISPEECH + MINI_LIBRISPEECH)}")
-    try:
-        download_librispeech(root, dataset_parts=missing)
-    except Exception as e:  # whatever the network or the archive did, the way out is the same
-        raise BirqError(
-            f"{key}: download of {', '.join(missing)} failed ({e}); fetch and unpack by other means, "
-            f"then set {key}.root to that folder and {key}.download to false"
-        ) from e
-
-
-def _by_recipe(part: Path, id: str, text: str) -> tuple[str, str] | None:
-    """lhotse's recipe for one line of a transcript file: (speaker, text), or None where it finds no readable audio."""
-    from lhotse.recipes.librispeech import parse_utterance
-
-    try:
-        found = parse_utterance(part, f"{id} {text}", {})
-    except Exception:  # damaged audio: the check says what is wrong with it
-        return None
-    return None if found is None else (found[1].speaker, found[1].text)
-
-
-def chapters(root: Path, part: Path, split: str | None) -> list[Item]:
-    """Items of a tree in LibriSpeech's layout. A folder without any transcript file is unlabelled speech."""
-    by_folder: dict[Path, list[Path]] = {}
-    for path in audio_files(part):
-        by_folder.setdefault(path.parent, []).append(path)
-    for path in part.rglob("*.trans.txt"):
-        by_folder.setdefault(path.parent, [])
-    items = []
-    for folder in sorted(by_folder):
-        lists = sorted(folder.glob("*.trans.txt"))
-        texts = {id: text for path in reversed(lists) for id, text in transcripts(path).items()}
-        for path in by_folder[folder]:
-            id, relative = path.stem, path.relative_to(root).as_posix()
-            match = NAME.match(id)
-            speaker, text = match["speaker"] if match else folder.name, texts.get(id)
-            if text and path.suffix == ".flac":
-                speaker, text = _by_recipe(part, id, text) or (speaker, text)
-            item = Item(id, relative, speaker, text, split)
-            if lists and text is None:
-                item = item.bad("no transcript", f"{lists[0].name} has no line {id}")
-            elif text is None and split in ("dev", "test"):
-                item = item.bad("no transcript", f"a recording of the {split} split needs one")
-            items.append(item)
-        heard = {path.stem for path in by_folder[folder]}
-        items += [
-            Item(id, "", "", text).bad("no audio", f"no recording beside {lists[0].name}") for id, text in texts.items() if id not in heard
-        ]
-    return items
+        if part + SUFFIX not in ARCHIVES:
+            legal = ", ".join(name.removesuffix(SUFFIX) for name in ARCHIVES)
+            raise BirqError(f"{key}: {part!r} is not in {home} and is no part of LibriSpeech; legal: {legal}")
+    has_parts = home != root or any((root / name.removesuffix(SUFFIX)).is_dir() for name in ARCHIVES)
+    for part in missing:
+        target = (home if has_parts else root / "LibriSpeech") / part
+        download.fetch(part + SUFFIX, ARCHIVES[part + SUFFIX], root, target, key)
 
 
 def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
-    """Read the parts; those of dev and test fix their splits, the others' speakers may be drawn for a missing one."""
-    given = Path(corpus.root)
-    parts = {"train": corpus.train_parts, "dev": corpus.dev_parts, "test": corpus.test_parts}
-    named = [p for ps in parts.values() for p in ps]
+    """Read the parts. Those of dev and test fix their splits; the others' speakers may be drawn for a missing split."""
+    named = _named(corpus)
     for part in named:
         if named.count(part) > 1:
             raise BirqError(f"{key}: {part!r} is named twice among train_parts, dev_parts and test_parts; name it once")
     if not corpus.train_parts:
         raise BirqError(f"{key}.train_parts: empty; name at least one part, such as train-clean-100")
-    missing = [p for p in named if not (_place(given) / p).is_dir()]
-    if missing and corpus.download:
-        _download(given, missing, key)
-    need_folder(given, f"{key}.root")
-    root = _place(given)
-    items = []
-    for split, names in parts.items():
-        for part in names:
-            folder = root / part
-            if not folder.is_dir():
+    if corpus.download:
+        _fetch(corpus, key)
+    need_folder(Path(corpus.root), f"{key}.root")
+    root = _home(Path(corpus.root))
+    items: list[Item] = []
+    for split, parts in _parts(corpus).items():
+        for part in parts:
+            path = root / part
+            if not path.is_dir():
                 there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folder"
                 raise BirqError(
                     f"{key}.{split}_parts: {root} has no part {part!r}, it has {there}; name one of these or set {key}.download to true"
                 )
-            found = chapters(root, folder, None if split == "train" else split)
-            if not found:
-                raise BirqError(f"{key}.{split}_parts: {folder} holds no recording; complete the part or leave it out")
-            items += found
+            read = chapters.read(root, path, None if split == "train" else split)
+            if not read:
+                raise BirqError(f"{key}.{split}_parts: {path} holds no recording; complete the part or leave it out")
+            items += read
     return Scan(root, items, "CC BY 4.0", "LibriSpeech (Panayotov et al., 2015), from LibriVox recordings", SAMPLE_RATE_HZ)
+
+
+def prepare(name: str, corpus: LibriSpeechCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
+    """Make the corpus in `out`."""
+    folder.prepare(scan, name, corpus, out, scratch, alphabet=alphabet, limits=limits)

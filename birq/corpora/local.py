@@ -6,8 +6,8 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from birq.corpora import librispeech
-from birq.corpora.items import Item, Scan, audio_files, need_folder, read_lines
+from birq.corpora import chapters, folder
+from birq.corpora.items import Item, Limits, Scan, audio_files, need_folder, read_lines
 from birq.corpora.manifests import SPLITS
 from birq.errors import BirqError
 from birq.settings.params import LocalCorpus
@@ -63,7 +63,7 @@ def _bare(root: Path) -> list[Item]:
     items = []
     for path in audio_files(root):
         relative = path.relative_to(root)
-        match = librispeech.NAME.match(path.stem)
+        match = chapters.NAME.match(path.stem)
         if match and relative.parts[-3:-1] == (match["speaker"], match["chapter"]):  # LibriSpeech's own tree
             items.append(Item(path.stem, relative.as_posix(), match["speaker"]))
         else:
@@ -82,7 +82,12 @@ def scan(corpus: LocalCorpus, key: str) -> Scan:
     elif (root / TABLE).is_file():
         items = _table(root, key)
     elif next(root.rglob("*.trans.txt"), None) is not None:
-        items = librispeech.chapters(root, root, None)
+        items = chapters.read(root, root, None)
     else:
         items = _bare(root)
     return Scan(root, items, "not stated; the owner of the recordings knows it", f"local folder {root.resolve().name}")
+
+
+def prepare(name: str, corpus: LocalCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
+    """Make the corpus in `out`."""
+    folder.prepare(scan, name, corpus, out, scratch, alphabet=alphabet, limits=limits)

@@ -18,14 +18,14 @@ def _order(speaker: str, seed: int) -> str:
 
 
 def _crossing(items: list[Item], key: str) -> None:
-    places: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for item in items:
         if item.split:
-            places[item.speaker].add(item.split)
-    for speaker, found in sorted(places.items()):
-        if len(found) > 1:
+            splits[item.speaker].add(item.split)
+    for speaker, several in sorted(splits.items()):
+        if len(several) > 1:
             raise BirqError(
-                f"{key}: speaker {speaker!r} is in {' and '.join(sorted(found))}; give every speaker one split, or leave the splits out"
+                f"{key}: speaker {speaker!r} is in {' and '.join(sorted(several))}; give every speaker one split, or leave the splits out"
             )
 
 

@@ -7,19 +7,19 @@ import itertools
 import json
 import os
 import shutil
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from birq.speech import audio
 from birq.corpora import espeak, grammar, manifests
+from birq.corpora.items import Limits
 from birq.errors import BirqError
-from birq.settings.params import SynthCorpus
+from birq.pipeline import pool
 from birq.progress import Progress
+from birq.settings.params import SynthCorpus
+from birq.speech import audio
 
 ACCENTS = {
     "us": "gmw/en-US",
@@ -99,6 +99,7 @@ NOISE_TILT = (0.0, 2.0)  # power falls with frequency to this power: 0 white, 1 
 LEVEL_DB = (-32.0, -18.0)  # RMS of the speech below full scale
 PEAK = 0.97
 SPLIT_NUMBER = {"train": 0, "dev": 1, "test": 2}
+KILLED = "corpus synth: a worker process was killed (out of memory?); finished voices are kept, run again"
 LICENCE = "made by this pipeline; espeak-ng, which speaks, is GPL-3.0-or-later"
 
 
@@ -154,7 +155,7 @@ def _noise(rng: np.random.Generator, n: int, tilt: float) -> np.ndarray:
 
 
 def spoken(sentence: grammar.Sentence, rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """What espeak-ng is told to say, and for each of its characters the index of the transcript's word."""
+    """The text for espeak-ng, and for each of its characters the index of the transcript's word."""
     text, owner = "", []
     for i, word in enumerate(sentence.words):
         # espeak-ng reads a lone "a" as the article
@@ -242,9 +243,7 @@ class _Task:
     number: int  # of the voice among all voices
     seconds: float
     corpus: SynthCorpus
-    sample_rate_hz: int
-    min_seconds: float
-    max_seconds: float
+    limits: Limits
     folder: Path  # the scratch folder
     data: str  # espeak-ng's
 
@@ -256,24 +255,25 @@ def _speak_all(task: _Task) -> Path:
     record = task.folder / "speakers" / f"{task.voice.id}.json"
     if record.exists():
         return record
-    speaker = espeak.Espeak(task.data)
+    limits, speaker = task.limits, espeak.Espeak(task.data)
     folder = task.folder / "audio" / task.voice.id
     folder.mkdir(parents=True, exist_ok=True)
     made, seconds, index = [], 0.0, 0
     while seconds < task.seconds:
         rng = _rng(task.corpus.seed, SPLIT_NUMBER[task.split], task.number, index)
-        u = utter(speaker, task.voice, task.split, task.corpus, rng, task.sample_rate_hz)
+        u = utter(speaker, task.voice, task.split, task.corpus, rng, limits.sample_rate_hz)
         index += 1
-        duration_s = len(u.wave) / task.sample_rate_hz
-        if not task.min_seconds <= duration_s <= task.max_seconds:
+        duration_s = len(u.wave) / limits.sample_rate_hz
+        if not limits.min_seconds <= duration_s <= limits.max_seconds:
             if index > 1000 and not made:
                 raise BirqError(
-                    f"synth: no sentence lasts {task.min_seconds} to {task.max_seconds} s; widen features.min_seconds, features.max_seconds"
+                    f"synth: no sentence lasts {limits.min_seconds} to {limits.max_seconds} s; "
+                    "widen features.min_seconds, features.max_seconds"
                 )
             continue
         id = f"{task.voice.id}-{len(made):04d}"
         path = folder / f"{id}.flac"
-        soundfile.write(path, u.wave, task.sample_rate_hz, subtype="PCM_16", format="FLAC", compression_level=0.0)
+        soundfile.write(path, u.wave, limits.sample_rate_hz, subtype="PCM_16", format="FLAC", compression_level=0.0)
         sha = hashlib.sha256(path.read_bytes()).hexdigest()
         made.append({"id": id, "n_samples": len(u.wave), "text": u.text, "sha256": sha, "phones": u.phones})
         seconds += duration_s
@@ -284,31 +284,14 @@ def _speak_all(task: _Task) -> Path:
     return record
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _run(tasks: list[_Task], workers: int) -> list[Path]:
+def _speak(tasks: list[_Task], workers: int) -> list[Path]:
+    """The records of all voices."""
     hours = sum(t.seconds for t in tasks) / 3600
     progress = Progress("corpus synth", len(tasks), "voice")
     records: list[Path] = []
-    if workers == 1:
-        for t in tasks:
-            records.append(_speak_all(t))
-            progress.update(len(records), hours=hours * len(records) / len(tasks))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-            todo = {pool.submit(_speak_all, t) for t in tasks}
-            try:
-                while todo:
-                    done, todo = wait(todo, return_when=FIRST_COMPLETED)
-                    records += [d.result() for d in done]
-                    progress.update(len(records), hours=hours * len(records) / len(tasks))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    for _, record in pool.results(_speak_all, tasks, workers, KILLED):
+        records.append(record)
+        progress.update(len(records), hours=hours * len(records) / len(tasks))
     progress.close()
     return records
 
@@ -320,9 +303,7 @@ def prepare(
     scratch: Path,
     *,
     alphabet: str,
-    sample_rate_hz: int,
-    min_seconds: float,
-    max_seconds: float,
+    limits: Limits,
     workers: int | None = None,
 ) -> None:
     """Make the corpus in `out`; speakers finished before a kill are kept in `scratch`."""
@@ -335,9 +316,8 @@ def prepare(
         for split in manifests.SPLITS:
             each_s = hours[split] * 3600 / len(voices[split])
             for voice in voices[split]:
-                limits = (sample_rate_hz, min_seconds, max_seconds)
-                tasks.append(_Task(split, voice, len(tasks), each_s, corpus, *limits, scratch, data))
-        records = _run(tasks, min(workers, len(tasks)))
+                tasks.append(_Task(split, voice, len(tasks), each_s, corpus, limits, scratch, data))
+        records = _speak(tasks, min(workers, len(tasks)))
     cuts: dict[str, list[dict[str, Any]]] = {s: [] for s in manifests.SPLITS}
     phones = []
     for path in sorted(records):
@@ -347,7 +327,8 @@ def prepare(
         for u in record["utterances"]:
             relative = f"audio/{speaker}/{u['id']}.flac"
             _link(scratch / relative, out / relative)
-            cuts[record["split"]].append(manifests.cut(u["id"], relative, sample_rate_hz, u["n_samples"], speaker, u["text"], u["sha256"]))
+            cut = manifests.cut(u["id"], relative, limits.sample_rate_hz, u["n_samples"], speaker, u["text"], u["sha256"])
+            cuts[record["split"]].append(cut)
             phones += [(u["id"], *p) for p in u["phones"]]
     manifests.write_corpus(
         out,

@@ -240,3 +240,6 @@ class BiRq(BestRq):
             anchor_codes_MN=y_MN,
             enhanced_codes_MN=codes_LN,
         )
+
+
+Model, Constants = BiRq, Objective

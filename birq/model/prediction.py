@@ -18,20 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from birq.model.encoder import Encoder
-from birq.model.quantizer import CHUNK_VALUES, RandomQuantizer
-
-QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
+from birq.model.quantized import Quantization, QuantizedEncoder
+from birq.model.quantizer import CHUNK_VALUES
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorObjective:
+class AnchorObjective(Quantization):
     """Constants of G; values stand in params.yaml."""
 
     anchor_weight: float  # w2
     mask_fill_std: float
-    n_codebooks: int
-    codebook_size: int
-    codebook_dim: int
 
 
 @dataclass(frozen=True)
@@ -156,32 +152,19 @@ def sum_over_chunks(
 # ---- the model
 
 
-class BestRq(nn.Module):
-    """An encoder with a quantizer for its input, one for its layers' outputs, and a prediction head."""
+class BestRq(QuantizedEncoder):
+    """A quantized encoder with a prediction head."""
+
+    objective: AnchorObjective
 
     def __init__(self, encoder: Encoder, objective: AnchorObjective, seed: int):
-        super().__init__()
-        shape = encoder.shape
-        self.encoder, self.objective = encoder, objective
-        sizes = (objective.codebook_dim, objective.codebook_size, objective.n_codebooks)
-        # quantizers have a seed of their own: the labels are the same for every method of a seed
-        # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
-        generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
-        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
-        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
-        self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
-        self.head = nn.Linear(shape.d_model, objective.n_codebooks * objective.codebook_size)
+        super().__init__(encoder, objective, seed)
+        self.head = nn.Linear(encoder.shape.d_model, objective.n_codebooks * objective.codebook_size)
 
     @property
     def enhanced(self) -> bool:
         """Are there enhanced labels?"""
         return False
-
-    def anchor_labels(self, feats_BTF: Tensor) -> Tensor:
-        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel -> [B, T, N] int64."""
-        x_BTS = self.encoder.stack(feats_BTF)
-        b, t, s = x_BTS.shape
-        return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
 
     def masked_pass(
         self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator, share: Share | None
@@ -219,3 +202,6 @@ class BestRq(nn.Module):
         anchor, n_correct = self.anchor_sums(h_MD, y_MN)
         anchor = anchor / (n_masked * o.n_codebooks)
         return Forward(total=o.anchor_weight * anchor, anchor=anchor.detach(), n_masked=n_masked, n_correct=n_correct, anchor_codes_MN=y_MN)
+
+
+Model, Constants = BestRq, AnchorObjective

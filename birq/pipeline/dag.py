@@ -39,7 +39,9 @@ class Stage:
     methods: Callable[[Method], bool] = lambda method: True  # for which it runs
     ranks: bool = False  # several processes may compute it together
     shows_provenance: bool = False  # its inputs' provenance is part of its result
-    files_declared: bool = False  # Snakefile and dvc.yaml name its files one by one; they are copies, since Snakemake must be able to replace them
+    files_declared: bool = (
+        False  # Snakefile and dvc.yaml name its files one by one; they are copies, since Snakemake must be able to replace them
+    )
 
     @property
     def module(self) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from birq.errors import BirqError
 from birq.pipeline import artifact, dag, places, stage
 from birq.pipeline.dag import Node
-from birq.errors import BirqError
 from birq.settings.params import Params
+
 
 class Follower:
     """One training of the present params: hands the lines that are new since the last look to a sink of its own."""

@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 
 from birq import __version__
+from birq.errors import BirqError
 from birq.pipeline import artifact, dag, places, verify, why
 from birq.pipeline.git import answer, git
 from birq.settings import params, presets
-from birq.errors import BirqError
 
 RESULTS = Path("benchmarks/results")
 LOCK = Path("requirements.lock")

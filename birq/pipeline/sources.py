@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,21 @@ from birq.pipeline.hashes import sha256_files
 
 
 def digest(node: Node) -> str | None:
-    """Digest of a corpus' own files: names and content. Content is read again where size or time have changed.
+    """Digest of a corpus' own files, names and content; of archives that birq downloads, their pinned checksums.
 
-    A corpus that may be downloaded is what its name says; the download itself must not change the key.
+    The download itself does not change it. Content is read again where size or time have changed. None where there is nothing.
     """
     if node.stage.name != "corpus":
         return None
     corpus: Any = node.params.corpora[node.wildcards["corpus"]]
-    root = None if getattr(corpus, "download", False) else getattr(corpus, "root", None)
+    if getattr(corpus, "download", False):
+        archives, folders = importlib.import_module(f"birq.corpora.{corpus.kind}").sources(corpus)
+    else:
+        archives, folders = {}, [Path(corpus.root)] if hasattr(corpus, "root") else []
     paths: list[Path] = []
-    for outside in (Path(p) for p in (root, *getattr(corpus, "alignments", [])) if p):
+    for outside in (*folders, *map(Path, getattr(corpus, "alignments", []))):
         paths += sorted(p for p in outside.rglob("*") if p.is_file()) if outside.is_dir() else [outside] * outside.is_file()
-    if not paths:
+    if not paths and not archives:
         return None
     digests = sha256_files(paths, places.memo(f"sources-{node.wildcards['corpus']}"))
-    return artifact.sha256_json([[str(p), d] for p, d in zip(paths, digests, strict=True)])
+    return artifact.sha256_json([sorted(archives.items()), [[str(p), d] for p, d in zip(paths, digests, strict=True)]])

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from birq import files
-from birq.pipeline import artifact, dag, git, places, stage
 from birq.errors import BirqError
+from birq.pipeline import artifact, dag, git, places, stage
 from birq.settings.params import Params
 
 

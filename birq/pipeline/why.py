@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from birq.errors import BirqError
 from birq.pipeline import artifact, code, dag, places, stage
 from birq.pipeline.dag import Node
-from birq.errors import BirqError
 from birq.settings.params import Params
 
 LINES_SHOWN = 6  # changed lines of code, each way, per module

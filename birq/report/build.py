@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from birq.evaluate.compare import compare_methods
-from birq.settings.params import Report, Run
+from birq.pipeline.stage import Job
 from birq.report import page, plots
 from birq.report.gather import Facts, gather
 from birq.report.verdict import health, mean
-from birq.pipeline.stage import Job
+from birq.settings.params import Report, Run
 
 COUNTS = ("words", "substitutions", "deletions", "insertions", "characters", "char_substitutions", "char_deletions", "char_insertions")
 

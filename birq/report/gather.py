@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from birq.pipeline.artifact import read_provenance
 from birq.errors import BirqError
+from birq.pipeline.artifact import read_provenance
 
 NAMES = {"birq": "BiRQ", "best_rq": "BEST-RQ", "scratch": "no pre-training"}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from birq import __version__
-from birq.pipeline import artifact, dag
 from birq.errors import BirqError
-from birq.settings.params import Params, SynthCorpus
+from birq.pipeline import artifact, dag
 from birq.report.verdict import listed
+from birq.settings.params import Params, SynthCorpus
 
 # what the software is cited by; the others by name and version
 CITED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from pathlib import Path
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -71,7 +71,7 @@ class SynthCorpus(Section):
 
 
 class FolderCorpus(Section):
-    """What the corpora that lie in a folder have in common."""
+    """Corpora that lie in a folder."""
 
     reads: ClassVar = ("features.min_seconds", "features.max_seconds", "features.max_quarantined_share")
 
@@ -84,12 +84,13 @@ class FolderCorpus(Section):
 
 class An4Corpus(FolderCorpus):
     kind: Literal["an4"]
-    download: bool = False  # fetch into root if it is missing
+    download: bool = False  # into root, if it is missing
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # of the archive; empty: the one that birq/corpora/an4.py holds
 
 
 class LibriSpeechCorpus(FolderCorpus):
     kind: Literal["librispeech"]
-    download: bool = False
+    download: bool = False  # parts that are missing, into root
     train_parts: list[str] = ["train-clean-100"]
     dev_parts: list[str] = []  # empty: speakers are taken from the train parts
     test_parts: list[str] = []

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from birq.settings import params
 from birq.errors import BirqError
+from birq.settings import params
 
 
 def _yaml() -> YAML:

@@ -6,6 +6,7 @@ Shape suffixes: T log-mel frames, F mel bins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import numpy as np
 
 from birq.speech import audio, fbank, shards

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import connection, forkserver, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from birq import files
 from birq.corpora import manifests
 from birq.errors import BirqError
+from birq.pipeline import pool
 from birq.pipeline.stage import Job, Part
 from birq.progress import Progress
 from birq.speech import audio, shards
@@ -28,6 +25,7 @@ from birq.speech.fbank import fbank
 from birq.speech.frontend import KERNEL
 
 HOURS_PER_WORKER = 0.5  # of audio: below it, starting a process takes longer than the work
+KILLED = "features: a worker process was killed (out of memory?); finished shards are kept, run again"
 
 
 # ---- one shard, in a worker
@@ -62,30 +60,6 @@ class _Task:
         return self.shard.with_suffix(".json")
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _keep_freed_memory() -> None:
-    """Else glibc gives a row group's memory back to the system and takes it again: a worker has seven times the page faults."""
-    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(trim_threshold, 512 << 20)
-        mallopt(mmap_threshold, 32 << 20)
-
-
-def _start_worker() -> None:
-    """A worker has one thread, and ends when the run that started it is killed."""
-    _one_thread()
-    _keep_freed_memory()
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-
 def _make_shard(task: _Task) -> dict[str, Any]:
     """Write a shard, unless a run before this one did, and say what is in it."""
     if task.facts.exists() and task.shard.exists():
@@ -116,9 +90,7 @@ def _make_shard(task: _Task) -> dict[str, Any]:
     shards.write_shard(task.shard, rows(), meta)
     total_F, square_F = total_F * meta["step_nat"], square_F * meta["step_nat"] ** 2
     facts |= {"speakers": sorted({u.speaker for u in task.utterances}), "total": total_F.tolist(), "square": square_F.tolist()}
-    part = task.facts.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(facts), encoding="utf-8")
-    os.rename(part, task.facts)
+    files.write_text(task.facts, json.dumps(facts))
     return facts
 
 
@@ -153,42 +125,6 @@ def _utterance(cut: Any) -> _Utterance:
         offset_s=float(cut.start),
         duration_s=None if whole else float(cut.duration),
     )
-
-
-def _finished(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
-    """Shards as they are done. Few are under way at a time, so the list of tasks never lies in memory as a whole."""
-    if workers == 1:
-        import torch
-
-        threads = torch.get_num_threads()
-        _one_thread()
-        try:
-            for task in tasks:
-                yield task, _make_shard(task)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    context = get_context("forkserver")  # a fork of a process with threads may hang
-    context.set_forkserver_preload(["birq.speech.fbank", "torch"])
-    forkserver.ensure_running()  # its imports and those of the first cuts, here, take seconds each: side by side
-    under_way: dict[Future[dict[str, Any]], _Task] = {}
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        try:
-            for task in tasks:
-                under_way[pool.submit(_make_shard, task)] = task
-                while len(under_way) >= 2 * workers:
-                    yield from _done(under_way)
-            while under_way:
-                yield from _done(under_way)
-        except BrokenProcessPool:
-            raise BirqError("features: a worker process was killed (out of memory?); finished shards are kept, run again") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _done(under_way: dict[Future[dict[str, Any]], _Task]) -> Iterator[tuple[_Task, dict[str, Any]]]:
-    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-        yield under_way.pop(future), future.result()
 
 
 def summarise(facts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -227,7 +163,8 @@ def _shards(job: Job, part: Part | None) -> tuple[int, Iterator[tuple[_Task, dic
     def made() -> Iterator[tuple[_Task, dict[str, Any]]]:
         title = f"features {name}" + (f" part {part[0]}/{part[1]}" if part else "")
         progress, done, seconds, before = Progress(title, total, "utterance"), 0, 0.0, time.monotonic()
-        for task, facts in _finished(islice(_tasks(corpus, splits, job.scratch, settings), first, None, step), workers):
+        tasks = islice(_tasks(corpus, splits, job.scratch, settings), first, None, step)
+        for task, facts in pool.results(_make_shard, tasks, workers, KILLED):
             done, seconds = done + facts["utterances"], seconds + facts["seconds"]
             progress.update(done, hours=seconds / 3600, speed_h_per_h=seconds / max(time.monotonic() - before, 1e-3))
             yield task, facts

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from birq.speech.batches import Batch
 from birq.errors import BirqError
 from birq.model.encoder import Shape
 from birq.settings.params import Params, Pretrain, numbers
-from birq.train.runtime.devices import name_of
-from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
+from birq.speech.batches import Batch
 from birq.train.loop import adamw
 from birq.train.pretraining import PretrainTask, build, constants
+from birq.train.runtime.devices import name_of
+from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
 
 WARM_STEPS, TIMED_STEPS = 2, 5
 

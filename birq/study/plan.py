@@ -11,17 +11,17 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from birq.pipeline import dag
-from birq.pipeline.dag import Node
 from birq.errors import BirqError
 from birq.model.encoder import Shape, count_parameters
-from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
 from birq.model.masking import span_frames, stacked_start_probability
+from birq.pipeline import dag
+from birq.pipeline.dag import Node
 from birq.settings.params import Optimisation, Params, numbers
 from birq.speech.shards import open_split
-from birq.train.runtime.hardware import PEAK_TFLOPS
 from birq.study.measure import device_here, largest_micro_batch, measure
 from birq.train.pretraining import constants
+from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
+from birq.train.runtime.hardware import PEAK_TFLOPS
 
 # Hours of audio per hour of one core, FLAC to Parquet: benchmarks/results/features.json (another processor has another rate)
 FEATURE_HOURS_PER_CORE_HOUR = 2800.0

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from birq import files
-from birq.speech.batches import Batch, Feed
 from birq.errors import Diverged, Stopped
-from birq.settings.params import Optimisation
-from birq.progress import Progress, say
 from birq.pipeline.stage import Job
-from birq.train.runtime.ahead import Ahead
+from birq.progress import Progress, say
+from birq.settings.params import Optimisation
+from birq.speech.batches import Batch, Feed
+from birq.train.checkpoint import load_checkpoint, save_checkpoint
 from birq.train.distributed import Group
+from birq.train.runtime.ahead import Ahead
 from birq.train.runtime.hardware import peak_gib, peak_tflops
 from birq.train.runtime.interrupt import StopRequest
 from birq.train.schedule import Schedule
-from birq.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Task(Protocol):

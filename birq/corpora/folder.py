@@ -1,0 +1,71 @@
+"""Corpora that lie in a folder: from a reader's scan to lhotse cuts per split, a quarantine table and phone times."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from birq.corpora import alignments, check, manifests, splits
+from birq.corpora.items import Item, Limits, Scan
+from birq.errors import BirqError
+from birq.settings.params import FolderCorpus
+
+ROWS_SHOWN = 10
+
+
+def _refuse(bad: list[Item], total: int, share: float, table: Path, key: str) -> None:
+    """Stop where too much was set aside, showing the table."""
+    if len(bad) <= share * total:
+        return
+    reasons = ", ".join(f"{n} × {reason}" for reason, n in Counter(i.reason for i in bad).most_common())
+    lines = [f"  {i.id}\t{i.path or '(none)'}\t{i.reason}\t{i.detail}" for i in bad[:ROWS_SHOWN]]
+    if len(bad) > ROWS_SHOWN:
+        lines.append(f"  … and {len(bad) - ROWS_SHOWN} more")
+    raise BirqError(
+        f"{key}: {len(bad)} of {total} recordings cannot be used ({reasons}); features.max_quarantined_share allows {share:g}.\n"
+        + "\n".join(lines)
+        + f"\nThe whole table is {table}. Mend the recordings, or raise features.max_quarantined_share to {len(bad) / total:.3g} or more."
+    )
+
+
+def prepare(
+    scan: Callable[[Any, str], Scan], name: str, corpus: FolderCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits
+) -> None:
+    """Scan, decode, judge, split, write. `scan` is the reader's: (corpus, its key in params.yaml) -> Scan.
+
+    Errors: BirqError where more recordings are set aside than `limits` allow, or none is left.
+    """
+    key = f"corpora.{name}"
+    scanned = scan(corpus, key)
+    sounds = check.listen_all(scanned, name, scratch)
+    good, bad = check.judge(scanned, sounds, alphabet, limits.min_seconds, limits.max_seconds)
+    rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
+    manifests.write_quarantine(scratch / "quarantine.tsv", rows)
+    _refuse(bad, len(scanned.items), limits.max_quarantined_share, scratch / "quarantine.tsv", key)
+    if not good:
+        raise BirqError(f"{key}: no recording is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
+    cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
+    for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):
+        sound = sounds[item.path]
+        made = manifests.cut(
+            item.id, item.path, sound.sample_rate_hz, sound.n_samples, item.speaker, item.text, sound.sha256, sound.channels
+        )
+        cuts[str(item.split)].append(made)
+    manifests.write_quarantine(out / "quarantine.tsv", rows)
+    manifests.write_corpus(
+        out,
+        name=name,
+        kind=corpus.kind,  # type: ignore[attr-defined]
+        synthetic=False,
+        licence=scanned.licence,
+        source=scanned.source,
+        audio_root=scanned.root.as_posix(),
+        cuts=cuts,
+        quarantined=len(bad),
+    )
+    if corpus.alignments:
+        ids = {i.id for i in good}
+        times = [row for path in corpus.alignments for row in alignments.read(Path(path), ids)]
+        manifests.write_alignments(out / "alignments.parquet", sorted(times, key=lambda r: r[:3]))
