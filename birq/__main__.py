@@ -27,12 +27,8 @@ def _reads(spec: dag.Stage) -> str:
     """What a stage depends on, for its help."""
     inputs = list(dict.fromkeys(dag.STAGES[i.removeprefix("+").partition(":")[0]].pattern for i in spec.inputs))
     sections = list(dict.fromkeys(s.partition(".")[0] if s.startswith("features.") else s for s in spec.sections))
-    own = (
-        {"corpus": ", and those that its kind reads", "method": ", and those that its method reads"}
-        if spec.own is not dag.Stage.own
-        else {}
-    )
-    text = f", from {', '.join(inputs) or 'audio'} and the params {', '.join(sections)}{own.get((*spec.wildcards, '')[0], '')}. "
+    own = f", and the params of its {'kind' if 'corpus' in spec.wildcards else 'method'}" if spec.own is not dag.Stage.own else ""
+    text = f", from {', '.join(inputs) or 'audio'} and the params {', '.join(sections)}{own}. "
     return text + "An artifact of the store is not computed again; a killed run goes on."
 
 
@@ -239,7 +235,7 @@ def _table(markdown: bool) -> None:
 def _dag(loaded: params.Params) -> None:
     from birq.report import dagdraw
 
-    print(dagdraw.svg(loaded), end="")
+    print(dagdraw.svg(dag.nodes(loaded)), end="")
 
 
 def _dispatch(args: argparse.Namespace) -> int | None:

@@ -25,7 +25,7 @@ def keyed(module: str) -> bool:
 def _find(module: str) -> Path | None:
     """A module's file, found without importing it or its package: their imports would cost seconds."""
     if module.split(".")[0] == "birq":
-        stem = Path(__file__).parent.parent.joinpath(*module.split("."))
+        stem = Path(__file__).parents[2].joinpath(*module.split("."))
         return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
     spec = importlib.util.find_spec(module)
     return Path(spec.origin) if spec and spec.origin else None

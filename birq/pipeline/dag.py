@@ -1,4 +1,7 @@
-"""The table of stages, and its nodes: a stage with its wildcards filled in. Snakefile and dvc.yaml say the same; a test holds them equal."""
+"""The table of stages, and its nodes: a stage with its wildcards filled in.
+
+Snakefile and dvc.yaml say the same; a test holds them equal.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,8 @@ class Stage:
     methods: Callable[[Method], bool] = lambda method: True  # for which it runs
     ranks: bool = False  # several processes may compute it together
     shows_provenance: bool = False  # its inputs' provenance is part of its result
-    files_declared: bool = (
-        False  # Snakefile and dvc.yaml name its files one by one; they are copies, since Snakemake must be able to replace them
-    )
+    # Snakefile and dvc.yaml name its files one by one; they are copies, never links: Snakemake must be able to replace them
+    files_declared: bool = False
 
     @property
     def module(self) -> str:

@@ -1,6 +1,7 @@
 """For DVC, which sees params by itself: digests of code and of corpora, in data/digests.
 
-One file a stage, or one a stage and corpus or method. DVC's own stage `digests` writes them at every start; a comment in the code changes none.
+One file a stage, or one a stage and corpus or method. DVC's own stage `digests` writes them at every start.
+A comment in the code changes none.
 """
 
 from __future__ import annotations

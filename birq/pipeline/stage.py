@@ -105,9 +105,11 @@ def key_parts(node: Node) -> dict[str, Any]:
 
 def labelled_inputs(node: Node) -> dict[str, Node]:
     """A node's inputs under the names that its key has for them; that of the same run is called by its stage alone."""
-    return {
-        stage if len(nodes) == 1 and "method" in nodes[0].wildcards else n.name: n for stage, nodes in node.inputs.items() for n in nodes
-    }
+    labelled = {}
+    for stage, nodes in node.inputs.items():
+        own = not node.stage.shows_provenance and "method" in nodes[0].wildcards
+        labelled |= {stage if own else n.name: n for n in nodes}
+    return labelled
 
 
 def key_of(parts: dict[str, Any]) -> str:

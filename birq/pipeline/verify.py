@@ -43,7 +43,6 @@ def everything(params: Params) -> str:
     size = sum(f["bytes"] for f in files) / 2**20
     lines = [f"{len(order)} artifacts, {len(files)} files{heard}, {size:.1f} MiB: every hash and every key holds"]
     for name, record in records.items():
-        lines += [
-            f"{name} was accepted on {a['when']} under changed code of {', '.join(sorted(a['code']))}" for a in record.get("accepted", [])
-        ]
+        for accepted in record.get("accepted", []):
+            lines.append(f"{name} was accepted on {accepted['when']} under changed code of {', '.join(sorted(accepted['code']))}")
     return "\n".join(lines)

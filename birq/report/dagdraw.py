@@ -2,60 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 
-from birq.pipeline.dag import STAGES
+from birq.pipeline.dag import Node
 
 BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 118, 50, 46, 26, 8
 
 
-def edges() -> list[tuple[str, str]]:
-    """(from, to) for every artifact that a stage reads."""
-    return [(spec.removeprefix("+").partition(":")[0], s.name) for s in STAGES.values() for spec in s.inputs]
+Box = tuple[str, int]  # a stage, and how many of its own kind lie before: a method may learn from labels that another one made
 
 
-def reduced(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def boxes(nodes: list[Node]) -> tuple[dict[Box, list[Node]], list[tuple[Box, Box]]]:
+    """The nodes of every box, and (from, to) for every artifact that a box reads. `nodes`: inputs before what reads them."""
+    found: dict[Box, list[Node]] = {}
+    box_of: dict[str, Box] = {}
+    before: dict[str, dict[str, int]] = {}
+    pairs = []
+    for node in nodes:
+        counts: dict[str, int] = {}
+        for one in node.before:
+            for stage, n in before[one.name].items():
+                counts[stage] = max(counts.get(stage, 0), n)
+        box = (node.stage.name, counts.get(node.stage.name, 0))
+        before[node.name] = counts | {node.stage.name: box[1] + 1}
+        box_of[node.name] = box
+        found.setdefault(box, []).append(node)
+        pairs += [(box_of[one.name], box) for one in node.before]
+    return found, list(dict.fromkeys(pairs))
+
+
+def reduced(pairs: list[tuple[Box, Box]]) -> list[tuple[Box, Box]]:
     """The edges that no longer path implies (transitive reduction): the same order of work with fewer lines."""
-    after: dict[str, set[str]] = {}
+    after: dict[Box, set[Box]] = {}
     for a, b in pairs:
         after.setdefault(a, set()).add(b)
 
-    def reaches(a: str, b: str) -> bool:
+    def reaches(a: Box, b: Box) -> bool:
         return any(n == b or reaches(n, b) for n in after.get(a, ()))
 
     return [(a, b) for a, b in dict.fromkeys(pairs) if not any(n != b and reaches(n, b) for n in after[a])]
 
 
-def ranks(pairs: list[tuple[str, str]]) -> dict[str, int]:
-    """Column of each stage: the length of the longest path to it."""
-    before: dict[str, list[str]] = {name: [a for a, b in pairs if b == name] for name in STAGES}
+def ranks(every: list[Box], pairs: list[tuple[Box, Box]]) -> dict[Box, int]:
+    """Column of each box: the length of the longest path to it."""
+    before = {box: [a for a, b in pairs if b == box] for box in every}
 
-    def rank(name: str) -> int:
-        return 1 + max((rank(a) for a in before[name]), default=-1)
+    def rank(box: Box) -> int:
+        return 1 + max((rank(a) for a in before[box]), default=-1)
 
-    return {name: rank(name) for name in STAGES}
+    return {box: rank(box) for box in every}
 
 
-def _rows(pairs: list[tuple[str, str]], columns: dict[str, int]) -> dict[str, float]:
-    """Row of each stage: a chain runs on the row of the stage it comes from, so that lines stay straight."""
-    rows: dict[str, float] = {}
+def _rows(every: list[Box], pairs: list[tuple[Box, Box]], columns: dict[Box, int]) -> dict[Box, float]:
+    """Row of each box: a chain runs on the row of the box it comes from, so that lines stay straight."""
+    rows: dict[Box, float] = {}
     for column in range(max(columns.values()) + 1):
-        here = [n for n in STAGES if columns[n] == column]
-        wanted = {n: [rows[a] for a, b in pairs if b == n] for n in here}
+        here = [box for box in every if columns[box] == column]
+        wanted = {box: [rows[a] for a, b in pairs if b == box] for box in here}
         taken: set[float] = set()
-        # the stage with the longest way still to go gets the straight line
-        for name in sorted(here, key=lambda n: -_ahead(n, pairs)):
-            row = min(wanted[name], default=0.0)
+        # the box with the longest way still to go gets the straight line
+        for box in sorted(here, key=lambda x: -_ahead(x, pairs)):
+            row = min(wanted[box], default=0.0)
             while row in taken:
                 row += 1
-            rows[name] = row
+            rows[box] = row
             taken.add(row)
     return rows
 
 
-def _ahead(name: str, pairs: list[tuple[str, str]]) -> int:
-    return 1 + max((_ahead(b, pairs) for a, b in pairs if a == name), default=-1)
+def _ahead(box: Box, pairs: list[tuple[Box, Box]]) -> int:
+    return 1 + max((_ahead(b, pairs) for a, b in pairs if a == box), default=-1)
 
 
 def _arrow(x0: float, y0: float, x1: float, y1: float) -> str:
@@ -72,27 +88,30 @@ def _arrow(x0: float, y0: float, x1: float, y1: float) -> str:
     return f'<path d="{path}" class="dag-edge" marker-end="url(#dag-tip)"/>'
 
 
-def _box(name: str, x: float, y: float, times: int) -> str:
-    stage = STAGES[name]
-    below = f"{times} × {', '.join(stage.wildcards)}" if stage.wildcards else "once"
-    hint = f"reads {', '.join(dict.fromkeys(a for a, b in edges() if b == name)) or 'audio'}; params {', '.join(stage.sections)}"
+def _box(nodes: list[Node], x: float, y: float) -> str:
+    stage = nodes[0].stage
+    below = f"{len(nodes)} × {', '.join(stage.wildcards)}" if stage.wildcards else "once"
+    reads = dict.fromkeys(name for node in nodes for name in node.inputs)
+    params = dict.fromkeys(section.partition(".")[0] for node in nodes for section in node.sections)
+    hint = f"reads {', '.join(reads) or 'audio'}; params {', '.join(params)}"
     return (
         f'<g><title>{escape(hint)}</title><rect x="{x:g}" y="{y:g}" width="{BOX_W}" height="{BOX_H}" rx="7" class="dag-box"/>'
-        f'<text x="{x + BOX_W / 2:g}" y="{y + 21:g}" class="dag-name">{escape(name)}</text>'
+        f'<text x="{x + BOX_W / 2:g}" y="{y + 21:g}" class="dag-name">{escape(stage.name)}</text>'
         f'<text x="{x + BOX_W / 2:g}" y="{y + 38:g}" class="dag-times">{escape(below)}</text></g>'
     )
 
 
-def svg(times: Mapping[str, int]) -> str:
-    """The stages as boxes, left to right. times: how often each stage ran."""
-    pairs = reduced(edges())
-    columns = ranks(pairs)
-    rows = _rows(pairs, columns)
-    place = {n: (MARGIN + columns[n] * (BOX_W + GAP_X), MARGIN + rows[n] * (BOX_H + GAP_Y)) for n in STAGES}
-    width = max(x for x, _ in place.values()) + BOX_W + MARGIN
-    height = max(y for _, y in place.values()) + BOX_H + MARGIN
-    lines = [_arrow(place[a][0] + BOX_W, place[a][1] + BOX_H / 2, place[b][0] - 4, place[b][1] + BOX_H / 2) for a, b in pairs]
-    boxes = [_box(n, *place[n], times.get(n, 1)) for n in STAGES]
+def svg(nodes: list[Node]) -> str:
+    """The stages as boxes, left to right, each with how often it runs. `nodes`: inputs before what reads them."""
+    every, pairs = boxes(nodes)
+    pairs = reduced(pairs)
+    columns = ranks(list(every), pairs)
+    rows = _rows(list(every), pairs, columns)
+    at = {box: (MARGIN + columns[box] * (BOX_W + GAP_X), MARGIN + rows[box] * (BOX_H + GAP_Y)) for box in every}
+    width = max(x for x, _ in at.values()) + BOX_W + MARGIN
+    height = max(y for _, y in at.values()) + BOX_H + MARGIN
+    lines = [_arrow(at[a][0] + BOX_W, at[a][1] + BOX_H / 2, at[b][0] - 4, at[b][1] + BOX_H / 2) for a, b in pairs]
+    drawn = [_box(found, *at[box]) for box, found in every.items()]
     style = (
         ".dag-box{fill:#fff;stroke:#9aa5b4;stroke-width:1.2}.dag-edge{fill:none;stroke:#7c8898;stroke-width:1.4}"
         ".dag-name{font:600 14px system-ui,sans-serif;fill:#1c2430;text-anchor:middle}"
@@ -102,5 +121,5 @@ def svg(times: Mapping[str, int]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img" '
         f'aria-label="The pipeline\'s stages and what each reads"><style>{style}</style>'
         '<defs><marker id="dag-tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0.8L7 4L0 7.2Z" fill="#7c8898"/></marker></defs>' + "".join(lines + boxes) + "</svg>\n"
+        '<path d="M0 0.8L7 4L0 7.2Z" fill="#7c8898"/></marker></defs>' + "".join(lines + drawn) + "</svg>\n"
     )

@@ -128,8 +128,12 @@ def _quarantine(path: Path) -> dict[str, int]:
 
 
 def _by_run(folders: list[Path]) -> dict[tuple[str, int], tuple[Path, dict[str, Any]]]:
-    records = [(folder, read_provenance(folder)) for folder in folders]
-    return {(r["wildcards"]["method"], int(r["wildcards"]["seed"])): (folder, r) for folder, r in records}
+    """By the folder's name: a provenance names the run that made the artifact, and a variant may share it."""
+    out = {}
+    for folder in folders:
+        name, _, seed = folder.name.rpartition("-")
+        out[name, int(seed)] = (folder, read_provenance(folder))
+    return out
 
 
 def _worst(folder: Path, split: str, n: int) -> list[dict[str, Any]]:

@@ -372,7 +372,9 @@ def _explain(path: Path, error: ValidationError) -> str:
         key, message, value = ".".join(parts), e["msg"].removeprefix("Value error, "), e["input"]
         if e["type"] == "extra_forbidden":
             close = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
-            lines.append(f"  {key}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "; remove it"))
+            elsewhere = [f"{s}.{parts[-1]}" for s in ("random_projection", "birq") if parts[-1] in _known_keys([s])]
+            hint = f"it is {elsewhere[0]} now" if elsewhere else f"did you mean {close[0]!r}?" if close else "remove it"
+            lines.append(f"  {key}: unknown key; {hint}")
         elif e["type"] == "missing":
             lines.append(f"  {key}: missing; `git show HEAD:params.yaml` shows the tracked one")
         elif isinstance(value, (dict, BaseModel)):

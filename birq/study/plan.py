@@ -1,7 +1,7 @@
 """The cost of a run, before it runs: disk, memory, time, jobs. docs/scale.md has the formulas in words.
 
-Nothing is read but params.yaml and, where they are there, the features' lengths. Operations come from birq/train/runtime/flops.py; how much of a
-card's peak they reach is an assumption (`mfu`) until `--measure` has timed steps on the machine at hand.
+Nothing is read but params.yaml and, where they are there, the features' lengths. Operations come from birq/train/runtime/flops.py.
+How much of a card's peak they reach is an assumption (`mfu`) until `--measure` has timed steps on the machine at hand.
 """
 
 from __future__ import annotations
