@@ -88,11 +88,11 @@ def svg(times: Mapping[str, int]) -> str:
     pairs = reduced(edges())
     columns = ranks(pairs)
     rows = _rows(pairs, columns)
-    place = {n: (MARGIN + columns[n] * (BOX_W + GAP_X), MARGIN + rows[n] * (BOX_H + GAP_Y)) for n in STAGES}
-    width = max(x for x, _ in place.values()) + BOX_W + MARGIN
-    height = max(y for _, y in place.values()) + BOX_H + MARGIN
-    lines = [_arrow(place[a][0] + BOX_W, place[a][1] + BOX_H / 2, place[b][0] - 4, place[b][1] + BOX_H / 2) for a, b in pairs]
-    boxes = [_box(n, *place[n], times.get(n, 1)) for n in STAGES]
+    corner = {n: (MARGIN + columns[n] * (BOX_W + GAP_X), MARGIN + rows[n] * (BOX_H + GAP_Y)) for n in STAGES}
+    width = max(x for x, _ in corner.values()) + BOX_W + MARGIN
+    height = max(y for _, y in corner.values()) + BOX_H + MARGIN
+    lines = [_arrow(corner[a][0] + BOX_W, corner[a][1] + BOX_H / 2, corner[b][0] - 4, corner[b][1] + BOX_H / 2) for a, b in pairs]
+    boxes = [_box(n, *corner[n], times.get(n, 1)) for n in STAGES]
     style = (
         ".dag-box{fill:#fff;stroke:#9aa5b4;stroke-width:1.2}.dag-edge{fill:none;stroke:#7c8898;stroke-width:1.4}"
         ".dag-name{font:600 14px system-ui,sans-serif;fill:#1c2430;text-anchor:middle}"

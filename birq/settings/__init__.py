@@ -1,0 +1,1 @@
+"""Params and the table of methods."""
