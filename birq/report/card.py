@@ -58,7 +58,7 @@ def card(facts: Facts, health: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [
         ("Models", _models(facts)),
         ("Data", _data(facts)),
-        ("Result", lead(facts) + codes),
+        ("Result", " ".join(lead(facts)) + codes),
         ("Intended use", "Research on self-supervised pre-training: comparing methods under equal data, model, steps and fine-tuning."),
         ("Not for", "Transcribing people's speech where an error has a cost; identifying speakers; judging them."),
         ("Limits", _limits(facts)),

@@ -145,7 +145,7 @@ def wer(facts: Facts) -> dict[str, Any]:
     point = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("wer:Q", scale=x))
     text = base.mark_text(align="left", dx=8, fontSize=12, fontWeight=600).encode(x=alt.X("wer_high:Q", scale=x), text="label:N")
     sure = round(100 * facts.score_params["confidence"])
-    subtitle = f"{facts.main_split}, {sure} % interval by utterance; one point per seed; left is better"
+    subtitle = f"{facts.main_split}, {sure} % interval by utterance; one point per seed"
     return _finish(
         alt.layer(band, point, text), "Word error rate by method", subtitle, height=max(HEIGHT, 90 + len(order) * (24 + 20 * seeds))
     )
@@ -182,7 +182,7 @@ def differences(facts: Facts) -> dict[str, Any]:
     return _finish(
         alt.layer(zero, span, point),
         title,
-        f"{about}; {facts.main_split}, {sure} % intervals; left of 0: the first makes fewer errors",
+        f"{about}; {facts.main_split}, {sure} % intervals; below 0: fewer errors of the first",
         height=max(HEIGHT, 100 + 60 * len(order)),
     )
 
@@ -220,7 +220,7 @@ def masked_accuracy(facts: Facts) -> dict[str, Any]:
 
 def label_fidelity(facts: Facts) -> dict[str, Any]:
     rows = _thin(curve_rows(facts))
-    subtitle = "share of drawn enhanced labels that are the nearest code; dotted: the bound of one half"
+    subtitle = "drawn enhanced labels that are the nearest code; dotted: bound of one half"
     return _curves(facts, rows, "label_fidelity", "Label fidelity", subtitle, "share", rule=0.5, domain=[0, 1])
 
 

@@ -69,8 +69,8 @@ def speech_kind(facts: Facts) -> str:
     return "synthetic speech" if kinds == {True} else "recorded speech" if kinds == {False} else "synthetic and recorded speech"
 
 
-def lead(facts: Facts) -> str:
-    """The headline with test set, intervals and cost."""
+def lead(facts: Facts) -> list[str]:
+    """The headline in full: test set and rate, then one text per comparison with intervals and cost."""
     name, split = protagonist(facts), facts.main_split
     runs = facts.runs_of(name)
     score = runs[0].scores[split]
@@ -80,7 +80,7 @@ def lead(facts: Facts) -> str:
         f"Fine-tuning used {amount(runs[0].labelled_hours)} of transcribed speech. "
         f"WER of {who(facts, name)}: {percent(wer(facts, name))} ({_margin(facts, name)})."
     )
-    return text + "".join(f" {_compared(facts, c)}" for c in against(name, facts))
+    return [text, *(_compared(facts, c) for c in against(name, facts))]
 
 
 def _margin(facts: Facts, name: str) -> str:
