@@ -1,4 +1,4 @@
-"""Artifacts of the stages before the report, small but of true form, as a run would have left them."""
+"""Artifacts of the stages before the report, small, in the form that a run leaves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from birq.pipeline.artifact import sha256_json
 from birq.evaluate.rates import score_split
 from birq.settings.params import Params, Score, load
+from birq.settings.methods import METHODS
 
 SCORE = {"confidence": 0.95, "bootstrap_samples": 400, "seed": 0}
 SENTENCES = (
@@ -23,6 +24,7 @@ SENTENCES = (
 N_LAYERS, CODES = 4, 256
 # errors per word that the made-up recogniser makes
 SKILL = {"birq": 0.28, "best_rq": 0.33, "scratch": 0.46}
+SECONDS = {"birq": 260.0, "best_rq": 205.0, "scratch": 0.3}  # of pre-training
 
 
 def params(**changes: Any) -> Params:
@@ -133,7 +135,7 @@ def _decoded(split: str, n: int, speakers: int, skill: float, rng: np.random.Gen
 
 
 def _probe(method: str, available: bool) -> dict[str, Any]:
-    gain = {"birq": 0.06, "best_rq": 0.07, "scratch": 0.0}[method]
+    gain = {"birq": 0.06, "best_rq": 0.07, "scratch": 0.0}[method]  # of PNMI
     rows = []
     for layer in range(N_LAYERS + 1):
         known = {"phone_purity": 0.30 + gain, "cluster_purity": 0.11, "pnmi": 0.2 + gain * layer / 2 - 0.015 * layer, "pnmi_floor": 0.077}
@@ -151,10 +153,21 @@ def _probe(method: str, available: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(root: Path, method: str, seed: int, *, skill: float, collapse: bool = False, aligned: bool = True, n: int = 120) -> dict[str, Path]:
-    """Artifacts of one method and seed: pretrain, finetune, score, probe."""
-    rng = np.random.default_rng([seed, len(method)])
-    who, wildcards = f"{method}-{seed}", {"method": method, "seed": str(seed)}
+def run(
+    root: Path,
+    name: str,
+    seed: int,
+    *,
+    skill: float,
+    collapse: bool = False,
+    aligned: bool = True,
+    n: int = 120,
+    seconds: dict[str, float] | None = None,
+) -> dict[str, Path]:
+    """Artifacts of one method or variant (`birq_...`) and seed: pretrain, finetune, score, probe. seconds: of pre-training, by name."""
+    method = next(m for m in METHODS if name.startswith(m))
+    rng = np.random.default_rng([seed, *name.encode()])
+    who, wildcards = f"{name}-{seed}", {"method": name, "seed": str(seed)}
     curve = [] if method == "scratch" else _curve(method, rng, collapse)
     timing = [{"step": p["step"], "seconds": p["step"] * 0.1, "audio_hours_per_hour": 610.0 + p["step"] % 7} for p in curve]
     config = {
@@ -163,9 +176,9 @@ def run(root: Path, method: str, seed: int, *, skill: float, collapse: bool = Fa
         "features": {"n_mels": 80, "frame_shift_ms": 10.0, "sample_rate_hz": 16000}, "pretrain": {"label_layer": 3},
     }  # fmt: skip
     out = {"pretrain": _write(root / "data/pretrain" / who, {"curve.jsonl": curve, "timing.jsonl": timing, "config.json": config})}
-    seconds = {"birq": 260.0, "best_rq": 205.0, "scratch": 0.3}[method]
+    took = (seconds or {}).get(name, SECONDS[method])
     sections = {"pretrain": {"steps": 2000}, "model": config["model"]}
-    _put(out["pretrain"], "pretrain", wildcards, seconds, {"device": "cpu", "threads": 1, "hours": 4.2, "steps": 2000}, sections)
+    _put(out["pretrain"], "pretrain", wildcards, took, {"device": "cpu", "threads": 1, "hours": 4.2, "steps": 2000}, sections)
     rise = 0.9 * SKILL[method]
     tuned = [
         {
@@ -192,7 +205,7 @@ def run(root: Path, method: str, seed: int, *, skill: float, collapse: bool = Fa
 def everything(
     root: Path, methods: dict[str, float], seeds: tuple[int, ...] = (0, 1), synthetic: bool = True, **options: Any
 ) -> dict[str, list[Path]]:
-    """All inputs of the report. methods: name -> errors per word."""
+    """All inputs of the report. methods: name -> errors per word; options as in `run`."""
     folders = corpus(root, "synth", synthetic)
     inputs: dict[str, list[Path]] = {
         "corpus": [folders[0]],

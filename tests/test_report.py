@@ -1,4 +1,4 @@
-"""The report: what it says follows from the scores, and its page needs nothing but itself."""
+"""The report: its statements follow from the scores, and its page is one file."""
 
 from __future__ import annotations
 
@@ -8,38 +8,49 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jiwer
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import report_artifacts as artifacts
 
 from birq.pipeline.dag import STAGES
 from birq.errors import BirqError
-from birq.report import build, dagdraw, glossary, markup, plots, tables, verdict
+from birq.report import build, claims, dagdraw, glossary, health, plots, tables, verdict
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
-from birq.pipeline.stage import Job
+from birq.report.page import render
 
 ROOT = Path(__file__).parent.parent
-PAIR = {"a": "birq", "b": "best_rq", "difference": -0.02, "low": -0.03, "high": -0.01, "speaker_low": -0.04, "speaker_high": -0.005}
+PAIR = {
+    "a": "birq", "b": "best_rq", "kind": "methods", "seeds_a": [0, 1, 2], "seeds_b": [0, 1, 2], "difference": -0.02,
+    "low": -0.03, "high": -0.01, "speaker_low": -0.04, "speaker_high": -0.005, "p": 0.01, "speaker_p": 0.02,
+    "pretrain_seconds_a": 200.0, "pretrain_seconds_b": 200.0, "time_ratio": 1.0, "equal_time": True, "equal_time_in": None,
+}  # fmt: skip
 
 
 def make(root: Path, methods: dict[str, float], seeds: tuple[int, ...], **options) -> Path:
     inputs = artifacts.everything(root, methods, seeds, **options)
     out = root / "data/report"
     out.mkdir(parents=True)
-    build.compute(Job("report", {}, "k" * 32, inputs, out, root, artifacts.params(methods=list(methods), seeds=list(seeds))))
+    write(inputs, out, methods, seeds)
     return out
+
+
+def write(inputs: dict[str, list[Path]], out: Path, methods: Iterable[str], seeds: tuple[int, ...] = (0,)) -> None:
+    p = artifacts.params(methods=list(methods), seeds=list(seeds))
+    build.report(inputs, out, p.report, p.run)
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """Three methods, two seeds, clear differences."""
-    return make(tmp_path_factory.mktemp("report"), artifacts.SKILL, (0, 1))
+    """Three methods, three seeds, clear differences, pre-training times that differ."""
+    return make(tmp_path_factory.mktemp("report"), artifacts.SKILL, (0, 1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -70,41 +81,103 @@ def test_an_alignment_is_the_cheapest(reference: str, hypothesis: str):
     assert sum(counts(align(reference, hypothesis)).values()) == out.substitutions + out.deletions + out.insertions
 
 
-# ---- verdicts
+# ---- statements
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({}, "better than"),
-        ({"high": 0.001}, "not told apart from"),
-        ({"speaker_high": 0.0}, "not told apart from"),
-        ({"speaker_low": None, "speaker_high": None}, "better than"),
-        ({"low": 0.01, "high": 0.03, "speaker_low": 0.001, "speaker_high": 0.04}, "worse than"),
-        ({"low": 0.01, "high": 0.03}, "not told apart from"),
+        ({}, "lower"),
+        ({"high": 0.001}, "none"),
+        ({"speaker_high": 0.0}, "none"),
+        ({"speaker_low": None, "speaker_high": None}, "lower"),
+        ({"low": 0.01, "high": 0.03, "speaker_low": 0.001, "speaker_high": 0.04}, "higher"),
+        ({"low": 0.01, "high": 0.03}, "none"),
     ],
 )
-def test_methods_are_told_apart_only_where_both_intervals_leave_out_zero(change: dict, word: str):
-    """A claim must survive other utterances and other speakers; where one interval holds 0 there is none. Seen from b it is the mirror."""
-    assert verdict.verdict(PAIR | change) == word
-    mirror = {"better than": "worse than", "worse than": "better than"}.get(word, word)
-    assert verdict.verdict(verdict.turned(PAIR | change)) == mirror
-    assert verdict.turned(verdict.turned(PAIR | change)) == PAIR | change
+def test_a_difference_is_significant_only_if_both_intervals_exclude_zero(change: dict, word: str):
+    """A claim must hold for other utterances and for other speakers. Seen from b it is the mirror."""
+    assert claims.outcome(PAIR | change) == word
+    mirror = {"lower": "higher", "higher": "lower"}.get(word, word)
+    assert claims.outcome(claims.turned(PAIR | change)) == mirror
+    assert claims.turned(claims.turned(PAIR | change)) == PAIR | change
 
 
-@pytest.mark.parametrize(("sign", "word"), [(-1, "better than"), (1, "worse than")])
+@pytest.mark.parametrize(("sign", "word"), [(-1, "lower"), (1, "higher")])
 def test_the_headline_follows_the_scores(facts: Facts, sign: int, word: str):
-    """The sentence comes from the intervals, so a lost comparison is said to be lost, whichever method is named first."""
-    pair = PAIR if sign < 0 else {**verdict.turned(PAIR), "a": "birq", "b": "best_rq"}
-    for c in (pair, verdict.turned(pair)):
+    """The sentence comes from the intervals, whichever method is named first."""
+    pair = PAIR if sign < 0 else {**claims.turned(PAIR), "a": "birq", "b": "best_rq"}
+    for c in (pair, claims.turned(pair)):
         here = replace(facts, comparisons=[c])
-        assert f"{word} BEST-RQ" in verdict.headline(here)
-        assert f"{word} BEST-RQ" in verdict.lead(here)
-        assert "by 2.0 points (1.0 to 3.0 by utterance, 0.5 to 4.0 by speaker)" in verdict.lead(here)
+        assert f"significantly {word} than BEST-RQ" in verdict.headline(here)
+        assert f"Significantly {word} than BEST-RQ" in verdict.lead(here)[1]
+        numbers = "−2.0 points (−3.0 to −1.0 by utterance, −4.0 to −0.5 by speaker)"
+        swapped = "+2.0 points (+1.0 to +3.0 by utterance, +0.5 to +4.0 by speaker)"
+        assert (numbers if sign < 0 else swapped) in verdict.lead(here)[1]
         assert "synthetic speech" in verdict.headline(here)
     undecided = replace(facts, comparisons=[PAIR | {"high": 0.01}])
-    assert "not told apart from BEST-RQ" in verdict.headline(undecided)
-    assert not re.search("better|worse", verdict.lead(undecided))
+    assert "no significant difference from BEST-RQ" in verdict.headline(undecided)
+    assert not re.search("significantly", " ".join(verdict.lead(undecided)))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_few_seeds_give_statements_about_models(tmp_path: Path, seeds: tuple[int, ...]):
+    """With one or two seeds, training is not covered: page, headline and table speak of models, and say so."""
+    out = make(tmp_path, artifacts.SKILL, seeds, n=60)
+    rows = json.loads((out / "comparisons.json").read_text())["comparisons"]
+    assert {r["kind"] for r in rows} == {"models"} and rows[0]["seeds_a"] == list(seeds)
+    who = "of seed 0" if len(seeds) == 1 else "of seeds 0 and 1"
+    s = "s" if len(seeds) > 1 else ""
+    page, table = (out / "index.html").read_text(), tables.from_file(out / "metrics.json")
+    assert f"<h1>The BiRQ model{s} {who}: " in page
+    assert f"the BEST-RQ model{s} {who}" in page and f"the model{s} without pre-training {who}" in page
+    assert sum(line.startswith(f"the {m} model{s} {who} ") for m in artifacts.SKILL for line in table.splitlines()) == 3
+    for text in (page, table):
+        assert "The statements are about these models, not about methods" in text
+        assert not re.search(r"\bbetter\b|statements are about methods", text)
+        assert ("not known from this run" in text) == (len(seeds) == 1)
+        assert ("standard deviation" in text) == (len(seeds) > 1)
+
+
+def test_three_seeds_give_statements_about_methods(report: Path):
+    """From three seeds on the intervals cover seeds too, so the sentence may be about methods."""
+    rest = json.loads((report / "comparisons.json").read_text())
+    assert {c["kind"] for c in rest["comparisons"]} == {"methods"}
+    assert "The statements are about methods. They rest on 3 seeds" in (report / "index.html").read_text()
+    assert "\nbirq has a significantly lower WER than scratch: " in tables.from_file(report / "metrics.json")
+
+
+# ---- cost
+
+
+def test_a_comparison_shows_the_pretraining_time_of_both(report: Path):
+    """260 s and 205 s are not equal: headline, comparison and table say so, and that equal time was not tried."""
+    first, second, third = json.loads((report / "comparisons.json").read_text())["comparisons"]
+    assert (first["pretrain_seconds_a"], first["pretrain_seconds_b"]) == (260.0, 205.0)
+    assert first["time_ratio"] == pytest.approx(260 / 205)
+    assert first["equal_time"] is False and first["equal_time_in"] is None
+    assert (second["pretrain_seconds_b"], second["time_ratio"], second["equal_time"]) == (None, None, False) and not third["equal_time"]
+    page, table = (report / "index.html").read_text(), tables.from_file(report / "metrics.json")
+    (headline,) = re.findall("<h1>(.*)</h1>", page)
+    assert "(pre-training time × 1.27)" in headline and "(pre-training time +4.3 min)" in headline and "better" not in page
+    assert "4.3 min / 3.4 min" in page and page.count(f">{claims.NOT_TRIED}<") == 3
+    assert f"pre-training took 1.27 times as long; {claims.NOT_TRIED}" in table
+
+
+def test_equal_time_is_named_where_it_was_tried(tmp_path: Path):
+    """A variant with the other method's time is the fair opponent; its row is pointed at. Within 5 % times are equal."""
+    skill = artifacts.SKILL | {"best_rq_long": 0.31}
+    out = make(tmp_path, skill, (0,), n=30, seconds={"best_rq_long": 260 * 1.04})
+    rows = {(c["a"], c["b"]): c for c in json.loads((out / "comparisons.json").read_text())["comparisons"]}
+    assert rows["birq", "best_rq_long"]["equal_time"] is True
+    assert rows["birq", "best_rq"]["equal_time_in"] == ["birq", "best_rq_long"]
+    assert rows["best_rq", "best_rq_long"]["equal_time_in"] is None
+    page = (out / "index.html").read_text()
+    assert "see BiRQ and best_rq_long (BEST-RQ)" in page
+    assert "for equal time see birq against best_rq_long" in tables.from_file(out / "metrics.json")
+
+
+# ---- limits
 
 
 def test_recorded_speech_is_not_called_synthetic(facts: Facts):
@@ -114,28 +187,45 @@ def test_recorded_speech_is_not_called_synthetic(facts: Facts):
     assert not any("synthetic" in note for note in verdict.caveats(recorded, []))
 
 
-def test_pretraining_that_did_not_help_is_a_caveat(facts: Facts):
+def test_pretraining_without_gain_is_a_limit(facts: Facts):
     """A reader must not take a method's name for a gain that was not measured."""
     even = [PAIR | {"a": "birq", "b": "scratch", "low": -0.05, "high": 0.01}, PAIR | {"a": "scratch", "b": "best_rq"}]
-    (note,) = [n for n in verdict.caveats(replace(facts, comparisons=even), []) if "No gain" in n]
-    assert "by BiRQ and BEST-RQ" in note
+    (note,) = [n for n in verdict.caveats(replace(facts, comparisons=even), []) if "gave no significantly" in n]
+    assert "with BiRQ and BEST-RQ" in note
     won = [PAIR | {"a": "birq", "b": "scratch"}]
-    assert not any("No gain" in n for n in verdict.caveats(replace(facts, comparisons=won), []))
+    assert not any("gave no significantly" in n for n in verdict.caveats(replace(facts, comparisons=won), []))
 
 
-def test_codes_held_only_if_they_held_at_every_step(facts: Facts):
-    """One bad step in the middle is a collapse, even if the last step looks well; a method without enhanced labels is not judged."""
-    run = facts.of("birq")[0]
-    assert verdict.health(run)["held"] is True
+def test_codes_are_within_bounds_only_if_they_are_at_every_step(facts: Facts):
+    """One step out of bounds in the middle counts, even if the last one is fine; a method without enhanced labels is not judged."""
+    run = facts.runs_of("birq")[0]
+    assert health.health(run)["held"] is True
     cases = (("enhanced_perplexity", 30.0, "fell"), ("enhanced_perplexity", 300.0, "rose"), ("label_fidelity", 0.5, "fidelity"))
     for key, value, why in cases:
         curve = [p | {key: value} if i == 40 else p for i, p in enumerate(run.pretrain_curve)]
-        found = verdict.health(replace(run, pretrain_curve=curve))
-        assert found["held"] is False
-        assert why in found["why"]
-        assert f"step {curve[40]['step']}" in found["why"]
-    assert verdict.health(facts.of("best_rq")[0])["held"] is None
-    assert verdict.health(facts.of("scratch")[0]) is None
+        judged = health.health(replace(run, pretrain_curve=curve))
+        assert judged["held"] is False
+        assert why in judged["why"]
+        assert f"step {curve[40]['step']}" in judged["why"]
+    assert health.health(facts.runs_of("best_rq")[0])["held"] is None
+    assert health.health(facts.runs_of("scratch")[0]) is None
+
+
+def test_accepted_artifacts_are_shown(report: Path, tmp_path: Path):
+    """`birq accept` declares an artifact good under changed code: the page and the table name it, when, and the modules."""
+    assert "Accepted under changed code" not in (report / "index.html").read_text()
+    root = tmp_path / "data"
+    shutil.copytree(report.parent, root)
+    path = root / "pretrain/birq-1/provenance.json"
+    entry = {"when": "2026-11-29T10:00:00Z", "from": "0" * 32, "code": {"birq.model.x": ["a", "b"], "birq.train.<y>": ["c", "d"]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"accepted": [entry]}))
+    inputs = {s: sorted((root / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
+    write(inputs, root / "report", artifacts.SKILL, (0, 1, 2))
+    page = (root / "report/index.html").read_text()
+    assert "Accepted under changed code" in page
+    assert "pretrain/birq-1, on 2026-11-29T10:00:00Z: birq.model.x and birq.train.&lt;y&gt; changed after it was made." in page
+    table = tables.from_file(root / "report/metrics.json")
+    assert "pretrain/birq-1 was accepted under changed code on 2026-11-29T10:00:00Z: birq.model.x, birq.train.<y>" in table
 
 
 # ---- files
@@ -144,13 +234,13 @@ def test_codes_held_only_if_they_held_at_every_step(facts: Facts):
 def test_metrics_hold_one_record_per_method_seed_and_split(report: Path, facts: Facts):
     """The records are the scores; wer.json is their mean over seeds in per cent, on the main split."""
     records = json.loads((report / "metrics.json").read_text())
-    assert len({(r["method"], r["seed"], r["split"]) for r in records}) == len(records) == 3 * 2 * 2
+    assert len({(r["method"], r["seed"], r["split"]) for r in records}) == len(records) == 3 * 3 * 2
     by_method = json.loads((report / "wer.json").read_text())
     for method in artifacts.SKILL:
         mine = [r["wer"] for r in records if r["method"] == method and r["split"] == "test"]
-        assert by_method[method]["wer"] == pytest.approx(100 * sum(mine) / 2, abs=0.005 + 1e-9)
+        assert by_method[method]["wer"] == pytest.approx(100 * sum(mine) / 3, abs=0.005 + 1e-9)
     one = next(r for r in records if (r["method"], r["seed"], r["split"]) == ("birq", 1, "test"))
-    run = facts.of("birq")[1]
+    run = facts.runs_of("birq")[1]
     assert one["keys"] == {stage: p["key"] for stage, p in run.provenance.items()}
     assert (one["unlabelled_hours"], one["labelled_hours"], one["pretrain_seconds"], one["finetune_seconds"]) == (4.2, 1.0, 260.0, 190.2)
     assert all(r["unlabelled_hours"] == 0 for r in records if r["method"] == "scratch"), "it was not pre-trained, so it heard none"
@@ -169,26 +259,34 @@ def test_the_page_needs_nothing_but_itself(report: Path):
 def test_the_page_shows_what_it_promises(report: Path, facts: Facts):
     """Result, pairs, figures, worst utterances, corpus, pipeline, provenance: each from the artifacts, none left out."""
     page = (report / "index.html").read_text()
-    assert "on synthetic speech, better than BEST-RQ and no pre-training" in page
+    assert "word error rate on synthetic speech; significantly lower than " in page
     for name in plots.FIGURES:
         assert f'id="fig-{name}"' in page
-    for u in facts.of("birq")[0].worst:
+    for u in facts.runs_of("birq")[0].worst:
         assert u["id"] in page
     for stage in STAGES:
         assert f'class="dag-name">{stage}<' in page
     for run in facts.runs:
         for record in run.provenance.values():
             assert record["key"][:12] in page
-    for text in ("2 too short; 1 unreadable", "0123456789", "+ changes", "torch 2.13.0", "Intended use", "held"):
+    for text in ("2 too short; 1 unreadable", "0123456789", "+ changes", "torch 2.13.0", "Intended use", "within bounds"):
         assert text in page
 
 
-def test_text_from_data_is_escaped(report: Path):
-    """A host, an id or a transcript that looks like HTML stays text."""
-    page = (report / "index.html").read_text()
+def test_text_from_data_is_escaped(report: Path, tmp_path: Path):
+    """A host, a source or a transcript that looks like HTML stays text."""
+    root = tmp_path / "data"
+    shutil.copytree(report.parent, root)
+    path = root / "score/birq-0/utterances.parquet"
+    table = pq.read_table(path)
+    text = [t if split == "dev" else "<b>x" for t, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True)]
+    changed = table.set_column(table.schema.get_field_index("text"), "text", pa.array(text))
+    pq.write_table(changed, path)
+    inputs = {s: sorted((root / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
+    page = render(gather(inputs, "test", 20, ["synth"], ["synth"]), [], dict.fromkeys(plots.FIGURES, "<svg/>"))
     assert "node<7>" not in page and "node&lt;7&gt;" in page
     assert "<here>" not in page
-    assert "<b>" not in markup.alignment(align("<b>x", "y")) and "&lt;b&gt;x" in markup.alignment(align("<b>x", "y"))
+    assert "<b>x" not in page and "&lt;b&gt;x" in page
 
 
 def test_figures_come_as_specification_svg_and_numbers(report: Path):
@@ -204,11 +302,11 @@ def test_figures_come_as_specification_svg_and_numbers(report: Path):
 
 def test_figures_keep_a_colour_per_method_whoever_else_is_shown(facts: Facts):
     """A method is known by its colour, so leaving another method out must not change it."""
-    for shown in (facts, replace(facts, runs=facts.of("best_rq"))):
+    for shown in (facts, replace(facts, runs=facts.runs_of("best_rq"))):
         spec = json.dumps(plots.masked_accuracy(shown))
         scale = re.search(r'"domain": (\[[^]]*\]), "range": (\[[^]]*\])', spec)
         colours = dict(zip(json.loads(scale[1]), json.loads(scale[2]), strict=True))
-        assert colours["BEST-RQ"] == plots.COLOURS["best_rq"]
+        assert colours["BEST-RQ"] == facts.colours["best_rq"]
 
 
 def test_csv_files_have_the_columns_that_dvc_plots(report: Path):
@@ -226,17 +324,17 @@ def test_csv_files_have_the_columns_that_dvc_plots(report: Path):
         assert rows and columns <= set(rows[0])
         if name == "curves":
             assert {r["enhanced_perplexity"] for r in rows if r["method"] == "best_rq"} == {""}
-            assert len(rows) == 4 * 80
+            assert len(rows) == 6 * 80
 
 
 def test_the_table_is_printed_with_the_page_below(report: Path):
     """What a new user sees last: every run, the comparisons, the codes' health and where the page is."""
     lines = tables.from_file(report / "metrics.json").splitlines()
     assert lines[0].startswith("test: 120 utterances") and lines[0].endswith("synthetic speech")
-    assert [line.split()[:2] for line in lines[4:10]] == [[m, s] for m in artifacts.SKILL for s in "01"]
+    assert [line.split()[:2] for line in lines[4:13]] == [[m, s] for m in artifacts.SKILL for s in "012"]
     assert re.search(r"birq +0 +\d+\.\d \[\d+\.\d, \d+\.\d\]", lines[4])
     assert sum("points" in line for line in lines) == 3
-    assert sum(line.startswith("codes of birq-") and line.endswith(": held") for line in lines) == 2
+    assert sum(line.startswith("codes of birq-") and line.endswith(": within bounds") for line in lines) == 3
     assert lines[-1] == str(report / "index.html")
     assert "\n".join(lines).isascii(), "not every terminal knows more"
 
@@ -248,9 +346,9 @@ def test_the_markdown_table_holds_the_same_figures(report: Path):
     assert lines[0] == plain[0]
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert {len(r) for r in rows} == {8} and set("".join(rows[1])) == set("-:")
-    cells = [re.split(r" {2,}", line) for line in plain[2:10]]
+    cells = [re.split(r" {2,}", line) for line in plain[2:13]]
     assert [rows[0], *rows[2:]] == [cells[0], *cells[2:]]
-    assert [line[2:] for line in lines if line.startswith("- ")] == [line for line in plain[10:-1] if line]
+    assert [line[2:] for line in lines if line.startswith("- ")] == [line for line in plain[13:-1] if line]
     assert "index.html" not in "\n".join(lines)
 
 
@@ -261,12 +359,12 @@ def test_a_collapsed_run_without_alignments_says_so(tmp_path: Path):
     """Nothing that went wrong is left out: collapse, missing phones, a single seed; and the figures that cannot be drawn say why."""
     out = make(tmp_path, {"best_rq": 0.3, "birq": 0.3}, (0,), collapse=True, aligned=False, n=30)
     page = (out / "index.html").read_text()
-    assert "did not hold" in page
-    assert "Phones are not known here" in page
-    assert "One seed" in page
+    assert "out of bounds" in page
+    assert "Phone alignments are missing" in page
+    assert "this run has one seed per method" in page
     assert "no alignments of an4" in (out / "plots/pnmi.svg").read_text()
-    assert "DID NOT HOLD" in tables.from_file(out / "metrics.json")
-    assert "not told apart from BEST-RQ" in page
+    assert "OUT OF BOUNDS" in tables.from_file(out / "metrics.json")
+    assert "no significant difference from the BEST-RQ model of seed 0" in page
 
 
 def test_one_method_without_pretraining_has_a_report(tmp_path: Path):
@@ -278,16 +376,32 @@ def test_one_method_without_pretraining_has_a_report(tmp_path: Path):
     assert (out / "plots/curves.csv").read_text().startswith("method,seed,step,")
 
 
+def test_variants_have_titles_and_colours_of_their_own(tmp_path: Path):
+    """A variant is a method with a name of its own: any number of them must be told apart, and the base method is named."""
+    names = {"scratch": 0.4, "best_rq": 0.3} | {f"birq_k{k}": 0.3 for k in range(1, 5)}
+    out = make(tmp_path, names, (0,), n=20)
+    page = (out / "index.html").read_text()
+    assert "<h1>The birq_k1 (BiRQ) model of seed 0: " in page
+    colours = re.findall(r'class="tile" style="--c:(#\w+)"', page)
+    assert len(colours) == len(set(colours)) == len(names)
+    assert {r["method"] for r in json.loads((out / "metrics.json").read_text())} == set(names)
+    path = tmp_path / "data/pretrain/birq_k1-0/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "wav2vec"}))
+    inputs = {s: sorted((tmp_path / "data" / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
+    with pytest.raises(BirqError, match=r"unknown method 'wav2vec'"):
+        gather(inputs, "test", 5, ["synth"], ["synth"])
+
+
 def test_equal_artifacts_make_equal_reports(tmp_path: Path):
     """The store keeps one report per key, so its bytes may depend on nothing but the artifacts."""
     inputs = artifacts.everything(tmp_path, {"birq": 0.3, "best_rq": 0.4}, (0,), n=30)
-    found = []
+    files = []
     for i in "ab":
         out = tmp_path / i
         out.mkdir()
-        build.compute(Job("report", {}, "k", inputs, out, tmp_path, artifacts.params(methods=["birq", "best_rq"])))
-        found.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
-    assert found[0] == found[1]
+        write(inputs, out, ("birq", "best_rq"))
+        files.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    assert files[0] == files[1]
 
 
 def test_damaged_and_missing_inputs_are_named(report: Path, tmp_path: Path):

@@ -17,7 +17,7 @@ import pytest
 from birq.errors import BirqError
 from birq.evaluate import score
 from birq.evaluate.bootstrap import interval, resampled_sums, sums_by
-from birq.evaluate.compare import compare_methods, paired
+from birq.evaluate.compare import compare, compare_methods, paired
 from birq.settings.params import load
 from birq.pipeline.stage import Job
 
@@ -209,6 +209,60 @@ def test_seeds_are_pooled() -> None:
     assert paired([t1, t1], tb, 300, 0.95, 0)["low"] == pytest.approx(one["low"])
 
 
+def trained(rng: np.random.Generator, base: pa.Table, seeds: int, rate: float, noise: float, speakers: int = 10) -> dict[int, pa.Table]:
+    """Models of one method by seed: each has a true error rate of its own, drawn around the method's."""
+    words = base["words"].to_numpy()
+    hard = np.linspace(-0.1, 0.1, speakers)[np.arange(len(words)) % speakers]
+    index = base.schema.get_field_index("errors")
+    rates = rate + noise * rng.normal(size=seeds)
+    return {i: base.set_column(index, "errors", pa.array(rng.binomial(words, np.clip(r + hard, 0, 1)))) for i, r in enumerate(rates)}
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_seed_noise_alone_does_not_make_methods_different(seeds: int) -> None:
+    """Two methods of equal mean whose seeds spread by 3 points: at 95 % about 5 of 100 comparisons may exclude 0; over the test set
+    alone many do, which is the mistake that the seed effect prevents."""
+    rng, base = np.random.default_rng(seeds), utterances(*sentences(150, 0.3, 1))
+    covered = test_only = 0
+    for trial in range(150):
+        r = compare(trained(rng, base, seeds, 0.3, 0.03), trained(rng, base, seeds, 0.3, 0.03), 300, 0.95, trial)
+        assert r["kind"] == "methods"
+        covered += r["low"] <= 0 <= r["high"]
+        test_only += r["test_low"] <= 0 <= r["test_high"]
+    assert covered / 150 >= 0.91  # 0.95 less two deviations
+    assert test_only / 150 < 0.8
+
+
+def test_a_true_difference_of_methods_shows() -> None:
+    """Ten points with seeds that spread by one: three seeds find it nearly always, with the right sign."""
+    rng, base = np.random.default_rng(2), utterances(*sentences(150, 0.3, 1))
+    rows = [compare(trained(rng, base, 3, 0.25, 0.01), trained(rng, base, 3, 0.35, 0.01), 300, 0.95, t) for t in range(40)]
+    assert sum(r["high"] < 0 and r["speaker_high"] < 0 for r in rows) >= 34
+    assert all(r["difference"] < 0 for r in rows)
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (2, 2), (2, 5)])
+def test_fewer_than_three_seeds_compare_models(seeds: tuple[int, int]) -> None:
+    """The intervals are then those of the test set, and the row says that it is about models."""
+    rng, base = np.random.default_rng(4), utterances(*sentences(60, 0.3, 1))
+    a, b = (trained(rng, base, n, 0.3, 0.02) for n in seeds)
+    r = compare(a, b, 300, 0.95, 0)
+    assert (r["kind"], r["seeds_a"], r["seeds_b"]) == ("models", list(range(seeds[0])), list(range(seeds[1])))
+    assert r.items() >= paired(list(a.values()), list(b.values()), 300, 0.95, 0).items()
+    assert (r["low"], r["high"]) == (r["test_low"], r["test_high"])
+
+
+def test_methods_with_other_seeds_are_compared_too() -> None:
+    """Without shared seeds each method has a spread of its own; the interval still covers seeds, so it is wider than the test set's."""
+    rng, base = np.random.default_rng(6), utterances(*sentences(60, 0.3, 1))
+    a, b = trained(rng, base, 3, 0.3, 0.03), trained(rng, base, 4, 0.3, 0.03)
+    r = compare(a, b, 2000, 0.95, 0)
+    assert r["kind"] == "methods" and r["seed_differences"] is None
+    assert r["low"] < r["test_low"] < r["test_high"] < r["high"]
+    same = compare(a, {i: b[i] for i in range(3)}, 300, 0.95, 0)
+    assert sum(same["seed_differences"]) / 3 == pytest.approx(same["difference"])
+
+
 def test_different_speech_is_not_compared() -> None:
     """A pair needs the same utterances; anything else is a mistake worth an error."""
     refs, hyps = sentences(20, 0.3, 1)
@@ -271,7 +325,8 @@ def test_methods_are_compared_from_score_folders(tmp_path: Path) -> None:
         folders[method, seed] = j.out
     rows = compare_methods(folders, "test", 0.95, 200, 0)
     assert [(r["a"], r["b"]) for r in rows] == [("birq", "best_rq"), ("birq", "scratch"), ("best_rq", "scratch")]
-    want = {"difference", "low", "high", "speaker_low", "speaker_high", "p", "words", "utterances"}
+    want = {"kind", "seeds_a", "seeds_b", "difference", "low", "high", "speaker_low", "speaker_high", "p", "words", "utterances"}
+    assert {r["kind"] for r in rows} == {"models"} and rows[0]["seeds_a"] == [0, 1]
     assert all(want <= set(r) and r["low"] <= r["difference"] <= r["high"] for r in rows)
     with pytest.raises(BirqError, match=r"decode\.splits"):
         compare_methods(folders, "dev", 0.95, 200, 0)

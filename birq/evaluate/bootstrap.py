@@ -26,9 +26,9 @@ def resampled_sums(counts_NC: np.ndarray, samples: int, seed: int) -> np.ndarray
 
 def sums_by(labels: list[str], counts_NC: np.ndarray) -> np.ndarray:
     """Counts summed over the rows that share a label, one row per label in sorted order."""
-    names, place = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    names, index = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
     out = np.zeros((len(names), counts_NC.shape[1]), counts_NC.dtype)
-    np.add.at(out, place, counts_NC)
+    np.add.at(out, index, counts_NC)
     return out
 
 
@@ -38,7 +38,7 @@ def ratio(errors: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Percentile interval; NaN values stand aside."""
+    """Percentile interval; NaN values are left out."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
     return float(low), float(high)

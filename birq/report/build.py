@@ -1,4 +1,4 @@
-"""The report stage: metrics, figures, comparisons and one page, from everything that the run made."""
+"""The report: metrics, comparisons, figures and one page."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from birq.evaluate.compare import compare_methods
-from birq.pipeline.stage import Job
-from birq.report import page, plots
-from birq.report.gather import Facts, gather
-from birq.report.verdict import health, mean
 from birq.settings.params import Report, Run
+from birq.pipeline.dag import Node
+from birq.report import dagdraw, page, plots
+from birq.report.claims import with_cost
+from birq.report.gather import Facts, gather
+from birq.report.health import health
+from birq.report.verdict import accepted
+from birq.report.words import mean
 
 COUNTS = ("words", "substitutions", "deletions", "insertions", "characters", "char_substitutions", "char_deletions", "char_insertions")
 
 
 def records(facts: Facts) -> list[dict[str, Any]]:
-    """metrics.json: one record per method, seed and split; rates are fractions, hours and seconds as their names say."""
+    """metrics.json: one record per name in run.methods, seed and split; rates are fractions, hours and seconds as their names say."""
     out = []
     for r in facts.runs:
         for split, s in r.scores.items():
             rates = {f"{k}{end}": s.get(f"{k}{end}") for k in ("wer", "cer") for end in ("", "_low", "_high")}
             out.append(
-                {"method": r.method, "seed": r.seed, "split": split}
+                {"method": r.name, "seed": r.seed, "split": split}
                 | rates
                 | {k: s.get(k) for k in ("wer_speaker_low", "wer_speaker_high", *COUNTS, "utterances", "speakers", "hours")}
                 | {
@@ -40,13 +43,13 @@ def records(facts: Facts) -> list[dict[str, Any]]:
 
 
 def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
-    """wer.json, what DVC shows of an experiment: per method, means over seeds on the main split, in per cent.
+    """wer.json, which DVC shows of an experiment: per name in run.methods, means over seeds on the main split, in per cent.
 
     The interval is one text, `[36.2, 38.8]`: two columns more per method would push the parameters off the screen.
     """
     out: dict[str, dict[str, float | str | None]] = {}
-    for name in facts.methods:
-        scores = [r.scores[facts.main_split] for r in facts.of(name)]
+    for name in facts.names:
+        scores = [r.scores[facts.main_split] for r in facts.runs_of(name)]
         values = {k: [s[k] for s in scores] for k in ("wer", "wer_low", "wer_high", "cer")}
         means = {k: None if any(x is None for x in v) else 100 * mean(v) for k, v in values.items()}
         low, high = means["wer_low"], means["wer_high"]
@@ -60,3 +63,26 @@ def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
 
 def _dump(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def report(inputs: dict[str, list[Path]], out: Path, section: Report, run: Run, nodes: list[Node]) -> None:
+    """Write metrics.json, wer.json, comparisons.json, plots/ and index.html into `out`.
+
+    inputs: folders by stage. nodes: of the pipeline, for its drawing.
+
+    Errors: BirqError for an artifact that is damaged or lacks `report.main_split`.
+    """
+    facts = gather(inputs, section.main_split, section.worst_utterances, list(run.pretrain_corpora), list(run.finetune_corpora))
+    facts = replace(facts, pipeline=dagdraw.svg(nodes))
+    if len(facts.names) > 1:
+        how = facts.score_params
+        folders = {(r.name, r.seed): r.score_folder for r in facts.runs}
+        pairs = compare_methods(folders, facts.main_split, how["confidence"], how["bootstrap_samples"], how["seed"])
+        facts = replace(facts, comparisons=with_cost(facts, pairs))
+    codes = [h for h in map(health, facts.runs) if h]
+    _dump(out / "metrics.json", records(facts))
+    _dump(out / "wer.json", by_method(facts))
+    rest = {"main_split": facts.main_split, "synthetic": facts.synthetic, "comparisons": facts.comparisons, "health": codes}
+    _dump(out / "comparisons.json", rest | {"accepted": accepted(facts)})
+    svgs = plots.write(facts, out / "plots")
+    (out / "index.html").write_text(page.render(facts, codes, svgs), encoding="utf-8")

@@ -1,11 +1,12 @@
-"""The model card: what the models heard, what they are for, where they end."""
+"""The model card: models, data, use and limits."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from birq.report.gather import NAMES, Facts
-from birq.report.verdict import amount, lead, listed
+from birq.report.gather import Facts
+from birq.report.verdict import lead
+from birq.report.words import amount, listed
 
 
 def _data(facts: Facts) -> str:
@@ -13,11 +14,11 @@ def _data(facts: Facts) -> str:
     for c in facts.corpora:
         speech = "speech made by a synthesiser" if c.info.get("synthetic") else "recorded speech"
         train = c.info["splits"].get("train")
-        size = f"{amount(float(train['hours']))} from {train['speakers']} voices to train on" if train else "no training split"
+        size = f"{amount(float(train['hours']))} of {train['speakers']} speakers to train on" if train else "no training split"
         parts.append(f"{c.name}: {speech}, {size} (licence: {c.info['licence']}; source: {c.info['source']})")
     run = next((r for r in facts.runs if r.pretrain_curve), facts.runs[0])
-    heard = f" Pre-training heard {amount(run.unlabelled_hours)} without transcripts;" if run.pretrain_curve else ""
-    return ". ".join(parts) + f".{heard} fine-tuning had {amount(run.labelled_hours)} of transcripts."
+    heard = f" Pre-training used {amount(run.unlabelled_hours)} without transcripts." if run.pretrain_curve else ""
+    return ". ".join(parts) + f".{heard} Fine-tuning used {amount(run.labelled_hours)} of transcribed speech."
 
 
 def _models(facts: Facts) -> str:
@@ -29,31 +30,35 @@ def _models(facts: Facts) -> str:
         f"A Conformer encoder ({size}{m['n_layers']} layers of width {m['d_model']}, {rate:g} frames per second) "
         f"on {f['n_mels']} log-mel bins at {f['sample_rate_hz'] / 1000:g} kHz, with a linear CTC layer; "
         f"greedy decoding, no language model. "
-        f"Methods: {listed([NAMES.get(n, n) for n in facts.methods])}; seeds {listed([str(s) for s in facts.seeds])}."
+        f"Methods: {listed([facts.title(n) for n in facts.names])}; seeds {listed([str(s) for s in facts.seeds])}."
     )
 
 
 def _limits(facts: Facts) -> str:
     text = (
-        "Other languages, accents, microphones, rooms and vocabularies than the corpus above were not tested. "
-        "Errors fall unevenly on speakers; the intervals by speaker show how much. The ranking of methods may change with scale."
+        "Languages, accents, microphones, rooms and vocabularies other than those of the corpora above were not tested. "
+        "Error rates differ between speakers; the intervals by speaker show how much. The ranking of methods may change with scale."
     )
     if not any(facts.synthetic):
         return text
-    return f"Trained and tested on synthetic speech, with a synthesiser's voices: the rates do not carry over to people speaking. {text}"
+    return f"The models were trained and tested on synthetic speech. Their rates do not carry over to people speaking. {text}"
 
 
 def card(facts: Facts, health: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Headings and texts, from the facts of the run."""
+    """Headings and texts."""
     held = [h for h in health if h["held"] is not None]
     codes = ""
     if held:
-        codes = " The enhanced codes held in all runs." if all(h["held"] for h in held) else " The enhanced codes did not hold in all runs."
+        codes = (
+            " The enhanced codes stayed within bounds in all runs."
+            if all(h["held"] for h in held)
+            else " Enhanced codes left their bounds."
+        )
     licences = listed(sorted({str(c.info["licence"]) for c in facts.corpora}))
     return [
         ("Models", _models(facts)),
         ("Data", _data(facts)),
-        ("Result", lead(facts) + codes),
+        ("Result", " ".join(lead(facts)) + codes),
         ("Intended use", "Research on self-supervised pre-training: comparing methods under equal data, model, steps and fine-tuning."),
         ("Not for", "Transcribing people's speech where an error has a cost; identifying speakers; judging them."),
         ("Limits", _limits(facts)),

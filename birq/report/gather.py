@@ -1,4 +1,4 @@
-"""What the report shows, read once from the artifacts of the stages before it."""
+"""The facts of the report, read once from the artifacts of the stages before it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from birq.errors import BirqError
 from birq.pipeline.artifact import read_provenance
+from birq.errors import BirqError
+from birq.settings.methods import METHODS, Method
 
-NAMES = {"birq": "BiRQ", "best_rq": "BEST-RQ", "scratch": "no pre-training"}
+# each has a contrast of 3 or more on white and on the dark page
+PALETTE = ("#3b82d6", "#d9660a", "#2e9e5b", "#9b5de0", "#d6457f", "#1798a5", "#a3703a")
+NO_PRETRAINING = "#78828f"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed: everything that its stages left."""
+    """One method or variant with one seed: everything that its stages left."""
 
-    method: str
+    name: str  # in run.methods: a method's name, or a variant's own
+    method: Method
     seed: int
     config: dict[str, Any]  # of the encoder
     pretrain_curve: list[dict[str, Any]]
@@ -34,13 +38,18 @@ class Run:
     score_folder: Path
 
     @property
-    def name(self) -> str:
-        return NAMES.get(self.method, self.method)
+    def title(self) -> str:
+        """`BiRQ`; of a variant `birq_k2 (BiRQ)`."""
+        return self.method.title if self.name == self.method.name else f"{self.name} ({self.method.title})"
+
+    @property
+    def pretrained(self) -> bool:
+        return self.method.predicts != "nothing"
 
     @property
     def unlabelled_hours(self) -> float:
         """Hours of speech heard without transcripts; an encoder that was not pre-trained heard none."""
-        return 0.0 if self.method == "scratch" else float(self.provenance["pretrain"]["notes"].get("hours") or 0.0)
+        return float(self.provenance["pretrain"]["notes"].get("hours") or 0.0) if self.pretrained else 0.0
 
     @property
     def labelled_hours(self) -> float:
@@ -76,18 +85,34 @@ class Facts:
     corpora: list[CorpusFacts]
     finetune_corpora: list[str]
     pretrain_corpora: list[str]
-    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of every pair of methods, as `compare_methods` returns them
+    colours: dict[str, str] = field(default_factory=dict)  # by name, the same in the page and in all figures
+    pipeline: str = ""  # the drawing, SVG
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of every pair of names, as `claims.comparisons` returns them
 
     @property
-    def methods(self) -> list[str]:
-        return list(dict.fromkeys(r.method for r in self.runs))
+    def names(self) -> list[str]:
+        """Methods and variants, in the order of params.yaml."""
+        return list(dict.fromkeys(r.name for r in self.runs))
 
     @property
     def seeds(self) -> list[int]:
         return list(dict.fromkeys(r.seed for r in self.runs))
 
-    def of(self, method: str) -> list[Run]:
-        return [r for r in self.runs if r.method == method]
+    def runs_of(self, name: str) -> list[Run]:
+        return [r for r in self.runs if r.name == name]
+
+    def title(self, name: str) -> str:
+        return self.runs_of(name)[0].title
+
+    def rates(self, name: str, key: str = "wer") -> list[float | None]:
+        """A rate on the main split by seed, as fractions."""
+        return [r.scores[self.main_split][key] for r in self.runs_of(name)]
+
+    def records(self) -> list[tuple[str, dict[str, Any]]]:
+        """Name and provenance of every artifact that the report reads."""
+        out = [(f"{stage}/{c.name}", c.provenance[stage]) for stage in ("corpus", "features") for c in self.corpora]
+        stages = ("pretrain", "finetune", "score", "probe")
+        return out + [(f"{stage}/{r.name}-{r.seed}", r.provenance[stage]) for stage in stages for r in self.runs]
 
     @property
     def score_params(self) -> dict[str, Any]:
@@ -147,26 +172,40 @@ def _speed(timing: list[dict[str, Any]]) -> float | None:
     return values[len(values) // 2] if values else None
 
 
-def _run(who: tuple[str, int], found: dict[str, dict], main_split: str, worst: int) -> Run:
-    folders = {stage: found[stage][who][0] for stage in found}
+def _method(config: dict[str, Any], folder: Path) -> Method:
+    if config.get("method") not in METHODS:
+        raise BirqError(f"{folder}/config.json: unknown method {config.get('method')!r}, birq has {', '.join(METHODS)}; update birq")
+    return METHODS[config["method"]]
+
+
+def _run(who: tuple[str, int], artifacts: dict[str, dict], main_split: str, worst: int) -> Run:
+    folders = {stage: artifacts[stage][who][0] for stage in artifacts}
+    config = read_json(folders["pretrain"] / "config.json")
     scores = read_json(folders["score"] / "scores.json")
     if main_split not in scores:
         raise BirqError(
             f"{folders['score']}/scores.json: no split {main_split!r}, it has {sorted(scores)}; set report.main_split to one of them"
         )
     return Run(
-        method=who[0],
+        name=who[0],
+        method=_method(config, folders["pretrain"]),
         seed=who[1],
-        config=read_json(folders["pretrain"] / "config.json"),
+        config=config,
         pretrain_curve=read_lines(folders["pretrain"] / "curve.jsonl"),
         finetune_curve=read_lines(folders["finetune"] / "curve.jsonl"),
         speed_hours_per_hour=_speed(read_lines(folders["pretrain"] / "timing.jsonl")),
         scores=scores,
         worst=_worst(folders["score"], main_split, worst),
         probe=read_json(folders["probe"] / "probe.json"),
-        provenance={stage: found[stage][who][1] for stage in found},
+        provenance={stage: artifacts[stage][who][1] for stage in artifacts},
         score_folder=folders["score"],
     )
+
+
+def _colours(runs: list[Run]) -> dict[str, str]:
+    pretrained = list(dict.fromkeys(r.name for r in runs if r.pretrained))
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(pretrained)}
+    return {r.name: colours.get(r.name, NO_PRETRAINING) for r in runs}
 
 
 def gather(inputs: dict[str, list[Path]], main_split: str, worst: int, pretrain_corpora: list[str], finetune_corpora: list[str]) -> Facts:
@@ -175,7 +214,7 @@ def gather(inputs: dict[str, list[Path]], main_split: str, worst: int, pretrain_
     inputs: folders by stage, as in `Job.inputs`. worst: how many utterances to keep per run.
     Errors: BirqError for a file that is missing or damaged, and for a split that was not scored.
     """
-    found = {stage: _by_run(inputs[stage]) for stage in ("pretrain", "finetune", "score", "probe")}
+    artifacts = {stage: _by_run(inputs[stage]) for stage in ("pretrain", "finetune", "score", "probe")}
     features = {r["wildcards"]["corpus"]: (f, r) for f, r in ((f, read_provenance(f)) for f in inputs["features"])}
     corpora = []
     for folder in inputs["corpus"]:
@@ -184,5 +223,5 @@ def gather(inputs: dict[str, list[Path]], main_split: str, worst: int, pretrain_
         frames = {split: s["frames"] for split, s in read_json(feature_folder / "splits.json").items()}
         provenance = {"corpus": read_provenance(folder), "features": feature_record}
         corpora.append(CorpusFacts(info, _quarantine(folder / "quarantine.tsv"), frames, provenance))
-    runs = [_run(who, found, main_split, worst) for who in found["score"]]
-    return Facts(main_split, runs, corpora, finetune_corpora, pretrain_corpora)
+    runs = [_run(who, artifacts, main_split, worst) for who in artifacts["score"]]
+    return Facts(main_split, runs, corpora, finetune_corpora, pretrain_corpora, _colours(runs))

@@ -1,4 +1,4 @@
-"""The words of the report. docs/glossary.md says the same, and a test holds them equal."""
+"""The terms of the report. docs/glossary.md has the same text, and a test compares them."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ TERMS: dict[str, str] = {
     "CER": "Character error rate: the same, over characters, the space between words being one.",
     "S, D, I": "Substitutions, deletions and insertions in the cheapest alignment of reference and hypothesis.",
     "Interval": (
-        "What the rate could have been had other utterances (or other speakers) been drawn for the test: a bootstrap over them. "
-        "It says nothing about other seeds."
+        "The range of a rate over other draws of test utterances (or speakers), by a bootstrap over them. A comparison of methods with "
+        "three seeds or more also covers the training seed. All other intervals do not."
     ),
     "Paired difference": (
-        "The difference of two methods' WER on the same utterances, with its interval. Two methods are told apart where "
-        "both the interval by utterance and the one by speaker leave out 0."
+        "The difference of two WERs on the same utterances, with its interval. It is significant if both the interval by utterance and "
+        "the one by speaker exclude 0. With fewer than three seeds it is about two models, not about two methods."
     ),
-    "Pre-training": "Learning from speech without transcripts: masked stretches are predicted from what surrounds them.",
-    "Fine-tuning": "Learning to transcribe (CTC) from the pre-trained encoder and a limited amount of transcribed speech.",
+    "Pre-training": "Training on speech without transcripts: labels of masked spans are predicted from their context.",
+    "Fine-tuning": "Training the pre-trained encoder to transcribe (CTC) on a limited amount of transcribed speech.",
     "Anchoring labels": (
         "The nearest code, in a fixed random codebook, of each frame of the input after a fixed random projection. "
-        "They never change: BEST-RQ."
+        "They never change. BEST-RQ predicts these alone."
     ),
     "Enhanced labels": (
-        "The same kind of code, but of the encoder's own layer k on the unmasked input, drawn with Gumbel noise, "
-        "with the gradient flowing through them."
+        "Codes of the encoder's own layer k on the unmasked input, by the same kind of projection and codebook. They are drawn with "
+        "Gumbel noise, and the gradient flows through them."
     ),
     "F and G": "The two losses of BiRQ: cross-entropy on masked frames against enhanced labels (F) and against anchoring labels (G).",
     "Masked accuracy": "Share of masked frames for which the likeliest code is the anchoring label.",
     "Code perplexity": (
-        "How many codes are in use: e to the entropy of the code frequencies, from 1 (one code for all) to the codebook's size. "
-        "Enhanced codes hold if theirs stays within a factor of 2 of the anchoring codes'."
+        "The effective number of codes in use: e to the entropy of the code frequencies, from 1 (one code for all) to the codebook's size. "
+        "Enhanced codes are within bounds if theirs is within a factor of 2 of the anchoring codes' and label fidelity is above one half."
     ),
-    "Label fidelity": "Share of drawn enhanced labels that are the nearest code; low values mean that noise, not speech, makes the labels.",
-    "h/h": "Hours of audio that a training goes through in an hour, all ranks together.",
+    "Label fidelity": "Share of drawn enhanced labels that are the nearest code. Low values mean that noise decides the labels.",
+    "h/h": "Hours of audio that a training processes in an hour, all ranks together.",
     "MFU": (
-        "Share of the cards' peak (dense bf16) that the objective's own operations take. Recomputed activations and bookkeeping do not "
-        "count. Only where the card's peak is known."
+        "Model FLOPs utilisation: share of the GPU's peak (dense bf16) that the objective's own operations take. Recomputed activations do "
+        "not count. Shown only where the GPU's peak is known."
     ),
-    "GiB": "In the log: the most memory that the first rank has held, of its card or, without one, of the machine.",
-    "Phone purity": "Share of frames that are named right when each code is given its most frequent phone.",
-    "Cluster purity": "Share of frames that are in the most frequent code of their phone.",
+    "GiB": "In the log: peak memory of the first rank, on its GPU or, without one, in the machine.",
+    "Phone purity": "Share of frames whose phone is the most frequent one of their code.",
+    "Cluster purity": "Share of frames whose code is the most frequent one of their phone.",
     "PNMI": (
-        "Phone-normalised mutual information: the share of the uncertainty about the phone that the code takes away. "
-        "The floor is its value for labels shifted in time; it is not 0 because frames are finite."
+        "Phone-normalised mutual information: the share of the phone entropy that the code explains. "
+        "The floor is its value for labels shifted in time. It is above 0 because the number of frames is finite."
     ),
-    "Key": "The name of everything that made an artifact: params, inputs, code. Equal keys, equal artifacts.",
+    "Key": "A hash of all that an artifact depends on: params, inputs and code. Equal keys mean equal artifacts.",
 }
 
 
 def markdown() -> str:
     """docs/glossary.md."""
     body = "\n\n".join(f"**{term}.** {text}" for term, text in TERMS.items())
-    return f"# Glossary\n\nThe words used in the report, the tables and the log.\n\n{body}\n"
+    return f"# Glossary\n\nThe terms of the report, the tables and the log.\n\n{body}\n"

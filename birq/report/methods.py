@@ -1,12 +1,14 @@
-"""What was run, as the Methods paragraph of a paper: every number from params.yaml, versions from the artifacts."""
+"""The Methods paragraph of a paper: every number from params.yaml, versions from the artifacts."""
 
 from __future__ import annotations
 
 from birq import __version__
-from birq.errors import BirqError
 from birq.pipeline import artifact, dag
-from birq.report.verdict import listed
+from birq.errors import BirqError
+from birq.evaluate.compare import MIN_SEEDS
 from birq.settings.params import Params, SynthCorpus
+from birq.report.words import listed
+from birq.settings.methods import METHODS
 
 # what the software is cited by; the others by name and version
 CITED = {
@@ -66,13 +68,16 @@ def _birq(p: Params) -> str:
 
 
 def _pretraining(p: Params) -> str:
-    trained = [m for m in p.run.methods if m != "scratch"]
-    also = " The encoder without pre-training is the reference." if "scratch" in p.run.methods else ""
+    trained = [m for m in p.run.methods if METHODS[m].predicts != "nothing"]
+    also = " The encoder without pre-training is the reference." if len(trained) < len(p.run.methods) else ""
     if not trained:
         return "Nothing was pre-trained."
     t = p.pretrain
-    texts = {"birq": _birq(p), "best_rq": "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone"}
-    how = "; by ".join(texts[m] for m in trained)
+    texts = {
+        "input and layer codes": _birq(p),
+        "input codes": "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone",
+    }
+    how = "; by ".join(texts[METHODS[m].predicts] for m in trained)
     return (
         f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
         f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
@@ -85,7 +90,7 @@ def _pretraining(p: Params) -> str:
 def _finetuning(p: Params) -> str:
     t = p.finetune
     units = "characters" if p.tokenizer.kind == "characters" else f"{_number(p.tokenizer.vocab_size)} {p.tokenizer.kind} pieces"
-    fresh = f", the top {_count(t.reset_layers, 'layer')} begun anew" if t.reset_layers else ""
+    fresh = f", with the top {_count(t.reset_layers, 'layer')} initialised again" if t.reset_layers else ""
     masks = ", SpecAugment (arXiv 1904.08779)" if t.time_masks or t.freq_masks else ""
     return (
         f"Each encoder was fine-tuned with CTC (Graves et al. 2006) on {_number(t.labelled_minutes)} min of transcribed speech from "
@@ -98,17 +103,18 @@ def _finetuning(p: Params) -> str:
 
 
 def _scoring(p: Params) -> str:
-    s = p.score
+    s, n = p.score, len(p.run.seeds)
+    seeds = " and cover the training seeds (Student's t)" if n >= MIN_SEEDS else "; they are about these models, not about methods"
     return (
         f"Word and character error rates on {p.report.main_split} have {_number(100 * s.confidence)} % intervals from "
-        f"{_number(s.bootstrap_samples)} bootstrap samples of the utterances; methods are compared on the same utterances and speakers "
-        f"(paired bootstrap, Bisani and Ney 2004)."
+        f"{_number(s.bootstrap_samples)} bootstrap samples of the utterances. Comparisons are paired by utterance and speaker "
+        f"(bootstrap, Bisani and Ney 2004){seeds}."
     )
 
 
 def _software(p: Params) -> str:
     try:
-        made = artifact.read_provenance(dag.artifact("finetune", dag.instances("finetune", p)[0]))
+        made = artifact.read_provenance(dag.nodes(p, "finetune")[0].folder)
     except BirqError:  # nothing was made yet: what would make it
         made = {"birq": __version__, "environment": artifact.environment(), "notes": {}}
     e = made["environment"]

@@ -11,10 +11,11 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from birq.report.gather import NAMES, Facts
+from birq.report.gather import Facts
 from birq.report.series import MAX_POINTS, Row, curve_rows, finetune_rows, pnmi_rows, usage_rows, wer_rows, write_all
+from birq.report.verdict import statement_kind
+from birq.report.words import listed
 
-COLOURS = {"birq": "#1d5fd1", "best_rq": "#d9660a", "scratch": "#6b7480"}
 INK, MUTED, GRID = "#1c2430", "#5b6572", "#e6e9ee"
 WIDTH, HEIGHT = 520, 310  # of the whole figure, so that all figures of the page have letters of one size
 DOT: dict[str, Any] = {
@@ -30,17 +31,17 @@ def _data(rows: Iterable[Row]) -> alt.Data:
     return alt.Data(values=[{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
 
 
-def _named(rows: Iterable[Row]) -> list[Row]:
-    return [row | {"name": NAMES.get(row["method"], row["method"]), "run": f"{row['method']}-{row['seed']}"} for row in rows]
+def _named(facts: Facts, rows: Iterable[Row]) -> list[Row]:
+    return [row | {"name": facts.title(row["method"]), "run": f"{row['method']}-{row['seed']}"} for row in rows]
 
 
 def _legend(orient: str = "top", **more: Any) -> alt.Legend:
     return alt.Legend(orient=orient, offset=6, symbolType="stroke", direction="horizontal", **more)
 
 
-def _colour(rows: Sequence[Row], legend: bool = True) -> alt.Color:
-    methods = list(dict.fromkeys(r["method"] for r in rows))
-    scale = alt.Scale(domain=[NAMES.get(m, m) for m in methods], range=[COLOURS.get(m, "#7a3fb0") for m in methods])
+def _colour(facts: Facts, rows: Sequence[Row], legend: bool = True) -> alt.Color:
+    names = list(dict.fromkeys(r["method"] for r in rows))
+    scale = alt.Scale(domain=[facts.title(n) for n in names], range=[facts.colours[n] for n in names])
     return alt.Color("name:N", scale=scale, title=None, legend=_legend() if legend else None)
 
 
@@ -95,7 +96,7 @@ def _finish(chart: alt.TopLevelMixin, title: str, subtitle: str, height: int = H
 
 
 def _note(title: str, why: str) -> dict[str, Any]:
-    """A figure that says why there is none."""
+    """A figure with the reason why there is none."""
     chart = alt.Chart(alt.Data(values=[{"why": why}])).mark_text(color=MUTED, fontSize=12, lineBreak="\n").encode(text="why:N")
     return _finish(chart, title, "")
 
@@ -104,14 +105,18 @@ def _step(title: str = "step") -> alt.X:
     return alt.X("step:Q", title=title, axis=alt.Axis(format=",d", tickMinStep=1))
 
 
-def _curves(rows: list[Row], y: str, title: str, subtitle: str, unit: str, *, rule: float | None = None, **scale: Any) -> dict[str, Any]:
+def _curves(
+    facts: Facts, rows: list[Row], y: str, title: str, subtitle: str, unit: str, *, rule: float | None = None, **scale: Any
+) -> dict[str, Any]:
     """One field over steps, one colour per method, one line per seed; `rule` draws a level."""
-    rows = _named(r for r in rows if r.get(y) is not None)
+    rows = _named(facts, (r for r in rows if r.get(y) is not None))
     if not rows:
-        return _note(title, "nothing was logged: no method of this run has it")
+        return _note(title, "not logged by any method of this run")
     axis = alt.Y(f"{y}:Q", title=unit, scale=alt.Scale(**{"zero": False, "nice": True} | scale))
     kept = ({k: r[k] for k in ("name", "run", "step", y)} for r in rows)
-    chart = alt.Chart(_data(kept)).mark_line(strokeWidth=1.8, clip=True).encode(x=_step(), y=axis, color=_colour(rows), detail="run:N")
+    chart = (
+        alt.Chart(_data(kept)).mark_line(strokeWidth=1.8, clip=True).encode(x=_step(), y=axis, color=_colour(facts, rows), detail="run:N")
+    )
     if rule is not None:
         level = alt.Chart(alt.Data(values=[{y: rule}])).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(y=axis)
         chart = alt.layer(level, chart)
@@ -123,7 +128,7 @@ def _curves(rows: list[Row], y: str, title: str, subtitle: str, unit: str, *, ru
 
 def wer(facts: Facts) -> dict[str, Any]:
     """Word error rate by method, with intervals; one point per seed."""
-    rows = _named(r for r in wer_rows(facts) if r["split"] == facts.main_split and r["wer"] is not None)
+    rows = _named(facts, (r for r in wer_rows(facts) if r["split"] == facts.main_split and r["wer"] is not None))
     if not rows:
         return _note("Word error rate", f"no word in the references of {facts.main_split}")
     seeds = len(facts.seeds)
@@ -132,7 +137,7 @@ def wer(facts: Facts) -> dict[str, Any]:
     order = list(dict.fromkeys(r["name"] for r in rows))
     y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelColor=INK, labelPadding=8))
     offset = alt.YOffset("seed:O", scale=alt.Scale(paddingInner=0.1, paddingOuter=0.6))
-    base = alt.Chart(_data(rows)).encode(y=y, yOffset=offset, color=_colour(rows, legend=False))
+    base = alt.Chart(_data(rows)).encode(y=y, yOffset=offset, color=_colour(facts, rows, legend=False))
     x = alt.Scale(zero=False, nice=True, padding=24)
     band = base.mark_rule(strokeWidth=5, opacity=0.28, strokeCap="round").encode(
         x=alt.X("wer_low:Q", scale=x, title="word error rate (%)"), x2="wer_high:Q"
@@ -140,7 +145,7 @@ def wer(facts: Facts) -> dict[str, Any]:
     point = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("wer:Q", scale=x))
     text = base.mark_text(align="left", dx=8, fontSize=12, fontWeight=600).encode(x=alt.X("wer_high:Q", scale=x), text="label:N")
     sure = round(100 * facts.score_params["confidence"])
-    subtitle = f"{facts.main_split}, {sure} % interval by utterance; one point per seed; left is better"
+    subtitle = f"{facts.main_split}, {sure} % interval by utterance; one point per seed"
     return _finish(
         alt.layer(band, point, text), "Word error rate by method", subtitle, height=max(HEIGHT, 90 + len(order) * (24 + 20 * seeds))
     )
@@ -148,19 +153,19 @@ def wer(facts: Facts) -> dict[str, Any]:
 
 def differences(facts: Facts) -> dict[str, Any]:
     """Paired differences of WER, with their intervals by utterance and by speaker."""
-    title = "Paired differences"
+    title = "Paired differences of WER"
     if not facts.comparisons:
         return _note(title, "one method only: nothing to compare")
     rows = []
     for c in facts.comparisons:
-        pair = f"{NAMES.get(c['a'], c['a'])} − {NAMES.get(c['b'], c['b'])}"
+        pair = f"{facts.title(c['a'])} − {facts.title(c['b'])}"
         for low, high, unit in (("low", "high", "by utterance"), ("speaker_low", "speaker_high", "by speaker")):
             if c.get(low) is not None:
                 rows.append(
                     {"pair": pair, "method": c["a"], "seed": 0, "kind": unit}
                     | {"low": 100 * c[low], "high": 100 * c[high], "value": 100 * c["difference"]}
                 )
-    rows = _named(rows)
+    rows = _named(facts, rows)
     order, kinds = list(dict.fromkeys(r["pair"] for r in rows)), ["by utterance", "by speaker"]
     axis = alt.Axis(labelFontSize=12, labelColor=INK, labelPadding=8, labelLimit=220)
     offset = alt.YOffset("kind:N", sort=kinds, scale=alt.Scale(paddingInner=0.1, paddingOuter=0.9))
@@ -173,10 +178,11 @@ def differences(facts: Facts) -> dict[str, Any]:
         x=alt.X("value:Q"), color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[INK, "#98a2b0"]))
     )
     sure = round(100 * facts.score_params["confidence"])
+    about = "methods" if statement_kind(facts) == "methods" else f"models of seed {listed([str(s) for s in facts.seeds])}"
     return _finish(
         alt.layer(zero, span, point),
         title,
-        f"{facts.main_split}, {sure} % intervals; left of 0: the first makes fewer errors",
+        f"{about}; {facts.main_split}, {sure} % intervals; below 0: fewer errors of the first",
         height=max(HEIGHT, 100 + 60 * len(order)),
     )
 
@@ -188,7 +194,7 @@ def pretrain_losses(facts: Facts) -> dict[str, Any]:
     for p in _thin(curve_rows(facts)):
         for key, kind in zip(("anchor_loss", "enhanced_loss"), kinds, strict=True):
             rows.append({"method": p["method"], "seed": p["seed"], "step": p["step"], "kind": kind, "value": p[key]})
-    rows = _named(r for r in rows if r["value"] is not None)
+    rows = _named(facts, (r for r in rows if r["value"] is not None))
     title, subtitle = "Pre-training losses", "cross-entropy on masked frames, nats"
     if not rows:
         return _note(title, "no method of this run is pre-trained")
@@ -199,7 +205,7 @@ def pretrain_losses(facts: Facts) -> dict[str, Any]:
         .encode(
             x=_step(),
             y=alt.Y("value:Q", title="nats", scale=alt.Scale(zero=False)),
-            color=_colour(rows),
+            color=_colour(facts, rows),
             strokeDash=_dash(present),
             detail=["run:N"],
         )
@@ -209,19 +215,19 @@ def pretrain_losses(facts: Facts) -> dict[str, Any]:
 
 def masked_accuracy(facts: Facts) -> dict[str, Any]:
     rows = [r | {"masked_accuracy": None if r["masked_accuracy"] is None else 100 * r["masked_accuracy"]} for r in _thin(curve_rows(facts))]
-    return _curves(rows, "masked_accuracy", "Masked accuracy", "masked frames whose likeliest code is the anchoring label", "%")
+    return _curves(facts, rows, "masked_accuracy", "Masked accuracy", "masked frames whose likeliest code is the anchoring label", "%")
 
 
 def label_fidelity(facts: Facts) -> dict[str, Any]:
     rows = _thin(curve_rows(facts))
-    subtitle = "share of drawn enhanced labels that are the nearest code; above one half is held"
-    return _curves(rows, "label_fidelity", "Label fidelity", subtitle, "share", rule=0.5, domain=[0, 1])
+    subtitle = "drawn enhanced labels that are the nearest code; dotted: bound of one half"
+    return _curves(facts, rows, "label_fidelity", "Label fidelity", subtitle, "share", rule=0.5, domain=[0, 1])
 
 
 def perplexity(facts: Facts) -> dict[str, Any]:
-    """Enhanced codes against the anchoring codes, with the band of a factor of 2 in which they hold."""
-    title, subtitle = "Code perplexity", "enhanced codes hold inside the band: half to twice the anchoring codes'"
-    rows = _named(r for r in _thin(curve_rows(facts)) if r["enhanced_perplexity"] and r["anchor_perplexity"])
+    """Enhanced codes against the anchoring codes, with the band of a factor of 2."""
+    title, subtitle = "Code perplexity", "band: half to twice the perplexity of the anchoring codes"
+    rows = _named(facts, (r for r in _thin(curve_rows(facts)) if r["enhanced_perplexity"] and r["anchor_perplexity"]))
     if not rows:
         return _note(title, "no method of this run has enhanced labels")
     kinds = ("enhanced labels", "anchoring labels")
@@ -239,46 +245,46 @@ def perplexity(facts: Facts) -> dict[str, Any]:
         axis=alt.Axis(values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]),
     )
     area = (
-        alt.Chart(_data(band))
-        .mark_area(color="#1d5fd1", opacity=0.09)
-        .encode(x=_step(), y=alt.Y("low:Q", title="codes in use"), y2="high:Q")
+        alt.Chart(_data(band)).mark_area(color=MUTED, opacity=0.12).encode(x=_step(), y=alt.Y("low:Q", title="codes in use"), y2="high:Q")
     )
     line = (
         alt.Chart(_data(long))
         .mark_line(strokeWidth=1.8)
-        .encode(x=_step(), y=y, color=_colour(rows, legend=len({r["method"] for r in rows}) > 1), strokeDash=_dash(kinds), detail="run:N")
+        .encode(
+            x=_step(), y=y, color=_colour(facts, rows, legend=len({r["method"] for r in rows}) > 1), strokeDash=_dash(kinds), detail="run:N"
+        )
     )
     return _finish(alt.layer(area, line), title, subtitle)
 
 
 def finetune(facts: Facts) -> dict[str, Any]:
-    return _curves(_thin(finetune_rows(facts)), "loss", "Fine-tuning loss", "CTC, training batches", "CTC loss")
+    return _curves(facts, _thin(finetune_rows(facts)), "loss", "Fine-tuning loss", "CTC, training batches", "CTC loss")
 
 
 def dev_wer(facts: Facts) -> dict[str, Any]:
     """Dev WER where it was taken: the best one chose the checkpoint."""
-    rows = _named(r for r in finetune_rows(facts) if r["dev_wer"] is not None)
+    rows = _named(facts, (r for r in finetune_rows(facts) if r["dev_wer"] is not None))
     title, subtitle = "Dev word error rate while fine-tuning", "the checkpoint with the lowest one is kept"
     if not rows:
         return _note(title, "dev was not scored: the corpus has no dev split")
     chart = (
         alt.Chart(_data(rows))
         .mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(**DOT))
-        .encode(x=_step(), y=alt.Y("dev_wer:Q", title="WER (%)", scale=alt.Scale(zero=False)), color=_colour(rows), detail="run:N")
+        .encode(x=_step(), y=alt.Y("dev_wer:Q", title="WER (%)", scale=alt.Scale(zero=False)), color=_colour(facts, rows), detail="run:N")
     )
     return _finish(chart, title, subtitle)
 
 
 def pnmi(facts: Facts) -> dict[str, Any]:
     """PNMI of the enhanced labels at every layer, the anchoring labels and the floor beside them."""
-    title = "What the labels know of the phones"
-    found = pnmi_rows(facts)
-    if not found:
+    title = "Phone information in the labels"
+    known = pnmi_rows(facts)
+    if not known:
         return _note(title, next((r.probe["why_not"] for r in facts.runs if r.probe.get("why_not")), None) or "no phone alignments")
     kinds = ("layer outputs", "anchoring labels", "floor (shifted)")
-    layers = _named(r for r in found if r["labels"] == "enhanced")
-    anchors = _named(r for r in found if r["labels"] == "anchor")
-    # the same codes anchor every method of a seed; drawn grey so that no method claims them
+    layers = _named(facts, (r for r in known if r["labels"] == "enhanced"))
+    anchors = _named(facts, (r for r in known if r["labels"] == "anchor"))
+    # every method of a seed has the same anchoring codes, so their line has no method's colour
     level = sum(r["pnmi"] for r in anchors) / len(anchors) if anchors else None
     long = [r | {"kind": kinds[0], "value": r["pnmi"]} for r in layers] + [r | {"kind": kinds[2], "value": r["pnmi_floor"]} for r in layers]
     keep = ("name", "run", "layer", "kind", "value")
@@ -293,15 +299,15 @@ def pnmi(facts: Facts) -> dict[str, Any]:
     line = (
         alt.Chart(_data({k: r[k] for k in keep} for r in long))
         .mark_line(strokeWidth=1.8)
-        .encode(x=x, y=y, color=_colour(layers), strokeDash=_dash(kinds), detail="run:N")
+        .encode(x=x, y=y, color=_colour(facts, layers), strokeDash=_dash(kinds), detail="run:N")
     )
     dots = alt.Chart(_data({k: r[k] for k in keep} for r in long if r["kind"] == kinds[0])).mark_point(**DOT)
-    parts = [line, dots.encode(x=x, y=y, color=_colour(layers))]
+    parts = [line, dots.encode(x=x, y=y, color=_colour(facts, layers))]
     if level is not None:
         rule = alt.Chart(alt.Data(values=[{"value": level}])).mark_rule(color=INK, strokeDash=[5, 3], strokeWidth=1.6).encode(y=y)
         parts.insert(0, rule)
-    label_layer = facts.runs[0].probe.get("label_layer")
-    chosen = f"; enhanced labels are made at layer {label_layer}" if label_layer else ""
+    label_layers = {r.probe.get("label_layer") for r in facts.runs if r.method.predicts == "input and layer codes"} - {None}
+    chosen = f"; enhanced labels are those of layer {label_layers.pop()}" if len(label_layers) == 1 else ""
     return _finish(alt.layer(*parts), title, f"mutual information of codes and phones{chosen}")
 
 
@@ -309,7 +315,7 @@ def usage(facts: Facts) -> dict[str, Any]:
     """Code frequencies, most used first."""
     title, subtitle = "Code usage", "share of frames per code, codebook 0, most used first"
     kinds = {"enhanced": "enhanced labels", "anchor": "anchoring labels"}
-    rows = _named(r | {"kind": kinds[r["labels"]]} for r in usage_rows(facts) if r["share"] > 0 and r["labels"] in kinds)
+    rows = _named(facts, (r | {"kind": kinds[r["labels"]]} for r in usage_rows(facts) if r["share"] > 0 and r["labels"] in kinds))
     if not rows:
         return _note(title, next((r.probe["why_not"] for r in facts.runs if r.probe.get("why_not")), None) or "the codes were not counted")
     keep = ("name", "run", "kind", "rank", "share")
@@ -327,7 +333,7 @@ def usage(facts: Facts) -> dict[str, Any]:
         .encode(
             x=alt.X("rank:Q", title=f"code, by rank (of {size}); dotted: all equally often"),
             y=y,
-            color=_colour(rows),
+            color=_colour(facts, rows),
             strokeDash=_dash(list(kinds.values())),
             detail="run:N",
         )

@@ -22,7 +22,7 @@ CURVE_FIELDS = (
 
 def curve_rows(facts: Facts) -> list[Row]:
     """Pre-training curves of all runs, one row per logged step."""
-    return [{"method": r.method, "seed": r.seed} | {k: p.get(k) for k in CURVE_FIELDS} for r in facts.runs for p in r.pretrain_curve]
+    return [{"method": r.name, "seed": r.seed} | {k: p.get(k) for k in CURVE_FIELDS} for r in facts.runs for p in r.pretrain_curve]
 
 
 def finetune_rows(facts: Facts) -> list[Row]:
@@ -32,7 +32,7 @@ def finetune_rows(facts: Facts) -> list[Row]:
         for p in r.finetune_curve:
             wer = p.get("dev_wer")
             fields = {k: p.get(k) for k in ("step", "loss", "gradient_norm", "learning_rate")}
-            out.append({"method": r.method, "seed": r.seed} | fields | {"dev_wer": None if wer is None else 100 * wer})
+            out.append({"method": r.name, "seed": r.seed} | fields | {"dev_wer": None if wer is None else 100 * wer})
     return out
 
 
@@ -40,7 +40,7 @@ def wer_rows(facts: Facts) -> list[Row]:
     """WER and CER of every run and split, in per cent."""
     keys = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
     return [
-        {"run": f"{r.method}-{r.seed}", "method": r.method, "seed": r.seed, "split": split}
+        {"run": f"{r.name}-{r.seed}", "method": r.name, "seed": r.seed, "split": split}
         | {k: None if s[k] is None else 100 * s[k] for k in keys}
         for r in facts.runs
         for split, s in r.scores.items()
@@ -49,7 +49,7 @@ def wer_rows(facts: Facts) -> list[Row]:
 
 def pnmi_rows(facts: Facts) -> list[Row]:
     """Label quality by layer; the anchoring labels have no layer but the input."""
-    return [{"method": r.method, "seed": r.seed} | row for r in facts.runs if r.probe["available"] for row in r.probe["rows"]]
+    return [{"method": r.name, "seed": r.seed} | row for r in facts.runs if r.probe["available"] for row in r.probe["rows"]]
 
 
 def usage_rows(facts: Facts) -> list[Row]:
@@ -58,7 +58,7 @@ def usage_rows(facts: Facts) -> list[Row]:
     for r in facts.runs:
         for labels, shares in (r.probe.get("usage") or {}).items():
             kept = _spread(len(shares))
-            out += [{"method": r.method, "seed": r.seed, "labels": labels, "rank": i, "share": shares[i - 1]} for i in kept]
+            out += [{"method": r.name, "seed": r.seed, "labels": labels, "rank": i, "share": shares[i - 1]} for i in kept]
     return out
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from birq.errors import BirqError
+from birq.report.claims import cost, scope, spread, statement, subject
 from birq.report.gather import read_json
-from birq.report.verdict import counted, verdict
-from birq.report.verdict import points as signed_points
+from birq.report.words import counted
+from birq.report.words import points as signed_points
 
 Record = dict[str, Any]
 
@@ -67,10 +69,19 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
 
 
 def _comparison(c: Record) -> str:
-    text = f"{c['a']} is {verdict(c)} {c['b']}: WER {points(c['difference'])} points [{points(c['low'])}, {points(c['high'])}] by utterance"
-    if c.get("speaker_low") is not None:
-        text += f", [{points(c['speaker_low'])}, {points(c['speaker_high'])}] by speaker"
-    return text + (f", p = {c['p']:.3g}" if c.get("p") is not None else "")
+    spans = []
+    for prefix, unit in (("", "utterance"), ("speaker_", "speaker")):
+        if c[f"{prefix}low"] is not None:
+            low, high = (points(c[f"{prefix}{end}"]) for end in ("low", "high"))
+            spans.append(f"[{low}, {high}] by {unit} (p = {c[f'{prefix}p']:.3g})")
+    text = f"{statement(c, subject(c, 'a', c['a']), subject(c, 'b', c['b']))}: {points(c['difference'])} points, {', '.join(spans)}"
+    return f"{text}; {paid}" if (paid := cost(c)) else text
+
+
+def _scope(comparisons: Sequence[Record], records: Sequence[Record]) -> str:
+    seeds = {name: [r["wer"] for r in records if r["method"] == name] for name in dict.fromkeys(r["method"] for r in records)}
+    kind = "methods" if all(c["kind"] == "methods" for c in comparisons) else "models"
+    return f"{scope(max(map(len, seeds.values())), kind)} {spread(seeds)}".replace("±", "+-")
 
 
 def _health(h: Record) -> str:
@@ -78,21 +89,26 @@ def _health(h: Record) -> str:
     text += f" (ratio over the run {h['ratio_min']:.2f} to {h['ratio_max']:.2f})"
     if h.get("fidelity_min") is not None:
         text += f", label fidelity {h['label_fidelity']:.2f} (lowest {h['fidelity_min']:.2f})"
-    return text + (": held" if h["held"] else f": DID NOT HOLD, {h['why']}")
+    return text + (": within bounds" if h["held"] else f": OUT OF BOUNDS, {h['why']}")
+
+
+def _accepted(a: Record) -> str:
+    return f"{a['artifact']} was accepted under changed code on {a['when']}: {', '.join(a['modules'])}"
 
 
 def render(
     records: Sequence[Record],
     comparisons: Sequence[Record] = (),
     health: Sequence[Record] = (),
+    accepted: Sequence[Record] = (),
     *,
     split: str | None = None,
     synthetic: bool | None = None,
     markdown: bool = False,
 ) -> str:
-    """Table of results, paired differences and the codes' health.
+    """Table of results, paired differences and the codes' health, the last three as in comparisons.json.
 
-    records: as in metrics.json; `split` keeps one of their splits, None shows each under its name.
+    records: as in metrics.json. split: of the comparisons, and the only one that is shown; None shows all.
     """
     layout, item = (pipes, "- {}") if markdown else (grid, "{}")
     blocks: list[str] = []
@@ -104,8 +120,10 @@ def render(
         title = f"{name}: {counted(first['utterances'], 'utterance')}, {counted(first['speakers'], 'speaker')}, {first['hours']:.2f} h"
         blocks.append("\n".join([title + (", synthetic speech" if synthetic else ""), "", *_results(kept, layout)]))
     if comparisons:
-        blocks.append("\n".join(item.format(_comparison(c)) for c in comparisons))
+        rows = [r for r in records if split in (None, r["split"])]
+        blocks.append("\n".join(item.format(text) for text in [*map(_comparison, comparisons), _scope(comparisons, rows)]))
     lines = [item.format(_health(h)) for h in health if h.get("ratio_min") is not None]
+    lines += [item.format(_accepted(a)) for a in accepted]
     if lines:
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
@@ -119,6 +137,8 @@ def from_file(metrics: Path, page: Path | None = None, *, markdown: bool = False
     """
     records = read_json(metrics)
     rest = read_json(metrics.parent / "comparisons.json")
-    synthetic = any(rest["synthetic"])
-    text = render(records, rest["comparisons"], rest["health"], split=rest["main_split"], synthetic=synthetic, markdown=markdown)
+    if any("kind" not in c for c in rest["comparisons"]):
+        raise BirqError(f"{metrics.parent}: made by an earlier birq; `python -m birq report` makes it again")
+    parts = rest["comparisons"], rest["health"], rest["accepted"]
+    text = render(records, *parts, split=rest["main_split"], synthetic=any(rest["synthetic"]), markdown=markdown)
     return text if markdown else f"{text}\n\n{page or metrics.parent / 'index.html'}"
