@@ -16,10 +16,10 @@ from birq.speech import audio
 class Limits:
     """The values of params' section `features` that a corpus depends on; the names are the same."""
 
-    sample_rate_hz: int  # of synthesised speech
     min_seconds: float
     max_seconds: float
-    max_quarantined_share: float
+    sample_rate_hz: int = 0  # of synthesised speech
+    max_quarantined_share: float = 0.0  # of recordings in a folder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from birq.evaluate.compare import compare_methods
-from birq.settings.params import Report, Run
 from birq.pipeline.dag import Node
 from birq.report import dagdraw, page, plots
 from birq.report.claims import with_cost
@@ -16,6 +15,7 @@ from birq.report.gather import Facts, gather
 from birq.report.health import health
 from birq.report.verdict import accepted
 from birq.report.words import mean
+from birq.settings.params import Report, Run
 
 COUNTS = ("words", "substitutions", "deletions", "insertions", "characters", "char_substitutions", "char_deletions", "char_insertions")
 

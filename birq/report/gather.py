@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from birq.pipeline.artifact import read_provenance
 from birq.errors import BirqError
+from birq.pipeline.artifact import read_provenance
 from birq.settings.methods import METHODS, Method
 
 # each has a contrast of 3 or more on white and on the dark page

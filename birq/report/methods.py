@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from birq import __version__
-from birq.pipeline import artifact, dag
 from birq.errors import BirqError
 from birq.evaluate.compare import MIN_SEEDS
-from birq.settings.params import Params, SynthCorpus
+from birq.pipeline import artifact, dag
 from birq.report.words import listed
-from birq.settings.methods import METHODS
+from birq.settings.params import Params, SynthCorpus
 
 # what the software is cited by; the others by name and version
 CITED = {
@@ -57,32 +56,38 @@ def _encoder(p: Params) -> str:
 
 
 def _birq(p: Params) -> str:
-    t = p.pretrain
+    t = p.birq
     form = "" if t.entropy_weight == 0 else f", with the entropy of the mean label inside F at weight {_number(t.entropy_weight)}"
     return (
         f"BiRQ (arXiv 2509.15430) with enhanced labels of layer {t.label_layer}, weights {_number(t.enhanced_weight)} "
-        f"(enhanced) and {_number(t.anchor_weight)} (anchoring), temperature {_number(t.temperature)}, logit scale "
+        f"(enhanced) and {_number(p.random_projection.anchor_weight)} (anchoring), temperature {_number(t.temperature)}, logit scale "
         f"{_number(t.logit_scale)}, labels for {_number(100 * t.label_share)} % of each batch, gradient through the labels at weight "
         f"{_number(t.label_gradient)}{form}"
     )
 
 
+def _method(p: Params, run: str) -> str:
+    """A name in run.methods; of a variant, the numbers that differ."""
+    if run in p.variants:
+        changes = listed([f"{key} {value}" for key, value in p.variants[run].items() if key != "method"] or ["nothing changed"])
+        return f"{run}, a variant of {p.method(run).title} ({changes})"
+    if p.method(run).predicts == "input and layer codes":
+        return _birq(p)
+    return "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone"
+
+
 def _pretraining(p: Params) -> str:
-    trained = [m for m in p.run.methods if METHODS[m].predicts != "nothing"]
+    trained = [m for m in p.run.methods if p.method(m).trains]
     also = " The encoder without pre-training is the reference." if len(trained) < len(p.run.methods) else ""
     if not trained:
         return "Nothing was pre-trained."
-    t = p.pretrain
-    texts = {
-        "input and layer codes": _birq(p),
-        "input codes": "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone",
-    }
-    how = "; by ".join(texts[METHODS[m].predicts] for m in trained)
+    t, q = p.pretrain, p.random_projection
+    how = "; by ".join(_method(p, m) for m in trained)
     return (
         f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
         f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
-        f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(t.n_codebooks, 'codebook')} of "
-        f"{_number(t.codebook_size)} codes of {t.codebook_dim} dimensions and masked spans of {_number(t.mask_span_ms)} ms "
+        f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(q.n_codebooks, 'codebook')} of "
+        f"{_number(q.codebook_size)} codes of {q.codebook_dim} dimensions and masked spans of {_number(t.mask_span_ms)} ms "
         f"that start at a frame with probability {_number(t.mask_start_probability)}: by {how}.{also}"
     )
 
