@@ -87,6 +87,7 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
     kept.mkdir(parents=True, exist_ok=True)
     progress = Progress(f"corpus {name}", len(paths), "recording")
     heard: dict[str, Sound] = {}
+    hours = 0.0
     # decoding and hashing leave Python's lock, so threads are enough
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         for begin in range(0, len(paths), CHUNK):
@@ -100,7 +101,8 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
                 fresh.write_text(json.dumps([asdict(s) for s in sounds]), encoding="utf-8")
                 fresh.rename(record)
             heard.update(zip(chunk, sounds, strict=True))
-            progress.update(len(heard), hours=sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600)
+            hours += sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600
+            progress.update(len(heard), hours=hours)
     progress.close()
     return heard
 

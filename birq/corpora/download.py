@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import http.client
 import json
@@ -253,7 +254,7 @@ def _unpack(name: str, archive: Archive, part: Path, root: Path, target: Path, k
         _mark(root, name, archive.sha256)
         wanted.rename(target)
         part.unlink()
-    except (tarfile.TarError, EOFError, zlib.error) as e:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as e:
         part.unlink(missing_ok=True)
         raise BirqError(
             f"{key}: {name} cannot be unpacked ({e}); fetch it by other means, unpack it, "
