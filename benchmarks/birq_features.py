@@ -13,9 +13,9 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.harness import ROOT
-from birq.speech import fbank as features
-from birq.settings import params
 from birq.pipeline import stage
+from birq.settings import params
+from birq.speech import fbank as features
 
 
 @lru_cache

@@ -11,10 +11,10 @@ import jiwer
 import torch
 
 from benchmarks.harness import ROOT, Contender, Part, race
-from birq.settings import params
 from birq.evaluate.rates import count_errors, rates
 from birq.model.ctc import CtcModel, greedy
 from birq.model.encoder import Encoder
+from birq.settings import params
 from birq.text.tokenizer import characters
 from birq.train.checkpoint import shape_of
 

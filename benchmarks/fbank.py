@@ -7,9 +7,9 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Contender, Part, race
+from birq.model.quantizer import RandomQuantizer
 from birq.speech import audio
 from birq.speech.fbank import CHUNK_FRAMES, Fbank
-from birq.model.quantizer import RandomQuantizer
 
 
 def torchaudio_kaldi(wave: torch.Tensor) -> torch.Tensor:

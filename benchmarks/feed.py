@@ -10,7 +10,8 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Contender, Part, peak_mib, race
-from birq.speech import fbank as features, shards
+from birq.speech import fbank as features
+from birq.speech import shards
 from birq.speech.batches import Feed, plan
 from birq.speech.shards import open_split
 

@@ -16,11 +16,11 @@ import torch
 from benchmarks import models
 from benchmarks.harness import ROOT, Contender, Part, race
 from benchmarks.step import LARGE, METHODS, ONE_CODEBOOK
-from birq.settings import params
 from birq.model.encoder import Encoder, Shape
+from birq.settings import params
+from birq.train.checkpoint import objective_of
 from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import compile_blocks, peak_tflops
-from birq.train.checkpoint import objective_of
 
 # docs/method.md: the sizes that give the paper's counts
 PAPER = {"n_stack": 2, "n_heads": 8, "ff_expansion": 4, "conv_kernel": 15, "conv_expansion": 2, "positions": "relative"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Contender, Part, peak_mib, race
-from birq.speech import audio
 from birq.model.quantizer import RandomQuantizer
+from birq.speech import audio
 
 FRAMES, WIDTH, CODE_WIDTH, CODES = 1000, 320, 16, 8192
 CALLS = 10

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import ROOT
-from birq.speech import audio
-from birq.settings import params
 from birq.model import kernels
 from birq.model.encoder import Encoder
-from birq.train.loop import adamw, precision
+from birq.settings import params
+from birq.speech import audio
 from birq.train.checkpoint import build_pretrainer
+from birq.train.loop import adamw, precision
 
 Step = Callable[[], float]  # one optimiser step; returns the loss
 WARM_LENGTHS = (1248, 1236, 1240, 1252, 1228, 1244, 1232, 1248)  # 10 ms frames: one bucket of a sorted corpus

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from benchmarks.harness import ROOT
-from birq.speech.batches import Batch, Feed
 from birq.settings.params import Params
+from birq.speech.batches import Batch, Feed
 from birq.speech.shards import open_split, read_stats
+from birq.train.checkpoint import build_pretrainer
 from birq.train.loop import adamw, step_seed
 from birq.train.pretraining import PretrainTask, pretraining_feed
-from birq.train.checkpoint import build_pretrainer
 
 BEST_RQ = {"enhanced_weight": 0.0}
 

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from birq.pipeline.artifact import sha256_json
 from birq.evaluate.rates import score_split
-from birq.settings.params import Params, Score, load
+from birq.pipeline.artifact import sha256_json
 from birq.settings.methods import METHODS
+from birq.settings.params import Params, Score, load
 
 SCORE = {"confidence": 0.95, "bootstrap_samples": 400, "seed": 0}
 SENTENCES = (

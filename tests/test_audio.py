@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq.speech import audio
 from birq.errors import BirqError
+from birq.speech import audio
 
 RATE = 16000
 

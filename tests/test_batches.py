@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from birq.speech import batches, shards
 from birq.errors import BirqError
+from birq.speech import batches, shards
 
 STACK, SHIFT_MS = 4, 10.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from birq import __version__
-from birq.pipeline import dag
 from birq.__main__ import parser
+from birq.pipeline import dag
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq.pipeline import code, stage
-from birq.settings import params
 from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, prepare, splits
 from birq.corpora.items import Item, Limits
 from birq.errors import BirqError
+from birq.pipeline import code, stage
+from birq.settings import params
 from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from birq.speech import shards
-from birq.text import tokenizer
 from birq.errors import BirqError
-from birq.recognise import decode
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder
-from birq.settings.params import load
 from birq.pipeline.stage import Job
+from birq.recognise import decode
+from birq.settings.params import load
+from birq.speech import shards
+from birq.text import tokenizer
 from birq.train.checkpoint import load_ctc, save_model, shape_of
 
 TEXTS = ["a b", "b", None, "", "ab ba"]

@@ -22,18 +22,20 @@ from safetensors.torch import load_file
 from tiny import child_environment, curve, job, noise, objective, params, pretrainer, tree
 
 from birq import __main__ as birq
-from birq.pipeline import stage as stages
-from birq.speech.batches import Feed, shares
 from birq.errors import BirqError, Diverged, Stopped
 from birq.model import objectives
+from birq.pipeline import stage as stages
+from birq.speech.batches import Feed, shares
 from birq.speech.shards import open_split, read_stats
-from birq.train import distributed, finetuning as finetune, pretraining as pretrain
-from birq.train.runtime import launch
-from birq.train.loop import step_seed
+from birq.train import distributed
+from birq.train import finetuning as finetune
+from birq.train import pretraining as pretrain
 from birq.train.checkpoint import load_checkpoint
+from birq.train.loop import step_seed
+from birq.train.runtime import launch
 
 # micro-batches of few utterances, every figure in every line, everything random that does not depend on the ranks
-SETTINGS = {"pretrain__label_share": 0.5, "pretrain__gradient_cosine_every_steps": 3, "finetune__evaluations": 2}
+SETTINGS = {"birq__label_share": 0.5, "birq__gradient_cosine_every_steps": 3, "finetune__evaluations": 2}
 SETTINGS |= {
     f"{s}__{k}": v for s in ("pretrain", "finetune") for k, v in {"steps": 8, "micro_batch_seconds": 4.0, "log_every_steps": 1}.items()
 }

@@ -23,8 +23,8 @@ from disk import place, reflinks
 from test_corpora import tree
 from test_workflow import tracked_copy
 
-from birq.report import build
 from birq.pipeline.stage import Job
+from birq.report import build
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ["data/corpus/mine", "data/features/mine", "data/tokenizer"]

@@ -15,11 +15,12 @@ import pytest
 import soundfile
 import torch
 
-from birq.speech import audio, fbank as features, shards
-from birq.settings import params
-from birq.pipeline import stage
 from birq.corpora import manifests
 from birq.errors import BirqError
+from birq.pipeline import stage
+from birq.settings import params
+from birq.speech import audio, shards
+from birq.speech import fbank as features
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import curve, finetune_job, noise, params, pretrained, rows, sentences, write_features
 
-from birq.speech.batches import sequential
 from birq.model.ctc import greedy
+from birq.speech.batches import sequential
 from birq.speech.shards import open_split
 from birq.train import finetune
 from birq.train.checkpoint import load_ctc

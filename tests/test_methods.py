@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from birq.settings import params, presets
 from birq.report import methods
+from birq.settings import params, presets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,9 +35,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory):
         ("model.d_model=192", "width 192"),
         ("model.n_stack=2", "at 50 frames per second"),
         ("pretrain.steps=54321", "54,321 steps"),
-        ("pretrain.codebook_size=8192", "codes of 16 dimensions"),
-        ("pretrain.label_layer=2", "labels of layer 2"),
-        ("pretrain.enhanced_weight=0.3", "weights 0.3 (enhanced)"),
+        ("random_projection.codebook_size=8192", "codes of 16 dimensions"),
+        ("birq.label_layer=2", "labels of layer 2"),
+        ("birq.enhanced_weight=0.3", "weights 0.3 (enhanced)"),
         ("pretrain.mask_span_ms=400.0", "spans of 400 ms"),
         ("finetune.labelled_minutes=12.5", "12.5 min of transcribed speech"),
         ("finetune.learning_rate=0.0007", "peak rate 0.0007"),
@@ -59,4 +59,4 @@ def test_what_was_not_run_is_not_told() -> None:
     assert "2509.15430" not in alone and "2202.01855" in alone and "reference" not in alone
     none = paragraph("run.methods=[scratch]")
     assert "Nothing was pre-trained." in none and "codebook" not in none.replace("codebooks.", "")
-    assert "entropy" not in paragraph("pretrain.entropy_weight=0.0")
+    assert "entropy" not in paragraph("birq.entropy_weight=0.0")

@@ -34,14 +34,14 @@ from tiny import (
 )
 from torch.overrides import TorchFunctionMode
 
-from birq.settings import params as params_module
-from birq.text import tokenizer
-from birq.speech.batches import Feed, collate
-from birq.speech.fbank import fbank, statistics
 from birq.model.encoder import valid_mask
 from birq.model.masking import batch_masks, span_frames
 from birq.model.quantizer import RandomQuantizer, standardise
+from birq.settings import params as params_module
+from birq.speech.batches import Feed, collate
+from birq.speech.fbank import fbank, statistics
 from birq.speech.shards import open_split, read_stats
+from birq.text import tokenizer
 from birq.train import finetune, pretrain
 from birq.train.checkpoint import load_ctc, load_pretrained
 

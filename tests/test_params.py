@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from birq.errors import BirqError
 from birq.pipeline import code, dag
 from birq.settings import params, presets
-from birq.errors import BirqError
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = presets.names(ROOT / "presets")
@@ -52,10 +52,10 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("pretrain.steps", 0, ["pretrain.steps", "0", "greater than or equal to 1"]),
         ("pretrain.steps", 1.5, ["pretrain.steps", "1.5", "integer"]),
         ("pretrain.learning_rate", -1.0, ["pretrain.learning_rate", "-1.0", "greater than 0"]),
-        ("pretrain.codebook_size", 1, ["pretrain.codebook_size", "1", "greater than or equal to 2"]),
-        ("pretrain.label_layer", 9, ["pretrain.label_layer", "9", "1 to model.n_layers = 4"]),
-        ("pretrain.labels", "firm", ["pretrain.labels", "'firm'", "'soft' or 'hard'"]),
-        ("pretrain.gumbel_noise", "yes please", ["pretrain.gumbel_noise", "boolean"]),
+        ("random_projection.codebook_size", 1, ["random_projection.codebook_size", "1", "greater than or equal to 2"]),
+        ("birq.label_layer", 9, ["birq.label_layer", "9", "1 to model.n_layers = 4"]),
+        ("birq.labels", "firm", ["birq.labels", "'firm'", "'soft' or 'hard'"]),
+        ("birq.gumbel_noise", "yes please", ["birq.gumbel_noise", "boolean"]),
         ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "batch_seconds = 60.0"]),
         ("pretrain.dropout", 1.0, ["pretrain.dropout", "1.0", "less than 1"]),
         ("run.methods", ["hubert"], ["run.methods.0", "'hubert'", "'birq', 'best_rq' or 'scratch'"]),

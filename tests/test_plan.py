@@ -8,13 +8,12 @@ import pytest
 import torch
 from tiny import ROOT, batch, params, shape
 
-from birq.study import plan
-from birq.settings import presets
 from birq.__main__ import main
 from birq.errors import BirqError
 from birq.model.encoder import Encoder
+from birq.settings import presets
 from birq.settings.params import load
-from birq.study import measure
+from birq.study import measure, plan
 
 MACHINE = plan.Machine()
 
@@ -86,7 +85,7 @@ def test_time_on_many_gpus_is_compute_shared_and_gradients_summed(tmp_path: Path
 
 def test_best_rq_takes_less_than_birq_and_scratch_is_not_pre_trained(tmp_path: Path) -> None:
     """The label path is work and memory; its share of a batch counts."""
-    made = {s: plan.make(preset(tmp_path, "librispeech-960", f"pretrain.label_share={s}"), {}) for s in ("1.0", "0.25")}
+    made = {s: plan.make(preset(tmp_path, "librispeech-960", f"birq.label_share={s}"), {}) for s in ("1.0", "0.25")}
     cost = {s: {t.name: t for t in p.trainings} for s, p in made.items()}
     birq, best_rq = cost["1.0"]["pretrain/birq-0"], cost["1.0"]["pretrain/best_rq-0"]
     assert 1.5 < birq.flops / best_rq.flops < 1.9 and birq.activation_gib > best_rq.activation_gib

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from birq.pipeline import pool
 from birq.errors import BirqError
+from birq.pipeline import pool
 
 TESTS = Path(__file__).resolve().parent
 

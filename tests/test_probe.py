@@ -13,13 +13,13 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
-from birq.speech import shards
 from birq.corpora.manifests import write_alignments
 from birq.errors import BirqError
 from birq.evaluate import phones, probe, quality
 from birq.model.quantizer import standardise
-from birq.settings.params import load
 from birq.pipeline.stage import Job
+from birq.settings.params import load
+from birq.speech import shards
 from birq.train.checkpoint import build_pretrainer, load_pretrained, save_model
 
 # ---- quality

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import report_artifacts as artifacts
 
-from birq.pipeline.dag import STAGES
 from birq.errors import BirqError
+from birq.pipeline.dag import STAGES
 from birq.report import build, claims, dagdraw, glossary, health, plots, tables, verdict
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather

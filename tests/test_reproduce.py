@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from birq.settings import presets
-from birq.pipeline import reproduce
 from birq.errors import BirqError
+from birq.pipeline import reproduce
+from birq.settings import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 # one method that is not pre-trained: every stage runs, in half a minute

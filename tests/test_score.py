@@ -18,8 +18,8 @@ from birq.errors import BirqError
 from birq.evaluate import score
 from birq.evaluate.bootstrap import interval, resampled_sums, sums_by
 from birq.evaluate.compare import compare, compare_methods, paired
-from birq.settings.params import load
 from birq.pipeline.stage import Job
+from birq.settings.params import load
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

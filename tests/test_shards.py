@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from birq.speech import shards
 from birq.errors import BirqError
+from birq.speech import shards
 
 
 def make_rows(n, prefix="u", seed=0, longest=60, n_mels=80):

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from birq.errors import BirqError
 from birq.model import prediction
 from birq.model.encoder import Encoder
-from birq.train.runtime.flops import pretraining_per_frame
 from birq.model.objectives import BiRq
-from birq.train import pretrain
+from birq.stages import pretrain
 from birq.train.runtime.ahead import Ahead
+from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import PEAK_TFLOPS, peak_tflops, prepare
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from birq.text import tokenizer
 from birq.errors import BirqError
+from birq.text import tokenizer
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
 WORDS = ["go", "turn", "the", "light", "on", "in", "kitchen", "seven", "eight", "nine", "don't", "stop", "call", "anna", "street", "june"]

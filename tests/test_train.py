@@ -34,15 +34,16 @@ from tiny import (
 )
 
 from birq import __main__ as birq
-from birq.speech.batches import Batch
 from birq.errors import BirqError, Stopped
-from birq.speech.shards import open_split
 from birq.pipeline.stage import Job
-from birq.train import finetuning as finetune, pretraining as pretrain
+from birq.speech.batches import Batch
+from birq.speech.shards import open_split
+from birq.train import finetuning as finetune
+from birq.train import pretraining as pretrain
+from birq.train.checkpoint import load_checkpoint, load_pretrained
 from birq.train.runtime import interrupt
 from birq.train.runtime.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
-from birq.train.checkpoint import load_checkpoint, load_pretrained
 
 # ---- the schedule
 
@@ -99,7 +100,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
 ) -> None:
     """Everything random at a step follows from (seed, step), and the checkpoint holds the rest: weights and curve of a pre-training and a
     fine-tuning that were killed are those of runs that were not. Dropout, masks, Gumbel noise, SpecAugment and dev WER are all on."""
-    changes = {"pretrain__steps": 150, "finetune__steps": 150, "pretrain__dropout": 0.1, "pretrain__gradient_cosine_every_steps": 10}
+    changes = {"pretrain__steps": 150, "finetune__steps": 150, "pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 10}
     killed, whole = (project(tmp_path / name, features, **changes) for name in ("killed", "whole"))
     monkeypatch.delenv("BIRQ_STORE", raising=False)
     for verb in ("tokenizer", "pretrain", "finetune"):
@@ -131,7 +132,7 @@ def resumed(j: Job, out: Path) -> Job:
 # checkpoints on request only, in between two lines of the curve
 REQUESTED = {f"{stage}__{key}": v for stage in ("pretrain", "finetune") for key, v in {"steps": 14, "log_every_steps": 5}.items()}
 REQUESTED |= {f"{stage}__checkpoint_seconds": 3600.0 for stage in ("pretrain", "finetune")}
-REQUESTED |= {"pretrain__dropout": 0.1, "pretrain__gradient_cosine_every_steps": 7, "finetune__evaluations": 2}
+REQUESTED |= {"pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 7, "finetune__evaluations": 2}
 
 
 def signal_in_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: signal.Signals, call: int) -> None:
@@ -263,7 +264,7 @@ def test_no_readable_checkpoint_is_an_error_with_the_way_out(tmp_path: Path, fea
 
 def test_birq_with_w1_0_is_best_rq_bit_for_bit(tmp_path: Path, features: Path) -> None:
     """The whole stage: the same weights and the same curve, for a run that calls itself birq and one that calls itself best_rq."""
-    zero = pretrained(tmp_path / "birq", features, "birq", pretrain__enhanced_weight=0.0)
+    zero = pretrained(tmp_path / "birq", features, "birq", birq__enhanced_weight=0.0)
     plain = pretrained(tmp_path / "best_rq", features, "best_rq")
     for name in ("encoder.safetensors", "curve.jsonl"):
         assert (zero / name).read_bytes() == (plain / name).read_bytes(), name
@@ -295,14 +296,14 @@ def test_a_loaded_pretrainer_gives_the_labels_it_was_trained_with(tmp_path: Path
     assert loaded.mean_F.shape == loaded.std_F.shape == (20,) and not loaded.pretrainer.training
 
 
-LITERAL = {"pretrain__anchor_weight": 0.0, "pretrain__entropy_weight": 0.0, "pretrain__min_perplexity": 1.0}
+LITERAL = {"random_projection__anchor_weight": 0.0, "birq__entropy_weight": 0.0, "birq__min_perplexity": 1.0}
 BUDGET = {"pretrain__steps": 120, "pretrain__log_every_steps": 10, "pretrain__checkpoint_seconds": 60.0}
 
 
 @pytest.mark.parametrize(("label_norm", "left"), [("layer_norm", 1.5), ("standardise", 5.0)])
 def test_w2_0_in_the_literal_form_collapses(tmp_path: Path, features: Path, label_norm: str, left: float) -> None:
     """F alone is lowest when all frames get one code: nothing holds the labels, and their perplexity falls towards 1."""
-    lines = curve(pretrained(tmp_path, features, pretrain__label_norm=label_norm, **LITERAL, **BUDGET))
+    lines = curve(pretrained(tmp_path, features, birq__label_norm=label_norm, **LITERAL, **BUDGET))
     assert lines[0]["enhanced_perplexity"] > 10
     assert lines[-1]["enhanced_perplexity"] < left
 
@@ -358,7 +359,7 @@ def test_loss_that_is_not_finite_is_an_error(tmp_path: Path, features: Path, let
 
 def test_collapse_is_an_error_that_names_entropy_weight(tmp_path: Path, features: Path) -> None:
     """Labels that say nothing are found out in minutes, not after the run."""
-    literal = {**LITERAL, **BUDGET, "pretrain__min_perplexity": 2.0, "pretrain__steps": 400, "pretrain__label_norm": "layer_norm"}
+    literal = {**LITERAL, **BUDGET, "birq__min_perplexity": 2.0, "pretrain__steps": 400, "birq__label_norm": "layer_norm"}
     with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise pretrain\.entropy_weight"):
         pretrained(tmp_path, features, **literal)
     assert len(curve(tmp_path / "scratch")) < 20

@@ -16,9 +16,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from birq.errors import BirqError
 from birq.pipeline import code, dag, stamps
 from birq.settings import params, presets
-from birq.errors import BirqError
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ("Snakefile", "workflow", "params.yaml", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", "birq")
@@ -286,5 +286,5 @@ def test_bad_params_stop_snakemake_with_the_message(project: Path, environment: 
         done = subprocess.run(["snakemake", "-n"], cwd=project, env=environment, capture_output=True, text=True, check=False)
     finally:
         (project / "params.yaml").write_text(before)
-    assert done.returncode == 1 and "pretrain.label_layer: 30 is above the depth" in done.stdout + done.stderr
+    assert done.returncode == 1 and "birq.label_layer: 30 is above the depth" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

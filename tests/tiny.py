@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ import numpy as np
 import torch
 import yaml
 
+from birq.model import objectives
+from birq.model.encoder import Encoder, Shape
+from birq.model.objectives import BiRq, Objective
 from birq.pipeline import artifact, dag
+from birq.pipeline.stage import Job
+from birq.settings.methods import METHODS
+from birq.settings.params import Params, numbers, parse
 from birq.speech import shards
 from birq.speech.batches import Batch
 from birq.speech.fbank import fbank
-from birq.model.encoder import Encoder, Shape
-from birq.model.objectives import Objective, BiRq
-from birq.settings.params import Params, parse
-from birq.pipeline.stage import Job
-from birq.train import pretrain
+from birq.stages import pretrain
+from birq.train.pretraining import constants
 
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "abcdefgh"
@@ -61,12 +64,14 @@ SMALL: dict[str, Any] = {
         "mask_start_probability": 0.02,
         "mask_span_ms": 400.0,
         "mask_fill_std": 0.1,
-        "n_codebooks": 2,
-        "codebook_size": 32,
-        "codebook_dim": 8,
+        "log_every_steps": 2,
+        "checkpoint_seconds": 0.0,
+        "cpu_threads": 1,
+    },
+    "random_projection": {"n_codebooks": 2, "codebook_size": 32, "codebook_dim": 8, "anchor_weight": 2.4},
+    "birq": {
         "label_layer": 1,
         "enhanced_weight": 0.1,
-        "anchor_weight": 2.4,
         "temperature": 0.5,
         "logit_scale": 20.0,
         "label_share": 1.0,
@@ -78,9 +83,6 @@ SMALL: dict[str, Any] = {
         "heads": "shared",
         "min_perplexity": 2.0,
         "gradient_cosine_every_steps": 0,
-        "log_every_steps": 2,
-        "checkpoint_seconds": 0.0,
-        "cpu_threads": 1,
     },
     "finetune": {
         "labelled_minutes": 60.0,
@@ -115,8 +117,13 @@ CONSTANTS += ("labels", "gumbel_noise", "label_norm", "heads")
 
 def shipped() -> dict[str, Any]:
     """The objective's constants as params.yaml has them, as changes for `params`."""
-    section = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["pretrain"]
-    return {f"pretrain__{name}": section[name] for name in CONSTANTS}
+    tracked = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return {
+        f"{section}__{name}": tracked[section][name]
+        for section in ("random_projection", "birq")
+        for name in CONSTANTS
+        if name in tracked[section]
+    }
 
 
 def tree(**changes: Any) -> dict[str, Any]:
@@ -196,14 +203,26 @@ def speech(folder: Path, n: int = 24, labelled: bool = True) -> Path:
     return write_features(folder, {"train": train, "dev": rows(sentences(6, 2), "dev", seed=2)})
 
 
+@dataclass(frozen=True)
+class TinyJob(Job):
+    """A job whose inputs are given, wherever they lie."""
+
+    given: dict[str, list[Path]] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, list[Path]]:
+        return self.given
+
+
 def job(stage: str, folder: Path, inputs: dict[str, list[Path]], params: Params, method: str = "birq", seed: int = 0) -> Job:
     """A job in `folder`; its scratch stays, its output is fresh."""
-    wildcards = {"method": method, "seed": str(seed)} if dag.STAGES[stage].wildcards else {}
+    spec = dag.STAGES[stage]
+    node = dag.Node(spec, {"method": method, "seed": str(seed)} if spec.wildcards else {}, params)
     n = len(list(folder.glob("out*"))) if folder.exists() else 0
     out, scratch = folder / f"out{n}", folder / "scratch"
     out.mkdir(parents=True)
     scratch.mkdir(exist_ok=True)
-    return Job(stage, wildcards, "0" * 32, inputs, out, scratch, params)
+    return TinyJob(node, "0" * 32, out, scratch, given=inputs)
 
 
 def run_pretrain(folder: Path, features: Path, method: str = "birq", seed: int = 0, **changes: Any) -> Job:
@@ -244,8 +263,8 @@ def shape(**changes: Any) -> Shape:
 
 def objective(**changes: Any) -> Objective:
     """The constants of `SMALL`, `changes` on top."""
-    section = params().pretrain.model_dump()
-    return Objective(**({f.name: section[f.name] for f in fields(Objective)} | changes))
+    p = params()
+    return constants(objectives, numbers(p, METHODS["birq"]) | changes)
 
 
 def pretrainer(seed: int = 0, n_layers: int = 2, **changes: Any) -> BiRq:

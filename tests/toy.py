@@ -27,11 +27,11 @@ def compute(job) -> None:
         if os.environ.get("TOY_DIE_AT") == str(step):
             os.kill(os.getpid(), signal.SIGKILL)
         with open("steps.log", "a") as f:
-            f.write(f"{job.stage} {step}\n")
+            f.write(f"{job.name} {step}\n")
         done.write_text(str(step + 1))
     before = "".join((p / "deep" / "text").read_text() for paths in job.inputs.values() for p in paths)
     (job.out / "deep").mkdir()
-    (job.out / "deep" / "text").write_text(before + str(job.read({"first": "decode", "second": "score"}[job.stage])))
+    (job.out / "deep" / "text").write_text(before + str(job.read({"first": "decode", "second": "score"}[job.node.stage.name])))
     (job.out / "timing.jsonl").write_text(str(time.time_ns()))
     if os.environ.get("TOY_FILL") == "computing":
         fill(job.out / "big")
@@ -63,13 +63,13 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def main() -> int:
+    from birq.errors import BirqError
     from birq.pipeline import dag, places, stage, store, why
     from birq.settings import params
-    from birq.errors import BirqError
 
     dag.STAGES.clear()
-    dag.STAGES["first"] = dag.Stage("first", "toy", ("decode",), ())
-    dag.STAGES["second"] = dag.Stage("second", "toy", ("score",), ("first",))
+    dag.STAGES["first"] = dag.Stage("first", ("decode",), (), elsewhere="toy")
+    dag.STAGES["second"] = dag.Stage("second", ("score",), ("first",), elsewhere="toy")
     loaded = params.load()
     try:
         match sys.argv[1:]:
@@ -83,7 +83,7 @@ def main() -> int:
                 print(store.check())
             case [name]:
                 places.register_user()
-                stage.run(name, {}, loaded)
+                stage.run(dag.node(name, {}, loaded))
     except BirqError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -17,9 +17,11 @@ TEXTS = (".html", ".css", ".js")  # a template beside a module counts as its pac
 
 
 def keyed(module: str) -> bool:
-    """Whether a module of birq can change what a stage makes."""
-    deep = module.count(".") > 1 or (module.startswith("birq.") and module_source(module).name == "__init__.py")
-    return deep and not any(module == o or module.startswith(o + ".") for o in OUTSIDE)
+    """Whether a module can change what a stage makes."""
+    if module.split(".")[0] != "birq":
+        return True
+    in_folder = module.count(".") > 1 or (module != "birq" and module_source(module).name == "__init__.py")
+    return in_folder and not any(module == o or module.startswith(o + ".") for o in OUTSIDE)
 
 
 def _find(module: str) -> Path | None:

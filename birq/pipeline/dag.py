@@ -44,11 +44,12 @@ class Stage:
     shows_provenance: bool = False  # its inputs' provenance is part of its result
     # Snakefile and dvc.yaml name its files one by one; they are copies, never links: Snakemake must be able to replace them
     files_declared: bool = False
+    elsewhere: str = ""  # its module, where that is not birq.stages.<name>
 
     @property
     def module(self) -> str:
         """Holds `compute(job)`; its imports within birq are the stage's code."""
-        return f"birq.stages.{self.name}"
+        return self.elsewhere or f"birq.stages.{self.name}"
 
     @property
     def pattern(self) -> str:
