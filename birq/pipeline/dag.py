@@ -77,7 +77,7 @@ STAGES: dict[str, Stage] = {
         Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
         Stage("features", (*FEATURES, "features.storage", "features.shard_utterances"), ("corpus",), ("corpus",)),
         Stage("tokenizer", ("tokenizer", "run.finetune_corpora"), ("+features:finetune",)),
-        Stage("pretrain", ("model", *FEATURES, "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
+        Stage("pretrain", ("model", "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
         Stage("score", ("score",), ("decode",), RUN),

@@ -349,13 +349,18 @@ def _varied(params: Params, name: str, variant: Variant) -> Params:
         section, _, key = dotted.partition(".")
         if key not in legal.get(section, ()):
             close = difflib.get_close_matches(dotted, [f"{s}.{k}" for s, keys in legal.items() for k in keys], n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it reads {', '.join(legal)}"
+            hint = f"did you mean {close[0]}?" if close and key else f"it reads keys of {', '.join(legal)}, such as {_example(legal)}"
             raise ValueError(f"{where}: {dotted} is not read by a variant of {method.name}; {hint}")
         tree[section][key] = value
     try:
         return Params.model_validate(tree)
     except ValidationError as e:
         raise ValueError(f"{where}: " + "; ".join(_reason(x) for x in e.errors())) from None
+
+
+def _example(legal: dict[str, list[str]]) -> str:
+    section = "birq" if "birq" in legal else next(iter(legal))
+    return f"{section}.{legal[section][0]}"
 
 
 def _reason(error: Any) -> str:
