@@ -173,7 +173,7 @@ def test_equal_time_is_named_where_it_was_tried(tmp_path: Path):
     assert rows["birq", "best_rq"]["equal_time_in"] == ["birq", "best_rq_long"]
     assert rows["best_rq", "best_rq_long"]["equal_time_in"] is None
     page = (out / "index.html").read_text()
-    assert "see BiRQ and best_rq_long (BEST-RQ)" in page
+    assert "see BiRQ and BEST-RQ (best_rq_long)" in page
     assert "for equal time see birq against best_rq_long" in tables.from_file(out / "metrics.json")
 
 
@@ -381,7 +381,7 @@ def test_variants_have_titles_and_colours_of_their_own(tmp_path: Path):
     names = {"scratch": 0.4, "best_rq": 0.3} | {f"birq_k{k}": 0.3 for k in range(1, 5)}
     out = make(tmp_path, names, (0,), n=20)
     page = (out / "index.html").read_text()
-    assert "<h1>The birq_k1 (BiRQ) model of seed 0: " in page
+    assert "<h1>The BiRQ (birq_k1) model of seed 0: " in page
     colours = re.findall(r'class="tile" style="--c:(#\w+)"', page)
     assert len(colours) == len(set(colours)) == len(names)
     assert {r["method"] for r in json.loads((out / "metrics.json").read_text())} == set(names)
