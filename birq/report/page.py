@@ -6,8 +6,6 @@ import json
 import re
 from typing import Any
 
-from markupsafe import Markup
-
 from birq.report import claims, dagdraw, verdict
 from birq.report.aligned import align, counts
 from birq.report.card import card
@@ -16,12 +14,12 @@ from birq.report.glossary import TERMS
 from birq.report.templates import environment
 
 
-def figure(name: str, svg: str) -> Markup:
+def figure(name: str, svg: str) -> str:
     """An SVG inside the page. Its ids get the figure's name: inside one page they must be unique, or one figure clips another."""
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    return Markup(f'<figure id="fig-{name}">{svg[svg.index("<svg") :]}</figure>')
+    return f'<figure id="fig-{name}">{svg[svg.index("<svg") :]}</figure>'
 
 
 def _utterances(facts: Facts) -> list[dict[str, Any]]:
@@ -35,10 +33,10 @@ def _utterances(facts: Facts) -> list[dict[str, Any]]:
     return out
 
 
-def _pipeline(facts: Facts) -> Markup:
+def _pipeline(facts: Facts) -> str:
     runs, corpora = len(facts.runs), len(facts.corpora)
     times = {n: runs if s.wildcards == ("method", "seed") else corpora if s.wildcards else 1 for n, s in dagdraw.STAGES.items()}
-    return Markup(dagdraw.svg(times))
+    return dagdraw.svg(times)
 
 
 def _environments(facts: Facts) -> dict[str, str]:

@@ -45,7 +45,7 @@ def wer(facts: Facts, name: str, key: str = "wer") -> float | None:
 
 
 def headline(facts: Facts) -> str:
-    """`BiRQ: 31.2 % word error rate on synthetic speech; significantly lower than BEST-RQ (pre-training time × 1.28)`."""
+    """`BiRQ: 31.2 % word error rate on synthetic speech; significantly lower than BEST-RQ (pre-training time × 1.28, equal time not tried)`."""
     name = protagonist(facts)
     text = f"{sentence_start(who(facts, name))}: {percent(wer(facts, name))} word error rate on {speech_kind(facts)}"
     sides: dict[str, list[str]] = {word: [] for word in ADVERBS}
@@ -58,7 +58,8 @@ def _short_cost(c: Comparison) -> str:
     if c["equal_time"] in (None, True):
         return ""
     if c["time_ratio"] is not None:
-        return f" (pre-training time × {c['time_ratio']:.2f})"
+        untried = "" if c["equal_time_in"] else ", equal time not tried"
+        return f" (pre-training time × {c['time_ratio']:.2f}{untried})"
     more = c["pretrain_seconds_a"] or c["pretrain_seconds_b"]
     return f" (pre-training time {'+' if c['pretrain_seconds_a'] else '−'}{duration(more)})"
 
