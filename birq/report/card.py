@@ -27,11 +27,12 @@ def _models(facts: Facts) -> str:
     m, f = config["model"], config["features"]
     size = f"{config['n_parameters'] / 1e6:.2f} M parameters, " if config.get("n_parameters") else ""
     rate = 1000 / (f["frame_shift_ms"] * m["n_stack"])
+    seeds = f"seed{'' if len(facts.seeds) == 1 else 's'} {listed([str(s) for s in facts.seeds])}"
     return (
         f"A Conformer encoder ({size}{m['n_layers']} layers of width {m['d_model']}, {rate:g} frames per second) "
         f"on {f['n_mels']} log-mel bins at {f['sample_rate_hz'] / 1000:g} kHz, with a linear CTC layer; "
         f"greedy decoding, no language model. "
-        f"Methods: {listed([facts.title(n) for n in facts.names])}; {'seed' if len(facts.seeds) == 1 else 'seeds'} {listed([str(s) for s in facts.seeds])}."
+        f"Methods: {listed([facts.title(n) for n in facts.names])}; {seeds}."
     )
 
 

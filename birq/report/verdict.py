@@ -45,7 +45,7 @@ def wer(facts: Facts, name: str, key: str = "wer") -> float | None:
 
 
 def headline(facts: Facts) -> str:
-    """`BiRQ: 31.2 % word error rate on synthetic speech; significantly lower than BEST-RQ (pre-training time × 1.28, equal time not tried)`."""
+    """`BiRQ: 31.2 % word error rate on synthetic speech; no significant difference from BEST-RQ`; a difference comes with its cost."""
     name = protagonist(facts)
     text = f"{sentence_start(who(facts, name))}: {percent(wer(facts, name))} word error rate on {speech_kind(facts)}"
     sides: dict[str, list[str]] = {word: [] for word in ADVERBS}
