@@ -159,7 +159,11 @@ def test_a_comparison_shows_the_pretraining_time_of_both(report: Path):
     assert (second["pretrain_seconds_b"], second["time_ratio"], second["equal_time"]) == (None, None, False) and not third["equal_time"]
     page, table = (report / "index.html").read_text(), tables.from_file(report / "metrics.json")
     (headline,) = re.findall("<h1>(.*)</h1>", page)
-    assert "(pre-training time × 1.27)" in headline and "(pre-training time +4.3 min)" in headline and "better" not in page
+    assert (
+        "(pre-training time × 1.27, equal time not tried)" in headline
+        and "(pre-training time +4.3 min)" in headline
+        and "better" not in page
+    )
     assert "4.3 min / 3.4 min" in page and page.count(f">{claims.NOT_TRIED}<") == 3
     assert f"pre-training took 1.27 times as long; {claims.NOT_TRIED}" in table
 
@@ -173,7 +177,7 @@ def test_equal_time_is_named_where_it_was_tried(tmp_path: Path):
     assert rows["birq", "best_rq"]["equal_time_in"] == ["birq", "best_rq_long"]
     assert rows["best_rq", "best_rq_long"]["equal_time_in"] is None
     page = (out / "index.html").read_text()
-    assert "see BiRQ and best_rq_long (BEST-RQ)" in page
+    assert "see BiRQ and BEST-RQ (best_rq_long)" in page
     assert "for equal time see birq against best_rq_long" in tables.from_file(out / "metrics.json")
 
 
@@ -381,7 +385,7 @@ def test_variants_have_titles_and_colours_of_their_own(tmp_path: Path):
     names = {"scratch": 0.4, "best_rq": 0.3} | {f"birq_k{k}": 0.3 for k in range(1, 5)}
     out = make(tmp_path, names, (0,), n=20)
     page = (out / "index.html").read_text()
-    assert "<h1>The birq_k1 (BiRQ) model of seed 0: " in page
+    assert "<h1>The BiRQ (birq_k1) model of seed 0: " in page
     colours = re.findall(r'class="tile" style="--c:(#\w+)"', page)
     assert len(colours) == len(set(colours)) == len(names)
     assert {r["method"] for r in json.loads((out / "metrics.json").read_text())} == set(names)

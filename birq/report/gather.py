@@ -39,8 +39,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        """`BiRQ`; of a variant `birq_k2 (BiRQ)`."""
-        return self.method.title if self.name == self.method.name else f"{self.name} ({self.method.title})"
+        """`BiRQ`; of a variant `BiRQ (birq_k2)`."""
+        return self.method.title if self.name == self.method.name else f"{self.method.title} ({self.name})"
 
     @property
     def pretrained(self) -> bool:
