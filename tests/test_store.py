@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy import edit, provenance
 
-from birq.pipeline import dag, hashes, places, snakemake, store
+from birq.pipeline import artifact, dag, hashes, places, snakemake, store
 from birq.settings import params
 
 FIRST = ("batch_seconds: 240.0", "batch_seconds: 120.0")  # a change of the params of `first`

@@ -65,7 +65,7 @@ def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
 
 def _of_method(params: Params, wildcards: Wildcards) -> Own:
     method = params.method(wildcards["method"])
-    return Own((method.module,), method.sections, ("labels",) if method.labels_from else ())
+    return Own(method.modules, method.sections, ("labels",) if method.labels_from else ())
 
 
 RUN = ("method", "seed")
@@ -84,7 +84,7 @@ STAGES: dict[str, Stage] = {
         Stage("probe", ("probe", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
         Stage(
             "report",
-            ("report", "run", "variants"),
+            ("report", "run"),
             ("+corpus:all", "+features:all", "+pretrain", "+finetune", "+score", "+probe"),
             shows_provenance=True,
             files_declared=True,

@@ -11,10 +11,11 @@ import torch
 
 from birq.errors import BirqError
 from birq.model.encoder import Shape
+from birq.model.quantized import build, constants
 from birq.settings.params import Params, Pretrain, numbers
 from birq.speech.batches import Batch
 from birq.train.loop import adamw
-from birq.train.pretraining import PretrainTask, build, constants
+from birq.train.pretraining import PretrainTask
 from birq.train.runtime.devices import name_of
 from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from birq.errors import BirqError
 from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
+from birq.model.quantized import constants
 from birq.pipeline import dag
 from birq.pipeline.dag import Node
 from birq.settings.params import Optimisation, Params, numbers
 from birq.speech.shards import open_split
 from birq.study.measure import device_here, largest_micro_batch, measure
-from birq.train.pretraining import constants
 from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
 from birq.train.runtime.hardware import PEAK_TFLOPS
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,18 @@ import torch
 from torch import Tensor
 
 from birq.errors import Diverged
-from birq.model.encoder import Encoder, Shape
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
 from birq.model.prediction import AnchorObjective, BestRq, Forward, Share
-from birq.model.quantized import QuantizedEncoder
+from birq.pipeline.stage import Job
 from birq.settings.params import Pretrain
 from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
-from birq.train.distributed import ALONE, Group
-from birq.train.loop import precision, step_seed
+from birq.train.distributed import ALONE, Group, join, leave
+from birq.train.loop import Training, adamw, precision, step_seed
+from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
+from birq.train.runtime.hardware import prepare
+from birq.train.schedule import warmup_cosine
 
 COLLAPSED_STEPS = 100
 
@@ -236,12 +237,19 @@ def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretr
     return Feed(utterances, np.arange(len(utterances)), front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)
 
 
-def constants(module: ModuleType, values: dict[str, Any]) -> Any:
-    """The constants of a method's objective, from the params that it reads."""
-    return module.Constants(**{f.name: values[f.name] for f in fields(module.Constants)})
-
-
-def build(module: ModuleType, shape: Shape, objective: Any, seed: int, dropout: float = 0.0) -> QuantizedEncoder:
-    """A method's model with weights that follow from the seed; the encoder's are the same for every method."""
-    torch.manual_seed(seed)
-    return module.Model(Encoder(shape, dropout), objective, seed)
+def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, values: dict[str, Any]) -> None:
+    """Train a method's model to the end; the curve goes into the artifact. `values`: the params that the method reads, by key."""
+    section, seed = job.read("pretrain"), int(job.wildcards["seed"])
+    device = for_training(section.cpu_threads, job.notes)
+    group = join(device)
+    model = model.to(device)
+    job.notes["settings"] = prepare(model.encoder)
+    feed = pretraining_feed(utterances, front_end, section, seed, group)
+    mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
+    watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
+    task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
+    optimiser = adamw([{"params": list(model.parameters())}], section)
+    schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
+    position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
+    leave()
+    job.notes.update(steps=position.step, hours_seen=position.audio_seconds / 3600, train_seconds=position.seconds)
