@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from birq import files
 from birq.corpora.items import Item, Scan, normalise, outside
 from birq.progress import Progress
 
@@ -97,9 +98,7 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
                 sounds = [Sound(**s) for s in json.loads(record.read_text(encoding="utf-8"))]
             else:
                 sounds = list(pool.map(lambda p: listen(scan.root / p), chunk))
-                fresh = record.with_suffix(".part")
-                fresh.write_text(json.dumps([asdict(s) for s in sounds]), encoding="utf-8")
-                fresh.rename(record)
+                files.write_text(record, json.dumps([asdict(s) for s in sounds]))
             heard.update(zip(chunk, sounds, strict=True))
             hours += sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600
             progress.update(len(heard), hours=hours)

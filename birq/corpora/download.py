@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import http.client
 import json
-import os
 import shutil
 import tarfile
 import urllib.error
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from birq import files
 from birq.errors import BirqError
 from birq.progress import Progress, say
 
@@ -74,9 +74,7 @@ def downloaded(root: Path, wanted: Iterable[str]) -> dict[str, str] | None:
 
 
 def _mark(root: Path, name: str, sha256: str) -> None:
-    fresh = root / f"{MARK}.{os.getpid()}"
-    fresh.write_text(json.dumps({"archives": marks(root) | {name: sha256}}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(fresh, root / MARK)
+    files.write_text(root / MARK, json.dumps({"archives": marks(root) | {name: sha256}}, indent=1, sort_keys=True) + "\n")
 
 
 # ---- the download

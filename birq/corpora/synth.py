@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from birq import files
 from birq.corpora import espeak, grammar, manifests
 from birq.corpora.items import Limits
 from birq.errors import BirqError
@@ -277,11 +278,8 @@ def _speak_all(task: _Task) -> Path:
         sha = hashlib.sha256(path.read_bytes()).hexdigest()
         made.append({"id": id, "n_samples": len(u.wave), "text": u.text, "sha256": sha, "phones": u.phones})
         seconds += duration_s
-    record.parent.mkdir(parents=True, exist_ok=True)
-    fresh = record.with_suffix(".part")
-    fresh.write_text(json.dumps({"split": task.split, "speaker": task.voice.id, "seconds": seconds, "utterances": made}), encoding="utf-8")
-    fresh.rename(record)
-    return record
+    facts = {"split": task.split, "speaker": task.voice.id, "seconds": seconds, "utterances": made}
+    return files.write_text(record, json.dumps(facts))
 
 
 def _speak(tasks: list[_Task], workers: int) -> list[Path]:

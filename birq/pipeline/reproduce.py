@@ -15,13 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from birq import __version__
+from birq import __version__, files
 from birq.errors import BirqError
 from birq.pipeline import artifact, dag, places, verify, why
 from birq.pipeline.git import answer, git
-from birq.settings import params, presets
+from birq.settings import params, presets, yamlfile
 
 RESULTS = Path("benchmarks/results")
 LOCK = Path("requirements.lock")
@@ -157,7 +155,7 @@ def _prepare(recorded: dict[str, Any], folder: Path, settings: list[str], presen
     tree = json.loads(json.dumps(recorded["params"]))
     for setting in settings:
         presets.assign(tree, setting)
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    files.write_text(folder / "params.yaml", yamlfile.text(tree, yamlfile.plain()))
     return Path.cwd() if present else folder
 
 

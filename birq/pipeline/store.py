@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
 from birq import files
 from birq.errors import BirqError
 from birq.pipeline import artifact, dag, git, places, stage
+from birq.settings import yamlfile
 from birq.settings.params import Params
 
 
@@ -92,8 +93,8 @@ def _lock_files() -> dict[str, dict[str, set[str]]]:
 def _outs(lock: str) -> dict[str, set[str]]:
     outs: dict[str, set[str]] = {}
     try:
-        stages = (yaml.safe_load(lock) or {}).get("stages", {})
-    except yaml.YAMLError as e:
+        stages = (yamlfile.plain().load(lock) or {}).get("stages", {})
+    except YAMLError as e:
         raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while it is not known what it refers to") from None
     for name, entry in stages.items():
         outs.setdefault(name.split("@")[0], set()).update(o["md5"] for o in entry.get("outs", []) if "md5" in o)

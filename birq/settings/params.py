@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from birq.errors import BirqError
+from birq.settings import yamlfile
 from birq.settings.methods import METHODS, Method
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -405,28 +404,13 @@ def _lists_to_pairs(tree: Any) -> Any:
     return tree
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, as DVC reads them: `1e-4` is one, where YAML 1.1 sees a string."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml.
 
     Errors: BirqError names the key, its value and the legal range.
     """
     path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise BirqError(f"{path}: no such file; run birq from the project's root folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise BirqError(f"{path}: not readable as YAML: {e}") from None
-    if not isinstance(tree, dict):
-        raise BirqError(f"{path}: holds no sections; `git checkout {path}` brings the tracked one back")
-    return parse(tree, path)
+    return parse(yamlfile.read(path, yamlfile.plain()), path)
 
 
 def parse(tree: dict[str, Any], path: str | Path = "params.yaml") -> Params:

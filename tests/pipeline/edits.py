@@ -49,7 +49,7 @@ EDITS = (
     Edit("the filterbank", _corpora("features"), "birq/speech/fbank.py", "PREEMPHASIS = 0.97", "PREEMPHASIS = 0.98"),
     Edit(
         "the batches",
-        _all("pretrain", "finetune", "decode", "probe"),
+        "pretrain-birq pretrain-best_rq " + _all("finetune", "decode", "probe"),
         "birq/speech/batches.py",
         "WINDOW = 16384",
         "WINDOW = 8192",
