@@ -17,9 +17,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.earlier import code_of, in_a_process, training
 from benchmarks.harness import ROOT
-from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
-from birq.settings import params as birq_params
 from birq.train.schedule import warmup_cosine
 
 TOLERANCE, NUDGE, FIRST = 1e-5, 1e-6, 10
@@ -28,15 +27,16 @@ FIGURES = ("loss", "anchor_loss", "enhanced_loss")
 
 def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     """The figures of every step, by the code that this process imports."""
-    params = birq_params.load()
-    training = Training(params, on_one_thread(method))
+    here = training()
+    params = here.load()
+    run = here.Training(params, method, here.ON_ONE_THREAD)
     with torch.no_grad():
-        training.model.head.weight[0, 0] += nudge
-    section = training.section
+        run.model.head.weight[0, 0] += nudge
+    section = run.section
     schedule, found = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
-    for step, batches in zip(range(steps), feed(params).epoch(0), strict=False):
-        training.step(batches, step, 0, section.learning_rate * schedule(step))
-        line = training.task.figures(step + 1)
+    for step, batches in zip(range(steps), here.feed(params).epoch(0), strict=False):
+        run.step(batches, step, 0, section.learning_rate * schedule(step))
+        line = run.task.figures(step + 1)
         found.append({name: line[name] for name in FIGURES if line[name] is not None})
     return found
 
@@ -68,7 +68,7 @@ def main() -> int:
     different = False
     print(f"relative difference from {options.before}, {options.steps} steps (the first {FIRST}):")
     print(f"this code; that code after a weight was moved by {NUDGE:g}")
-    with earlier(options.before) as before_code:
+    with code_of(options.before) as before_code:
         for method in ("birq", "best_rq"):
             before, now, moved = (by(code, method, options.steps, n) for code, n in ((before_code, 0), (ROOT, 0), (before_code, NUDGE)))
             for name in before[0]:
