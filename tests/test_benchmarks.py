@@ -189,6 +189,20 @@ def test_code_from_before_the_rooms_still_runs(method: str, tmp_path: Path, feat
         assert max(same_steps.apart(*sides, name)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("here", "moved", "different"),
+    [
+        ([0.0] * 20, [0.0] * 20, False),
+        ([1e-7] * 10 + [6e-3], [1e-7] * 10 + [3e-3], False),
+        ([1e-7] * 10 + [6e-3], [1e-7] * 11, True),
+        ([1e-4] + [1e-7] * 10, [1e-7] * 10 + [3e-3], True),
+    ],
+)
+def test_when_steps_differ(here: list[float], moved: list[float], different: bool):
+    """From the first steps on by more than last digits, or later by more than a moved weight makes of them."""
+    assert same_steps.differs(here, moved) == different
+
+
 def test_the_house_is_counted():
     """Lines of code are neither empty, comment nor docstring; a method's name has its class; modules of the root are told apart."""
     text = '"""A module."""\n\nX = """two\nlines"""\n\n\nclass A:\n    """A class."""\n\n'
