@@ -11,12 +11,12 @@ import jiwer
 import torch
 
 from benchmarks.harness import ROOT, Contender, Part, race
+from benchmarks.training import load, shape_of
 from birq.evaluate.rates import count_errors, rates
-from birq.model.ctc import CtcModel, greedy
+from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder
-from birq.settings import params
+from birq.recognise.greedy import greedy
 from birq.text.tokenizer import characters
-from birq.train.checkpoint import shape_of
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 BLANK = len(LETTERS)
@@ -105,14 +105,13 @@ def transcripts(n: int) -> tuple[list[str], list[str]]:
 
 
 def recogniser() -> CtcModel:
-    tree = params.load(ROOT / "params.yaml")
-    return CtcModel(Encoder(shape_of(tree.model.model_dump(mode="json"), 80)), BLANK).eval()
+    return CtcModel(Encoder(shape_of(load(ROOT / "params.yaml"))), BLANK).eval()
 
 
 def scoring(quick: bool) -> Part:
     n = 64 if quick else 512
     references, hypotheses = transcripts(n)
-    section = params.load(ROOT / "params.yaml").score
+    section = load(ROOT / "params.yaml").score
     model, feats_BTF = recogniser(), torch.randn(16, 1232, 80)
     lengths_B = torch.full((16,), 1232 // model.encoder.shape.n_stack)
 

@@ -13,6 +13,7 @@ from benchmarks.harness import Contender, Part, peak_mib, race
 from birq.speech import fbank as features
 from birq.speech import shards
 from birq.speech.batches import Feed, plan
+from birq.speech.frontend import FrontEnd
 from birq.speech.shards import open_split
 
 BATCH_SECONDS = 400.0
@@ -56,8 +57,8 @@ class OnDisk:
 
     def feed(self) -> Feed:
         sizes = {"batch_seconds": BATCH_SECONDS, "micro_batch_seconds": BATCH_SECONDS}
-        index = np.arange(len(self.split))
-        return Feed(self.split, index, self.mean_F, self.std_F, **sizes, n_stack=4, frame_shift_ms=10.0, seed=0)
+        front_end = FrontEnd({"frame_shift_ms": 10.0, "n_mels": 80}, self.mean_F, self.std_F, n_stack=4)
+        return Feed(self.split, np.arange(len(self.split)), front_end, **sizes, seed=0)
 
     def global_mvn(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """lhotse's own normalisation, with the statistics that birq's feed uses."""
