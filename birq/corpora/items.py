@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from birq.errors import BirqError
-from birq.speech import audio
+
+SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Scan:
     sample_rate_hz: int | None = None  # where every file must have it
 
 
-def audio_files(folder: Path, suffixes: tuple[str, ...] = audio.SUFFIXES) -> Iterator[Path]:
+def audio_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
     """Audio files below a folder, links followed, in a stable order; hidden files are left out."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))

@@ -13,7 +13,6 @@ import numpy as np
 
 from birq.errors import BirqError
 
-SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga")
 RESAMPLE_PIECE = 1 << 14  # samples
 
 
