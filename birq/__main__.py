@@ -13,7 +13,7 @@ from pathlib import Path
 
 from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
-from birq.pipeline import dag, digests, places, snakemake, stage
+from birq.pipeline import dag, digests, locations, snakemake, stage
 from birq.settings import params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -133,7 +133,7 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     if ranks.rank():
         return stage.follow(node)
     stamp = snakemake.write_stamp(node)
-    places.register_user()
+    locations.register_user()
     part = getattr(args, "part", None)
     stage.run(node, part=part, launch=partial(_ranks, args.argv) if node.stage.ranks else None)
     if part is None:
@@ -224,7 +224,7 @@ def _count(loaded: params.Params) -> None:
 
 
 def _table(markdown: bool) -> None:
-    path = places.data_root() / "report" / "metrics.json"
+    path = locations.data_root() / "report" / "metrics.json"
     if not path.is_file():
         raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
     from birq.report import tables

@@ -154,13 +154,13 @@ def test_copies_are_writable_and_leave_the_store_alone(tmp_path: Path) -> None:
     (out / "page").write_text("a")
     files = artifact.describe(out)
     artifact.store(out, stored, {"key": "key", "digest": artifact.content_digest(files), "files": files, "parts": {}})
-    assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
+    assert artifact.restore(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
     page = tmp_path / "data" / "page"
     page.write_text("b")
     assert (stored / "page").read_text() == "a"
-    assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
+    assert artifact.restore(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
     assert page.read_text() == "a"
-    assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is True
+    assert artifact.restore(stored, tmp_path / "data", tmp_path / "transit", link=False) is True
 
 
 def _on_small_disk(toy_project: Path, script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

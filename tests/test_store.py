@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy import edit, provenance
 
-from birq.pipeline import artifact, dag, hashes, places, snakemake, store
+from birq.pipeline import artifact, dag, hashes, locations, snakemake, store
 from birq.settings import params
 
 FIRST = ("batch_seconds: 240.0", "batch_seconds: 120.0")  # a change of the params of `first`
@@ -206,10 +206,10 @@ def test_a_temporary_experiment_uses_the_projects_store(tmp_path: Path, monkeypa
     inside = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
-    assert places.store_root() == tmp_path / "data" / ".store"
-    assert places.data_root().resolve() == inside / "data"
+    assert locations.store_root() == tmp_path / "data" / ".store"
+    assert locations.data_root().resolve() == inside / "data"
     monkeypatch.chdir(tmp_path)
-    assert places.store_root().resolve() == tmp_path / "data" / ".store"
+    assert locations.store_root().resolve() == tmp_path / "data" / ".store"
 
 
 def test_an_artifact_is_not_older_than_what_it_was_made_from(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, places, snakemake, stage, why
+from birq.pipeline import artifact, code, dag, locations, snakemake, stage, why
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -59,13 +59,13 @@ def _stale(node: Node, asked: bool) -> Stale | None:
 def _accept(stale: Stale, say: Say) -> None:
     """Store the artifact under its present key, and put it in the workspace."""
     node, key = stale.node, stage.key_of(stale.parts)
-    stored = places.store_path(node.stage.name, key)
+    stored = locations.store_path(node.stage.name, key)
     entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "from": stale.record["key"], "code": stale.changes}
     record = stale.record | {"key": key, "parts": stale.parts, "accepted": [*stale.record.get("accepted", []), entry]}
     with stage.lock(stored, say):
         if not stored.exists():
             artifact.adopt(node.folder, stored, link=not node.stage.files_declared, record=record)
-            code.keep(stale.parts["code"], places.code_root())
+            code.keep(stale.parts["code"], locations.code_root())
         stage.publish(node, stored)
     snakemake.after_verb(node, snakemake.write_stamp(node))
 

@@ -99,7 +99,7 @@ def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]], memo: Pa
     return damage(target, others, memo) is None
 
 
-def place(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
+def restore(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
     """Put a stored artifact in its place, all of it at once; True if it was there already.
 
     A reader sees the old artifact or the new one. `link`: data files become hard links to the store's read-only files,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from birq.errors import BirqError
-from birq.pipeline import code, places
+from birq.pipeline import code, locations
 from birq.settings.methods import Method
 from birq.settings.params import Params
 
@@ -119,7 +119,7 @@ class Node:
     @property
     def folder(self) -> Path:
         """The artifact's folder, relative to the project."""
-        return places.data_root() / self.name
+        return locations.data_root() / self.name
 
     @property
     def provenance(self) -> Path:
@@ -229,7 +229,7 @@ def node(stage: str, wildcards: Wildcards, params: Params) -> Node:
 def find(text: str, params: Params) -> Node:
     """The node given as `data/finetune/birq-0`, `finetune/birq-0` or `report`. Errors: BirqError lists the artifacts of these params."""
     legal = {n.name: n for n in nodes(params)}
-    asked = text.rstrip("/").removesuffix(f"/{PROVENANCE}").removeprefix(f"{places.data_root()}/")
+    asked = text.rstrip("/").removesuffix(f"/{PROVENANCE}").removeprefix(f"{locations.data_root()}/")
     if asked in legal:
         return legal[asked]
     close = difflib.get_close_matches(asked, legal, n=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, stage
+from birq.pipeline import artifact, dag, locations, stage
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -71,9 +71,9 @@ def follow(params: Params, folder: Path, say: Callable[[str], Any], *, once: boo
         for run, node in runs.items():
             if run in done or (key := _key(node)) is None:
                 continue
-            stored = places.store_path(node.stage.name, key)
+            stored = locations.store_path(node.stage.name, key)
             finished = stored.exists()
-            curve = (stored if finished else places.work_root() / node.stage.name / key / "scratch") / "curve.jsonl"
+            curve = (stored if finished else locations.work_root() / node.stage.name / key / "scratch") / "curve.jsonl"
             if curve.exists() and (run not in followers or followers[run].key != key):
                 followers[run] = Follower(folder / run, key)
             if run in followers and (count := followers[run].take(curve)):

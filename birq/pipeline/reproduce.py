@@ -17,7 +17,7 @@ from typing import Any
 
 from birq import __version__, files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, verify, why
+from birq.pipeline import artifact, dag, locations, verify, why
 from birq.pipeline.git import answer, git
 from birq.settings import params, presets, yamlfile
 
@@ -193,7 +193,7 @@ def _dotted(tree: Any, path: str) -> Any:
 
 def _input(label: str, run: str) -> str:
     """The name in a record of an input that a key names."""
-    return why.input_folder(label, run).relative_to(places.data_root()).as_posix()
+    return why.input_folder(label, run).relative_to(locations.data_root()).as_posix()
 
 
 def _reasons(name: str, recorded: dict[str, Any], made: dict[str, Any]) -> list[str]:
@@ -270,7 +270,7 @@ def reproduce(source: str, folder: Path | None, settings: list[str], cores: str,
     Errors: BirqError for a record or a commit that is not there, params that are not legal, a stage that fails.
     """
     recorded = read(source)
-    folder = folder or places.data_root() / ".reproduce" / recorded["name"]
+    folder = folder or locations.data_root() / ".reproduce" / recorded["name"]
     tag = f", {recorded['tag']}" if recorded["tag"] else ""
     say(f"{recorded['name']}: birq {recorded['birq']}, commit {recorded['commit'][:12]}{tag}")
     differs = software_differences(recorded["software"], software(LOCK))
@@ -279,7 +279,7 @@ def reproduce(source: str, folder: Path | None, settings: list[str], cores: str,
     if differs:
         say(f"the versions of the result: python -m pip install -c {code / LOCK} -e .")
     say(f"running it again in {folder}, with {'the present code' if present else 'the code of that commit'}")
-    _run(folder, code, cores, places.store_root() if use_store else None)
+    _run(folder, code, cores, locations.store_root() if use_store else None)
     outcome = compare(recorded, folder / "data")
     (folder / DONE).write_text(json.dumps({"verdict": outcome.verdict, "lines": outcome.lines}, indent=1) + "\n", encoding="utf-8")
     return outcome

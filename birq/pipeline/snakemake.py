@@ -17,7 +17,7 @@ from pathlib import Path
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, sources, stage
+from birq.pipeline import artifact, dag, locations, sources, stage
 from birq.pipeline.dag import Node
 from birq.settings.params import Params, section
 
@@ -30,7 +30,7 @@ CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
 def stamp_path(node: Node) -> Path:
     """A corpus and a method have a stamp of their own; the seeds of a method share one."""
     own = node.wildcards.get("corpus") or node.wildcards.get("method")
-    return places.data_root() / ".stamps" / (f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json")
+    return locations.data_root() / ".stamps" / (f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json")
 
 
 def stamp_content(node: Node) -> str:
@@ -76,7 +76,7 @@ def after_verb(node: Node, stamp: Path) -> None:
         if path.stat().st_mtime_ns < newest:
             os.utime(path, ns=(newest, newest))
     with contextlib.suppress(FileNotFoundError):
-        os.utime(places.data_root() / "logs" / f"{node.name}.benchmark.tsv")
+        os.utime(locations.data_root() / "logs" / f"{node.name}.benchmark.tsv")
 
 
 def _declared(node: Node) -> list[Path]:
@@ -127,7 +127,7 @@ def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
         if problem:
             say(f"{problem}: will be made again")
         else:
-            stage.keep(node, places.store_path(node.stage.name, record["key"]), say)
+            stage.keep(node, locations.store_path(node.stage.name, record["key"]), say)
         # without a current key an input is missing or damaged: the stage is run anyway
         if problem or stage.current_key(node) not in (None, record["key"]):
             os.utime(node.provenance, (1, 1))

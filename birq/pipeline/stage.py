@@ -20,7 +20,7 @@ from typing import Any
 
 from birq import __version__, ranks
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, places, sources
+from birq.pipeline import artifact, code, locations, sources
 from birq.pipeline.dag import Node
 from birq.progress import say as say_line
 from birq.settings.methods import Method
@@ -129,13 +129,13 @@ def _sound(node: Node) -> dict[str, Any]:
     """The provenance of an input. Errors: BirqError if it is missing or damaged."""
     record = artifact.read_provenance(node.folder)
     if problem := artifact.damage(node.folder, record["files"], memo(node, record["key"])):
-        raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {places.store_root()} or made anew")
+        raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {locations.store_root()} or made anew")
     return record
 
 
 def memo(node: Node, key: str) -> Path:
     """Where the hashes of an artifact's files are remembered."""
-    return places.memo(f"{node.stage.name}-{key}")
+    return locations.memo(f"{node.stage.name}-{key}")
 
 
 # ---- lock
@@ -156,7 +156,7 @@ def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
             raise
         if not stored.exists():
             raise BirqError(
-                f"the store {places.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
+                f"the store {locations.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
                 "that can be written, or unset it"
             ) from None
         yield
@@ -192,11 +192,11 @@ def run(
     `launch`: asked when the artifact has to be computed; returns what does so in other processes, which go through `run` and `follow`.
     Errors: BirqError for bad input, a full or a read-only disk; the work folder keeps what was done for the next try.
     """
-    work = places.work_root() / node.stage.name
+    work = locations.work_root() / node.stage.name
     try:
         parts = key_parts(node)
         key = key_of(parts)
-        stored, work = places.store_path(node.stage.name, key), work / key
+        stored, work = locations.store_path(node.stage.name, key), work / key
         with lock(stored, say, shared=part is not None):
             origin = _find(node, key, stored, say)
             elsewhere = launch() if launch and not origin else None
@@ -228,7 +228,7 @@ def follow(node: Node) -> None:
 
 
 def _job(node: Node, key: str) -> Job:
-    work = places.work_root() / node.stage.name / key
+    work = locations.work_root() / node.stage.name / key
     return Job(node, key, work / "out", work / "scratch")
 
 
@@ -262,7 +262,7 @@ def _usable(stored: Path, say: Say) -> bool:
         return False
     try:
         record = artifact.read_provenance(stored)
-        problem = artifact.damage(stored, record["files"], places.memo(f"{stored.parent.name}-{stored.name}"))
+        problem = artifact.damage(stored, record["files"], locations.memo(f"{stored.parent.name}-{stored.name}"))
     except artifact.NewerFormatError:
         raise
     except BirqError as e:
@@ -330,7 +330,7 @@ def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -
             importlib.import_module(job.node.stage.module).compute(job)
         finally:
             (work / "reserve").unlink()
-    code.keep(parts["code"], places.code_root())
+    code.keep(parts["code"], locations.code_root())
     described = artifact.describe(job.out)
     if not described:
         raise RuntimeError(f"stage {job.node.stage.name} made no files")
@@ -376,4 +376,6 @@ def _timed(spent: Path) -> Iterator[Callable[[], float]]:
 
 def publish(node: Node, stored: Path) -> bool:
     """Put a stored artifact in its folder in the workspace; True if it was there."""
-    return artifact.place(stored, node.folder, places.transit(node.name), link=not node.stage.files_declared, memo=memo(node, stored.name))
+    return artifact.restore(
+        stored, node.folder, locations.transit(node.name), link=not node.stage.files_declared, memo=memo(node, stored.name)
+    )

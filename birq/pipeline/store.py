@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, git, places, stage
+from birq.pipeline import artifact, dag, git, locations, stage
 from birq.settings import yamlfile
 from birq.settings.params import Params
 
@@ -37,7 +37,7 @@ class Kept:
 
 
 def _records() -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    for folder in sorted(f for f in places.store_root().glob("[a-z]*/*/") if not f.name.startswith(".")):
+    for folder in sorted(f for f in locations.store_root().glob("[a-z]*/*/") if not f.name.startswith(".")):
         try:
             yield folder, artifact.read_provenance(folder)
         except BirqError:
@@ -63,15 +63,15 @@ def listing() -> list[Kept]:
 
 
 def _users() -> list[Path]:
-    return [Path(m.read_text(encoding="utf-8")) for m in places.user_marks()]
+    return [Path(m.read_text(encoding="utf-8")) for m in locations.user_marks()]
 
 
 def _workspaces() -> dict[str, set[str]]:
     """Key -> the workspaces where it is in place."""
-    here, uses = places.project().resolve(), {}
+    here, uses = locations.project().resolve(), {}
     for project in {here, *_users()}:
         name = "workspace" if project == here else str(project)
-        for path in (project / places.data_root()).glob("[a-z]*/**/" + artifact.PROVENANCE):
+        for path in (project / locations.data_root()).glob("[a-z]*/**/" + artifact.PROVENANCE):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 uses.setdefault(json.loads(path.read_text(encoding="utf-8"))["key"], set()).add(name)
     return uses
@@ -80,7 +80,7 @@ def _workspaces() -> dict[str, set[str]]:
 def _lock_files() -> dict[str, dict[str, set[str]]]:
     """dvc.lock in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
     found = {}
-    for project in {places.project().resolve(), *_users()}:
+    for project in {locations.project().resolve(), *_users()}:
         with contextlib.suppress(OSError):
             found[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
         refs = (git.answer("for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags", "refs/exps", cwd=project) or "").split()
@@ -117,7 +117,7 @@ def _in_lock(kept: Kept, outs: dict[str, set[str]]) -> bool:
     wanted = outs.get(kept.stage, set())
     if not wanted or kept.runs == "damaged":
         return False
-    memo = places.memo(f"dvc-{kept.stage}-{kept.key}")
+    memo = locations.memo(f"dvc-{kept.stage}-{kept.key}")
     try:
         digest = json.loads(memo.read_text())
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def ls() -> str:
     ]
     total, free = sum(k.bytes for k in kept), sum(k.bytes for k in kept if not k.uses)
     lines.append(
-        f"{len(kept)} artifacts, {total / 2**20:.1f} MiB in {places.store_root()}; `birq store gc` would remove {free / 2**20:.1f} MiB"
+        f"{len(kept)} artifacts, {total / 2**20:.1f} MiB in {locations.store_root()}; `birq store gc` would remove {free / 2**20:.1f} MiB"
     )
     return "\n".join(lines)
 
@@ -171,11 +171,11 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
 
     Errors: BirqError if a clone that uses the store cannot be seen; `forget` names clones that are gone.
     """
-    for mark in places.user_marks():
+    for mark in locations.user_marks():
         if mark.read_text(encoding="utf-8") in forget:
             mark.unlink()
     for user in _users():
-        if not (user / places.data_root()).is_dir():
+        if not (user / locations.data_root()).is_dir():
             raise BirqError(f"{user} uses this store and is not to be seen from here; nothing was removed. If it is gone: --forget {user}")
     removed, size, busy = 0, 0, 0
     for kept in listing():
@@ -201,7 +201,7 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
 
 def _half_copied() -> None:
     """What a killed run had not yet copied to its place in the store."""
-    for folder in places.store_root().glob("[a-z]*/.*/"):
+    for folder in locations.store_root().glob("[a-z]*/.*/"):
         with _free(folder.parent / f"{folder.name.split('.')[1]}.lock") as free:
             if free:
                 artifact.remove(folder)
@@ -209,10 +209,10 @@ def _half_copied() -> None:
 
 def _old_work(params: Params, dry_run: bool) -> int:
     wanted, n = _wanted_work(params), 0
-    for folder in places.work_root().glob("[a-z]*/*/"):
-        if folder.parent.name == "placing" or folder.name in wanted:
+    for folder in locations.work_root().glob("[a-z]*/*/"):
+        if folder.parent.name == "restoring" or folder.name in wanted:
             continue
-        with _free(places.store_path(folder.parent.name, folder.name).with_suffix(".lock")) as free:
+        with _free(locations.store_path(folder.parent.name, folder.name).with_suffix(".lock")) as free:
             if free:
                 n += 1
                 if not dry_run:
@@ -223,11 +223,11 @@ def _old_work(params: Params, dry_run: bool) -> int:
 def _forget_past() -> None:
     """Texts of code and hashes that belong to nothing in the store any more."""
     code = {d for _, r in _records() if r and isinstance(r["parts"].get("code"), dict) for d in r["parts"]["code"].values()}
-    for path in places.code_root().glob("*.py"):
+    for path in locations.code_root().glob("*.py"):
         if path.stem not in code:
             path.unlink()
     keys = {k.name for k, _ in _records()}
-    for path in places.memo("x").parent.glob("*-*.json"):
+    for path in locations.memo("x").parent.glob("*-*.json"):
         if not path.name.startswith("sources-") and path.stem.rpartition("-")[2] not in keys:
             path.unlink()
 
@@ -245,6 +245,6 @@ def check() -> str:
     if damaged:
         lines = "\n".join(damaged)
         raise BirqError(
-            f"{len(damaged)} of {n} artifacts in {places.store_root()} are damaged; delete their folders, they are made again:\n{lines}"
+            f"{len(damaged)} of {n} artifacts in {locations.store_root()} are damaged; delete their folders, they are made again:\n{lines}"
         )
-    return f"{n} artifacts, {size / 2**20:.1f} MiB in {places.store_root()}: every hash holds"
+    return f"{n} artifacts, {size / 2**20:.1f} MiB in {locations.store_root()}: every hash holds"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, stage
+from birq.pipeline import artifact, dag, locations, stage
 from birq.pipeline.dag import Node
 from birq.pipeline.why import differences
 from birq.settings.params import Params
@@ -18,7 +18,7 @@ def node(one: Node) -> dict:
     folder = one.folder
     record = artifact.read_provenance(folder)
     if problem := artifact.damage(folder, record["files"]):
-        raise BirqError(f"{problem}; delete {folder} and {places.store_path(one.stage.name, record['key'])}, then {WAY_OUT}")
+        raise BirqError(f"{problem}; delete {folder} and {locations.store_path(one.stage.name, record['key'])}, then {WAY_OUT}")
     if extra := sorted(set(artifact.list_files(folder)) - set(record["files"])):
         raise BirqError(f"{folder / extra[0]} was not made by the stage; remove it")
     if artifact.content_digest(record["files"]) != record["digest"]:

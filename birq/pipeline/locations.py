@@ -38,7 +38,7 @@ def work_root() -> Path:
 
 def transit(name: str) -> Path:
     """For an artifact on its way into the workspace, on the same file system."""
-    return data_root() / ".work" / "placing" / name
+    return data_root() / ".work" / "restoring" / name
 
 
 def memo(name: str) -> Path:
