@@ -378,5 +378,3 @@ def publish(node: Node, stored: Path) -> bool:
     """Put a stored artifact in its folder in the workspace; True if it was there."""
     link, remembered = not node.stage.files_declared, memo(node, stored.name)
     return artifact.restore(stored, node.folder, locations.transit(node.name), link=link, memo=remembered)
-        stored, node.folder, locations.transit(node.name), link=not node.stage.files_declared, memo=memo(node, stored.name)
-    )
