@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, prepare, splits
+from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, splits
 from birq.corpora.items import Item, Limits
 from birq.errors import BirqError
-from birq.pipeline import code, stage
+from birq.pipeline import code, dag, stage
 from birq.settings import params
 from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
+from birq.stages import corpus as stages_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))
@@ -264,8 +265,9 @@ def test_the_stage_itself_leaves_facts_for_the_provenance(tmp_path: Path):
     mine = tracked.model_copy(update={"corpora": {"mine": LocalCorpus(kind="local", root=str(root))}})
     (tmp_path / "out").mkdir()
     (tmp_path / "scratch").mkdir()
-    job = stage.Job("corpus", {"corpus": "mine"}, "key", {}, tmp_path / "out", tmp_path / "scratch", mine)
-    prepare.compute(job)
+    node = dag.Node(dag.STAGES["corpus"], {"corpus": "mine"}, mine)
+    job = stage.Job(node, "key", tmp_path / "out", tmp_path / "scratch")
+    stages_corpus.compute(job)
     assert job.notes["quarantined"] == 0
     assert set(job.notes["hours"]) == {"train", "dev", "test"}
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import gang
 import numpy as np
@@ -37,13 +36,15 @@ from torch.overrides import TorchFunctionMode
 from birq.model.encoder import valid_mask
 from birq.model.masking import batch_masks, span_frames
 from birq.model.quantizer import RandomQuantizer, standardise
+from birq.saved import encoder as encoders
+from birq.saved.recogniser import Recogniser
 from birq.settings import params as params_module
 from birq.speech.batches import Feed, collate
-from birq.speech.fbank import fbank, statistics
-from birq.speech.shards import open_split, read_stats
+from birq.speech.fbank import fbank
+from birq.speech.shards import open_split, read_front_end, read_stats
+from birq.stages import finetune, pretrain
+from birq.stages.features import statistics
 from birq.text import tokenizer
-from birq.train import finetune, pretrain
-from birq.train.checkpoint import load_ctc, load_pretrained
 
 
 def test_projection_normalised_over_time() -> None:
@@ -65,14 +66,15 @@ def test_zero_frames_in_front_of_an_utterance_depending_on_its_batch(features: P
 
     Here: an utterance begins with its first frame in every batch, padding stands behind it, and its labels are those it has alone.
     """
-    split, (mean_F, std_F), p = open_split([features], "train"), read_stats([features]), pretrainer()
+    split, p = open_split([features], "train"), pretrainer()
+    front_end = read_front_end([features], split, n_stack=4)
     longest, shortest = int(split.n_frames.argmax()), int(split.n_frames.argmin())
-    alone, together = (collate(split, np.array(i), mean_F, std_F, 4, 10.0) for i in ([shortest], [longest, shortest]))
+    alone, together = (collate(split, np.array(i), front_end) for i in ([shortest], [longest, shortest]))
     n = int(alone.lengths_B[0])
     assert together.feats_BTF.shape[1] > alone.feats_BTF.shape[1] == 4 * n
     assert torch.equal(together.feats_BTF[1, : 4 * n], alone.feats_BTF[0])
     assert not together.feats_BTF[1, 4 * n :].any()
-    first = (split.logmel(shortest)[0] - mean_F) / std_F
+    first = (split.logmel(shortest)[0] - front_end.mean_F) / front_end.std_F
     torch.testing.assert_close(together.feats_BTF[1, 0], torch.from_numpy(first), atol=1e-4, rtol=1e-4)
     assert torch.equal(p.anchor_labels(together.feats_BTF)[1, :n], p.anchor_labels(alone.feats_BTF)[0])
 
@@ -224,9 +226,9 @@ def test_feature_normalisation_differs_between_pretraining_and_finetuning(tmp_pa
     finetune.compute(j)
     mean_F, std_F = read_stats([features])
     assert not np.allclose(mean_F, read_stats([other])[0], atol=1)
-    for made in (load_pretrained(encoder), load_ctc(j.out)):
-        np.testing.assert_array_equal(made.mean_F, mean_F)
-        np.testing.assert_array_equal(made.std_F, std_F)
+    for made in (encoders.load(encoder), Recogniser.load(j.out)):
+        np.testing.assert_array_equal(made.front_end.mean_F, mean_F)
+        np.testing.assert_array_equal(made.front_end.std_F, std_F)
 
 
 def test_a_trainable_norm_in_front_of_the_quantizer_lets_labels_drift(tmp_path: Path, features: Path) -> None:
@@ -234,8 +236,8 @@ def test_a_trainable_norm_in_front_of_the_quantizer_lets_labels_drift(tmp_path: 
 
     Here: nothing trainable lies between features and anchoring label, so training leaves every label as it was.
     """
-    trained = load_pretrained(run_pretrain(tmp_path / "a", features, pretrain__steps=6, pretrain__learning_rate=0.05).out).pretrainer
-    fresh = load_pretrained(run_pretrain(tmp_path / "b", features, "scratch").out).pretrainer
+    trained = encoders.load(run_pretrain(tmp_path / "a", features, pretrain__steps=6, pretrain__learning_rate=0.05).out).model
+    fresh = encoders.load(run_pretrain(tmp_path / "b", features, "scratch").out).model
     assert not torch.equal(trained.encoder.project.weight, fresh.encoder.project.weight)
     feats = batch([60]).feats_BTF
     assert torch.equal(trained.anchor_labels(feats), fresh.anchor_labels(feats))
@@ -322,10 +324,10 @@ def test_unequal_batches_per_rank_hang(tmp_path: Path, features: Path) -> None:
     Here: ranks share each step's batch, so every rank makes just the steps that params name, over many epochs of two batches, with a last
     batch that is short, and with more ranks than a micro-batch has utterances.
     """
-    split, (mean_F, std_F) = open_split([features], "train"), read_stats([features])
+    split = open_split([features], "train")
     total_s = float(split.n_frames.sum()) / 100
     settings = {"batch_seconds": total_s * 0.7, "micro_batch_seconds": float(split.n_frames.max()) / 100}
-    feed = Feed(split, np.arange(len(split)), mean_F, std_F, n_stack=4, frame_shift_ms=10.0, seed=0, **settings)
+    feed = Feed(split, np.arange(len(split)), read_front_end([features], split, n_stack=4), seed=0, **settings)
     assert feed.n_batches(0) == 2
     assert min(len(b.ids) for batches in feed.epoch(0) for b in batches) == 1
     changes = {f"pretrain__{k}": v for k, v in settings.items()} | {"pretrain__steps": 7, "pretrain__log_every_steps": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from tiny import (
     curve,
     finetune_job,
     job,
+    objective,
     params,
     pretrained,
     pretrainer,
@@ -35,12 +37,15 @@ from tiny import (
 
 from birq import __main__ as birq
 from birq.errors import BirqError, Stopped
+from birq.model import objectives
 from birq.pipeline.stage import Job
+from birq.saved import encoder
+from birq.saved.weights import shape_of
 from birq.speech.batches import Batch
 from birq.speech.shards import open_split
-from birq.train import finetuning as finetune
-from birq.train import pretraining as pretrain
-from birq.train.checkpoint import load_checkpoint, load_pretrained
+from birq.stages import finetune, pretrain
+from birq.train import finetuning, pretraining
+from birq.train.checkpoint import load_checkpoint
 from birq.train.runtime import interrupt
 from birq.train.runtime.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
@@ -124,7 +129,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
 def resumed(j: Job, out: Path) -> Job:
     """The same work folder, a fresh output."""
     out.mkdir()
-    return Job(j.stage, j.wildcards, j.key, j.inputs, out, j.scratch, j._params)
+    return dataclasses.replace(j, out=out, notes={})
 
 
 # ---- stopping when asked
@@ -162,14 +167,14 @@ def test_a_signal_stops_at_a_checkpoint_that_ends_in_the_same_bits(
 ) -> None:
     """The step under way is finished and saved, with what is summed up for the next line of the curve; an evaluation under way is dropped
     and made after resuming. So weights and curve are those of a run that nobody stopped."""
-    module = {"pretrain": pretrain, "finetune": finetune}[stage]
+    module, tasks = {"pretrain": (pretrain, pretraining), "finetune": (finetune, finetuning)}[stage]
     inputs = {"pretrain": [scratch_encoder], "tokenizer": [letters], "features": [features]}
     whole, stopped = (job(stage, tmp_path / name, inputs, params(**REQUESTED)) for name in ("whole", "stopped"))
     module.compute(whole)
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
     with monkeypatch.context() as m, pytest.raises(Stopped, match=rf"{stage}/birq-0: step {step} of 14 is saved \({number.name}\)"):
         owner, _, name = function.partition(".")
-        signal_in_call(m, getattr(module, owner), name, number, call)
+        signal_in_call(m, getattr(tasks, owner), name, number, call)
         module.compute(stopped)
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == handlers
     assert load_checkpoint(stopped.scratch)["position"]["step"] == step
@@ -281,19 +286,20 @@ def test_methods_of_a_seed_share_quantizers_and_first_weights(tmp_path: Path, fe
     for n in names:
         assert torch.equal(made["birq"][n], made["best_rq"][n]) and torch.equal(made["birq"][n], made["scratch"][n]), n
         assert not torch.equal(made["birq"][n], other[n])
-    fresh = pretrain.build_pretrainer(json.loads((scratch_encoder / "config.json").read_text())).state_dict()
+    config = json.loads((scratch_encoder / "config.json").read_text())
+    fresh = pretraining.build(objectives, shape_of(config), objective(), seed=0).state_dict()
     assert all(torch.equal(fresh[n], w) for n, w in made["scratch"].items()), "scratch is the untrained encoder that the others began with"
     assert curve(scratch_encoder) == []
 
 
-def test_a_loaded_pretrainer_gives_the_labels_it_was_trained_with(tmp_path: Path, features: Path) -> None:
+def test_a_loaded_encoder_gives_the_labels_it_was_trained_with(tmp_path: Path, features: Path) -> None:
     """Projection and codebook come from the file, not from a seed that some later version might use otherwise."""
     out = pretrained(tmp_path, features, pretrain__steps=2)
     weights = load_file(out / "encoder.safetensors")
-    loaded = load_pretrained(out)
-    assert torch.equal(loaded.pretrainer.anchor_quantizer.projection, weights["anchor_quantizer.projection"])
-    assert torch.equal(loaded.pretrainer.quantizer.codebook, weights["quantizer.codebook"])
-    assert loaded.mean_F.shape == loaded.std_F.shape == (20,) and not loaded.pretrainer.training
+    loaded = encoder.load(out)
+    assert torch.equal(loaded.model.anchor_quantizer.projection, weights["anchor_quantizer.projection"])
+    assert torch.equal(loaded.model.quantizer.codebook, weights["quantizer.codebook"])
+    assert loaded.front_end.mean_F.shape == loaded.front_end.std_F.shape == (20,) and not loaded.model.training
 
 
 LITERAL = {"random_projection__anchor_weight": 0.0, "birq__entropy_weight": 0.0, "birq__min_perplexity": 1.0}
@@ -322,10 +328,9 @@ def pieces(b: Batch, cuts: list[slice]) -> list[Batch]:
     return [Batch(b.feats_BTF[c], b.lengths_B[c], b.ids[c], b.texts[c], b.index[c], float(b.lengths_B[c].sum()) / 25) for c in cuts]
 
 
-def accumulated(folder: Path, batches: list[Batch], **changes) -> torch.Tensor:
-    p = params()
+def accumulated(batches: list[Batch], **changes) -> torch.Tensor:
     model = pretrainer(**{"gumbel_noise": False, "mask_fill_std": 0.0, **changes})
-    task = pretrain.PretrainTask(model, p.pretrain, job("pretrain", folder, {}, p), torch.device("cpu"), 0, 10.0)
+    task = pretraining.PretrainTask(model, params().pretrain, "pretrain/birq-0", torch.device("cpu"), 0, 10.0)
     task.backward(batches, 0, 0)
     return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
 
@@ -335,12 +340,12 @@ def accumulated(folder: Path, batches: list[Batch], **changes) -> torch.Tensor:
     [{"enhanced_weight": 0.0}, {"label_norm": "layer_norm", "entropy_weight": 0.0, "enhanced_weight": 1.0, "label_gradient": 0.0}],
     ids=["best_rq", "birq, frame-wise labels"],
 )
-def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, changes: dict) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(changes: dict) -> None:
     """A mean over masked frames is a sum over micro-batches weighted by their masked frames, however unlike these are. (Standardised z
     and the entropy of the mean label are those of a micro-batch: an approximation, which larger micro-batches make smaller.)"""
     b = batch([60, 60, 40, 4, 3])
-    whole = accumulated(tmp_path, [b], **changes)
-    parts = accumulated(tmp_path, pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), **changes)
+    whole = accumulated([b], **changes)
+    parts = accumulated(pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), **changes)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
 
@@ -360,7 +365,7 @@ def test_loss_that_is_not_finite_is_an_error(tmp_path: Path, features: Path, let
 def test_collapse_is_an_error_that_names_entropy_weight(tmp_path: Path, features: Path) -> None:
     """Labels that say nothing are found out in minutes, not after the run."""
     literal = {**LITERAL, **BUDGET, "birq__min_perplexity": 2.0, "pretrain__steps": 400, "birq__label_norm": "layer_norm"}
-    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise pretrain\.entropy_weight"):
+    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise birq\.entropy_weight"):
         pretrained(tmp_path, features, **literal)
     assert len(curve(tmp_path / "scratch")) < 20
 
