@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import gang
 import numpy as np
@@ -276,21 +278,20 @@ def names_used(folder: Path) -> tuple[set[str], tuple[str, ...]]:
 
 
 class Recorder:
-    """A params section that remembers which of its keys were read one by one."""
+    """A value, such as a section of params, that remembers which of its fields were read one by one."""
 
-    def __init__(self, section: BaseModel):
-        self._section, self.read = section, set()
+    def __init__(self, value: Any):
+        self._value, self.read = value, set()
 
     def __getattr__(self, key: str):
-        if key in type(self._section).model_fields:
-            self.read.add(key)
-        return getattr(self._section, key)
+        self.read.add(key)
+        return getattr(self._value, key)
 
 
-def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path) -> None:
+def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchaudio's HuBERT example: flags without effect.
 
-    Here: every key of params.yaml is read by some code, and every key of pretrain and finetune by a run of its stage. (test_objectives.py
+    Here: every key of params.yaml is read by some code, and every key of the training sections by a run of its stage. (test_objectives.py
     shows for each constant of the objective that it changes the loss, or the gradient; dropout is read where the encoder is built.)
     """
     used, ends = names_used(ROOT / "birq")
@@ -302,15 +303,18 @@ def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path) 
     p = params(pretrain__steps=2, finetune__steps=2)
     tokenizer.characters(LETTERS + " ").save(tmp_path)
     inputs = {"features": [features], "tokenizer": [tmp_path]}
-    for stage, compute, elsewhere in (
-        ("pretrain", pretrain.compute, {f.name for f in dataclasses.fields(objective())} | {"dropout"}),
-        ("finetune", finetune.compute, set()),
-    ):
-        section = Recorder(getattr(p, stage))
-        j = job(stage, tmp_path / stage, inputs, SimpleNamespace(model=p.model, features=p.features, **{stage: section}))
+    sections = {name: Recorder(getattr(p, name)) for name in ("pretrain", "random_projection", "birq", "finetune")}
+    watched = Recorder(pretrain.Watched(p.birq.min_perplexity, p.birq.gradient_cosine_every_steps))
+    monkeypatch.setattr(pretrain, "Watched", Mock(return_value=watched, __dataclass_fields__={}))
+    for stage, compute in (("pretrain", pretrain.compute), ("finetune", finetune.compute)):
+        j = job(stage, tmp_path / stage, inputs, p.model_copy(update=sections))
         compute(j)
+        assert j.notes["threads"] == getattr(p, stage).cpu_threads
         inputs[stage] = [j.out]
-        assert set(type(getattr(p, stage)).model_fields) - section.read - elsewhere == set(), stage
+    elsewhere = {f.name for f in dataclasses.fields(objective())} | watched.read | {"dropout", "cpu_threads"}
+    for name, section in sections.items():
+        unread = set(type(getattr(p, name)).model_fields) - section.read
+        assert (unread if name == "finetune" else unread - elsewhere) == set(), name
 
 
 def steps_of_a_rank(folder: Path, features: Path, changes: dict) -> int:
