@@ -14,11 +14,13 @@ import zipfile
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from tiny import (
+    LETTERS,
     batch,
     child_environment,
     curve,
@@ -29,6 +31,7 @@ from tiny import (
     pretrained,
     pretrainer,
     rows,
+    shape,
     shipped,
     speech,
     tree,
@@ -38,14 +41,18 @@ from tiny import (
 from birq import __main__ as birq
 from birq.errors import BirqError, Stopped
 from birq.model import objectives
+from birq.model.ctc import CtcModel
+from birq.model.encoder import Encoder
 from birq.pipeline.stage import Job
 from birq.saved import encoder
 from birq.saved.weights import shape_of
-from birq.speech.batches import Batch
-from birq.speech.shards import open_split
+from birq.speech.batches import Batch, Feed
+from birq.speech.shards import open_split, read_front_end
 from birq.stages import finetune, pretrain
+from birq.text import tokenizer
 from birq.train import finetuning, pretraining
 from birq.train.checkpoint import load_checkpoint
+from birq.train.distributed import ALONE, Group
 from birq.train.runtime import interrupt
 from birq.train.runtime.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
@@ -105,7 +112,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
 ) -> None:
     """Everything random at a step follows from (seed, step), and the checkpoint holds the rest: weights and curve of a pre-training and a
     fine-tuning that were killed are those of runs that were not. Dropout, masks, Gumbel noise, SpecAugment and dev WER are all on."""
-    changes = {"pretrain__steps": 150, "finetune__steps": 150, "pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 10}
+    changes = {"pretrain__steps": 60, "finetune__steps": 60, "pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 10}
     killed, whole = (project(tmp_path / name, features, **changes) for name in ("killed", "whole"))
     monkeypatch.delenv("BIRQ_STORE", raising=False)
     for verb in ("tokenizer", "pretrain", "finetune"):
@@ -292,6 +299,24 @@ def test_methods_of_a_seed_share_quantizers_and_first_weights(tmp_path: Path, fe
     assert curve(scratch_encoder) == []
 
 
+BYTES = ("encoder.safetensors", "config.json")
+OTHER_BIRQ = {f"birq__{k}": v for k, v in {"label_layer": 2, "enhanced_weight": 0.7, "heads": "separate", "min_perplexity": 1.5}.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("scratch", OTHER_BIRQ | {"pretrain__steps": 5, "pretrain__dropout": 0.3, "random_projection__anchor_weight": 0.7}),
+        ("best_rq", OTHER_BIRQ | {"birq__gradient_cosine_every_steps": 2}),
+    ],
+)
+def test_what_a_method_does_not_read_does_not_change_its_artifact(tmp_path: Path, features: Path, method: str, changes: dict) -> None:
+    """Such a param is not in its key, so it may change no byte: neither a weight nor a line of config.json, which fine-tuning reads."""
+    one, two = (pretrained(tmp_path / str(n), features, method, **{"pretrain__steps": 3} | c) for n, c in enumerate(({}, changes)))
+    for name in (*BYTES, "curve.jsonl"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
 def test_a_loaded_encoder_gives_the_labels_it_was_trained_with(tmp_path: Path, features: Path) -> None:
     """Projection and codebook come from the file, not from a seed that some later version might use otherwise."""
     out = pretrained(tmp_path, features, pretrain__steps=2)
@@ -319,6 +344,55 @@ def test_the_shipped_form_does_not_collapse(tmp_path: Path, features: Path) -> N
     lines = curve(pretrained(tmp_path, features, **BUDGET, **shipped()))
     assert lines[-1]["enhanced_perplexity"] > 0.7 * lines[-1]["anchor_perplexity"] > 10
     assert lines[-1]["label_fidelity"] > 0.5
+
+
+# ---- what a task remembers
+
+
+class Twins(Group):
+    """A group in which another rank has the same sums as this one."""
+
+    def add(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+
+def pretraining_task(folder: Path, features: Path) -> pretraining.PretrainTask:
+    watched = pretraining.Watched(gradient_cosine_every_steps=1)
+    section = params().pretrain
+    return pretraining.PretrainTask(pretrainer(), section, "pretrain/birq-0", torch.device("cpu"), 0, 10.0, watched=watched)
+
+
+def finetuning_task(folder: Path, features: Path) -> finetuning.FinetuneTask:
+    split, dev = (open_split([features], name) for name in ("train", "dev"))
+    letters = tokenizer.characters(LETTERS + " ")
+    torch.manual_seed(0)
+    model = CtcModel(Encoder(shape()), letters.size)
+    front_end = read_front_end([features], split, n_stack=4)
+    return finetuning.FinetuneTask(model, letters, front_end, params().finetune, dev, folder, torch.device("cpu"), ALONE)
+
+
+@pytest.mark.parametrize("group", [ALONE, Twins(0, 2)], ids=["alone", "two ranks"])
+@pytest.mark.parametrize("make", [pretraining_task, finetuning_task])
+def test_asking_for_the_state_changes_nothing(tmp_path: Path, features: Path, make, group: Group) -> None:
+    """A checkpoint may be written at any step: the sums go on, and the next line of the curve is that of a run without a checkpoint."""
+    split = open_split([features], "train")
+    feed = Feed(split, np.arange(len(split)), read_front_end([features], split, 4), batch_seconds=8.0, micro_batch_seconds=4.0, seed=0)
+    steps = list(feed.epoch(0))[:2]
+    lines, states = [], []
+    for n_calls in (0, 2):
+        task = make(tmp_path, features)
+        task.group = ALONE
+        for step, batches in enumerate(steps):
+            torch.manual_seed(step)
+            task.backward(batches, step, 0)
+            task.group = group
+            states += [task.state() for _ in range(n_calls)]
+            task.group = ALONE
+        task.group = group
+        lines.append(task.figures(2))
+    assert lines[0] == lines[1] and np.isfinite([v for v in lines[0].values() if v is not None]).all()
+    (first, again), (second, once_more) = states[:2], states[2:]
+    assert str(first) == str(again) != str(second) == str(once_more)
 
 
 # ---- gradient accumulation
