@@ -8,6 +8,7 @@ import torch
 
 from birq.errors import BirqError
 from birq.speech import batches, shards
+from birq.speech.frontend import FrontEnd
 
 STACK, SHIFT_MS = 4, 10.0
 
@@ -26,20 +27,15 @@ def split(tmp_path_factory):
     return shards.open_split([folder], "train")
 
 
+def front_end(split):
+    mean_F, std_F = np.linspace(-7, -5, 80).astype(np.float32), np.linspace(2, 4, 80).astype(np.float32)
+    return FrontEnd(split.about, mean_F, std_F, STACK)
+
+
 def feed(split, index=None, batch_seconds=40.0, micro_batch_seconds=15.0, seed=0):
-    mean, std = np.linspace(-7, -5, 80).astype(np.float32), np.linspace(2, 4, 80).astype(np.float32)
     index = np.arange(len(split)) if index is None else index
-    return batches.Feed(
-        split,
-        index,
-        mean,
-        std,
-        batch_seconds=batch_seconds,
-        micro_batch_seconds=micro_batch_seconds,
-        n_stack=STACK,
-        frame_shift_ms=SHIFT_MS,
-        seed=seed,
-    )
+    sizes = {"batch_seconds": batch_seconds, "micro_batch_seconds": micro_batch_seconds}
+    return batches.Feed(split, index, front_end(split), **sizes, seed=seed)
 
 
 def lengths(n, seed=0):
@@ -123,7 +119,7 @@ def test_values_are_normalised_and_padding_is_zero(split):
         for row, i in enumerate(batch.index):
             n = int(batch.lengths_B[row]) * STACK
             assert n == split.n_frames[i] // STACK * STACK and batch.ids[row] == split.ids[i] and batch.texts[row] == split.texts[i]
-            want = (split.logmel(i)[:n] - made.mean_F) / made.std_F
+            want = (split.logmel(i)[:n] - made.front_end.mean_F) / made.front_end.std_F
             np.testing.assert_allclose(batch.feats_BTF[row, :n].numpy(), want, atol=1e-5)
             assert not batch.feats_BTF[row, n:].any()
 
@@ -150,8 +146,7 @@ def test_batches_are_independent_arrays(split):
 
 def test_sequential_is_once_and_sorted(split):
     """Decoding sees each utterance once, longest first, so that a batch that does not fit in memory fails at once."""
-    mean, std = np.zeros(80, np.float32), np.ones(80, np.float32)
-    got = list(batches.sequential(split, np.arange(50), mean, std, 20.0, STACK, SHIFT_MS))
+    got = list(batches.sequential(split, np.arange(50), front_end(split), 20.0))
     order = np.concatenate([b.index for b in got])
     assert sorted(order) == list(range(50)) and (np.diff(split.n_frames[order]) <= 0).all()
     assert max(b.seconds for b in got) <= 20.0

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, prepare, splits
+from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, splits
 from birq.corpora.items import Item, Limits
 from birq.errors import BirqError
-from birq.pipeline import code, stage
+from birq.pipeline import code, dag, stage
 from birq.settings import params
 from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
+from birq.stages import corpus as stages_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))
@@ -264,8 +265,9 @@ def test_the_stage_itself_leaves_facts_for_the_provenance(tmp_path: Path):
     mine = tracked.model_copy(update={"corpora": {"mine": LocalCorpus(kind="local", root=str(root))}})
     (tmp_path / "out").mkdir()
     (tmp_path / "scratch").mkdir()
-    job = stage.Job("corpus", {"corpus": "mine"}, "key", {}, tmp_path / "out", tmp_path / "scratch", mine)
-    prepare.compute(job)
+    node = dag.Node(dag.STAGES["corpus"], {"corpus": "mine"}, mine)
+    job = stage.Job(node, "key", tmp_path / "out", tmp_path / "scratch")
+    stages_corpus.compute(job)
     assert job.notes["quarantined"] == 0
     assert set(job.notes["hours"]) == {"train", "dev", "test"}
 
@@ -509,12 +511,12 @@ def test_wrong_alignments_are_an_error_that_names_the_line(tmp_path: Path, text:
 @pytest.mark.parametrize("kind", ["an4", "librispeech", "local", "synth"])
 def test_a_readers_code_holds_no_other_reader(kind: str):
     # a corpus' key holds the hashes of its reader's imports: a new reader must not decode every other corpus again
-    others = {"an4", "librispeech", "local", "synth", "prepare"} - {kind}
+    others = {"an4", "librispeech", "local", "synth"} - {kind}
     if kind != "synth":
         others |= {"espeak", "grammar"}
     names = set(code.modules(f"birq.corpora.{kind}"))
     assert f"birq.corpora.{kind}" in names and "birq.corpora.manifests" in names
-    assert not names & {f"birq.corpora.{o}" for o in others}
+    assert not names & {f"birq.corpora.{o}" for o in others} and "birq.stages.corpus" not in names
 
 
 def test_readers_are_imported_without_torch_lhotse_and_pyarrow(environment: dict[str, str]):

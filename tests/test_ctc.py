@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny import batch, noise, shape
 
-from birq.model.ctc import CtcModel, ctc_loss, frames_needed, greedy
+from birq.model.ctc import CtcModel, ctc_loss, frames_needed
 from birq.model.encoder import Encoder
+from birq.recognise.greedy import greedy
 
 
 def collapse(path: list[int], blank: int) -> list[int]:

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 
 from birq.errors import BirqError
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder
 from birq.pipeline.stage import Job
-from birq.recognise import decode
+from birq.saved.recogniser import Recogniser
+from birq.saved.weights import shape_of
 from birq.settings.params import load
-from birq.speech import shards
+from birq.speech import frontend, shards
+from birq.stages import decode
 from birq.text import tokenizer
-from birq.train.checkpoint import load_ctc, save_model, shape_of
 
 TEXTS = ["a b", "b", None, "", "ab ba"]
 
@@ -45,30 +47,19 @@ def recogniser(folder: Path) -> Path:
     params = load()
     tok = tokenizer.characters("ab ")
     model = params.model.model_dump(mode="json") | {"d_model": 32, "n_layers": 2, "n_heads": 2}
+    config = {"method": "birq", "seed": 0, "model": model, "features": shards.metadata(), "mean": [0.0] * 80, "std": [2.0] * 80}
     torch.manual_seed(0)
-    ctc = CtcModel(Encoder(shape_of(model, 80)), tok.size)
+    ctc = CtcModel(Encoder(shape_of(config)), tok.size)
     torch.nn.init.normal_(ctc.head.weight, std=1.0)
-    config = {
-        "method": "birq",
-        "seed": 0,
-        "model": model,
-        "features": params.features.model_dump(mode="json"),
-        "mean": [0.0] * 80,
-        "std": [2.0] * 80,
-    }
     folder.mkdir()
-    save_model(folder, "model.safetensors", ctc, config)
-    tok.save(folder)
+    Recogniser(ctc, tok, frontend.from_config(config), config).save(folder)
     return folder
 
 
 def job(home: Path, name: str, feats: Path, **section: Any) -> Job:
     params = load()
     params = params.model_copy(update={"decode": params.decode.model_copy(update=section)})
-    out = home / name
-    out.mkdir()
-    inputs = {"finetune": [home / "finetune"], "features": [feats]}
-    return Job("decode", {"method": "birq", "seed": "0"}, "key", inputs, out, home, params)
+    return tiny.job("decode", home / name, {"finetune": [home / "finetune"], "features": [feats]}, params)
 
 
 def test_every_transcribed_utterance_once(tmp_path: Path) -> None:
@@ -93,14 +84,14 @@ def test_hypothesis_is_of_its_own_utterance(tmp_path: Path) -> None:
     j = job(tmp_path, "decode", feats, splits=["dev"])
     decode.compute(j)
     rows = {r["id"]: r["hypothesis"] for r in pq.read_table(j.out / "dev.parquet").to_pylist()}
-    bundle, split = load_ctc(tmp_path / "finetune"), shards.open_split([feats], "dev")
+    loaded, split = Recogniser.load(tmp_path / "finetune"), shards.open_split([feats], "dev")
     for i, name in enumerate(split.ids):
         if split.texts[i] is not None:
             n = int(split.n_frames[i]) // 4
             with torch.inference_mode():
-                logp, _ = bundle.model(torch.from_numpy(split.logmel(i) / 2)[None, : n * 4], torch.tensor([n]))
+                logp, _ = loaded.model(torch.from_numpy(split.logmel(i) / 2)[None, : n * 4], torch.tensor([n]))
             best = torch.unique_consecutive(logp[0].argmax(-1)).tolist()
-            assert rows[name] == " ".join(bundle.tokenizer.decode([u for u in best if u != bundle.model.blank]).split())
+            assert rows[name] == " ".join(loaded.tokenizer.decode([u for u in best if u != loaded.model.blank]).split())
 
 
 def test_batches_do_not_change_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -26,10 +27,9 @@ from birq.errors import BirqError, Diverged, Stopped
 from birq.model import objectives
 from birq.pipeline import stage as stages
 from birq.speech.batches import Feed, shares
-from birq.speech.shards import open_split, read_stats
-from birq.train import distributed
-from birq.train import finetuning as finetune
-from birq.train import pretraining as pretrain
+from birq.speech.shards import open_split, read_front_end
+from birq.stages import finetune, pretrain
+from birq.train import distributed, finetuning, pretraining
 from birq.train.checkpoint import load_checkpoint
 from birq.train.loop import step_seed
 from birq.train.runtime import launch
@@ -47,11 +47,10 @@ STAGES = {"pretrain": pretrain, "finetune": finetune}
 def train_here(stage: str, folder: Path, inputs: dict[str, list[Path]], changes: dict, stop_at: tuple[int, int] | None = None) -> str:
     """One rank's part of a stage; rank 0 fills `folder/out0`. `stop_at`: this rank gets SIGUSR1 in this step."""
     rank = int(os.environ.get("RANK", "0"))
-    p = params(**SETTINGS | changes)
-    j = job(stage, folder if rank == 0 else folder / f"rank{rank}", inputs, p)
+    j = job(stage, folder if rank == 0 else folder / f"rank{rank}", inputs, params(**SETTINGS | changes))
     if rank:
-        j = type(j)(j.stage, j.wildcards, j.key, j.inputs, j.out, folder / "scratch", p)
-    task = {"pretrain": pretrain.PretrainTask, "finetune": finetune.FinetuneTask}[stage]
+        j = dataclasses.replace(j, scratch=folder / "scratch")
+    task = {"pretrain": pretraining.PretrainTask, "finetune": finetuning.FinetuneTask}[stage]
     real = task.backward
 
     def backward(self, batches, step, epoch):
@@ -97,10 +96,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, list[Path]
 
 def test_some_shares_are_empty_in_what_follows(features: Path) -> None:
     """Four ranks share micro-batches of three utterances: a rank without one must neither hang nor change the sum."""
-    split, (mean_F, std_F) = open_split([features], "train"), read_stats([features])
-    sizes = {"batch_seconds": 8.0, "micro_batch_seconds": 4.0, "n_stack": 4, "frame_shift_ms": 10.0, "seed": 0}
-    feeds = [Feed(split, np.arange(len(split)), mean_F, std_F, **sizes, rank=r, ranks=4) for r in range(4)]
-    whole = Feed(split, np.arange(len(split)), mean_F, std_F, **sizes)
+    split = open_split([features], "train")
+    speech = split, np.arange(len(split)), read_front_end([features], split, n_stack=4)
+    sizes = {"batch_seconds": 8.0, "micro_batch_seconds": 4.0, "seed": 0}
+    feeds = [Feed(*speech, **sizes, rank=r, ranks=4) for r in range(4)]
+    whole = Feed(*speech, **sizes)
     empty = 0
     for one, *parts in zip(whole.epoch(0), *(f.epoch(0) for f in feeds), strict=True):
         assert {len(p) for p in parts} == {len(one)}, "as many micro-batches on every rank"

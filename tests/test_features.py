@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny import TinyJob
 
 from birq.corpora import manifests
 from birq.errors import BirqError
-from birq.pipeline import stage
+from birq.pipeline import dag
 from birq.settings import params
-from birq.speech import audio, shards
-from birq.speech import fbank as features
+from birq.speech import audio, fbank, shards
+from birq.speech.frontend import STEP_NAT
+from birq.stages import features
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))
@@ -75,13 +77,13 @@ def test_equal_to_kaldi_on_generated_audio():
         rng.normal(0, 0.1, 559),
     ):
         wave = wave.astype(np.float32)
-        got, want = features.fbank(wave), kaldi(wave)
+        got, want = fbank.fbank(wave), kaldi(wave)
         assert got.shape == want.shape and (got - want).abs().max() < 1e-3
 
 
 def test_equal_to_kaldi_on_real_speech():
     """Recorded speech, lossy MP3 included, whose empty upper bins show any other order of rounding."""
-    assert max((features.fbank(wave) - kaldi(wave)).abs().max() for wave in speech(10)) < 1e-3
+    assert max((fbank.fbank(wave) - kaldi(wave)).abs().max() for wave in speech(10)) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -105,22 +107,22 @@ def test_every_parameter_means_what_kaldi_means(rate, n_mels, length, shift, low
     }
     wave = tones(2, rate=rate)
     want = kaldi(wave, rate, num_mel_bins=n_mels, frame_length=length, frame_shift=shift, low_freq=low, high_freq=high)
-    got = features.fbank(wave, settings)
+    got = fbank.fbank(wave, settings)
     assert got.shape == want.shape and (got - want).abs().max() < 1e-3
 
 
 def test_frames_do_not_depend_on_chunks(monkeypatch):
     """Chunks are for the cache; a frame depends on its own samples only."""
     wave = tones(12)
-    whole = features.fbank(wave)
-    monkeypatch.setattr(features, "CHUNK_FRAMES", 100)
-    assert (features.fbank(wave) - whole).abs().max() < 1e-5
-    assert (features.fbank(wave[160 * 50 :]) - whole[50:]).abs().max() < 1e-5
+    whole = fbank.fbank(wave)
+    monkeypatch.setattr(fbank, "CHUNK_FRAMES", 100)
+    assert (fbank.fbank(wave) - whole).abs().max() < 1e-5
+    assert (fbank.fbank(wave[160 * 50 :]) - whole[50:]).abs().max() < 1e-5
 
 
 def test_whole_frames_only():
     """snip_edges: 25 ms every 10 ms; fewer samples than a frame give none."""
-    kernel = features.Fbank()
+    kernel = fbank.Fbank()
     for n, frames in ((0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (16000, 98)):
         assert kernel.n_frames(n) == frames == len(kernel(np.zeros(n, np.float32)))
 
@@ -138,7 +140,7 @@ def labels(logmels, mean_F, std_F, seed):
 
 
 def flipped_share(waves):
-    exact = [features.fbank(w).numpy() for w in waves]
+    exact = [fbank.fbank(w).numpy() for w in waves]
     meta = shards.metadata(storage="int16")
     stored = [shards.encode(x, meta).astype(np.float32) * np.float32(meta["step_nat"]) for x in exact]
     every = np.concatenate(exact)
@@ -181,7 +183,8 @@ def make_job(base, corpus, **changed):
     out, scratch = base / "out", base / "scratch"
     out.mkdir(parents=True)
     scratch.mkdir(exist_ok=True)
-    return stage.Job("features", {"corpus": "toy"}, "key", {"corpus": [corpus]}, out, scratch, params.Params.model_validate(tree))
+    node = dag.Node(dag.STAGES["features"], {"corpus": "toy"}, params.Params.model_validate(tree))
+    return TinyJob(node, "key", out, scratch, given={"corpus": [corpus]})
 
 
 def files(folder):
@@ -222,7 +225,7 @@ def test_stage_stores_the_kernel_of_the_audio(artifact, corpus):
         assert split.speakers == [c.supervisions[0].speaker for c in cuts]
         for i, cut in enumerate(cuts):
             wave = audio.read(cut.recording.sources[0].source, RATE)
-            assert np.abs(split.logmel(i) - kaldi(wave).numpy()).max() < shards.STEP_NAT / 2 + 1e-5
+            assert np.abs(split.logmel(i) - kaldi(wave).numpy()).max() < STEP_NAT / 2 + 1e-5
             assert split.duration_s[i] == pytest.approx(len(wave) / RATE)
 
 
@@ -309,7 +312,7 @@ def test_parts_of_recordings_and_other_rates(tmp_path):
     split = shards.open_split([tmp_path / "f" / "out"], "dev")
     part = audio.read(folder / "audio" / "a.flac", RATE, 1.0, 1.5)
     assert split.duration_s[0] == pytest.approx(1.5, abs=1e-3)
-    np.testing.assert_array_equal(split.logmel(0), features.fbank(part).numpy())
+    np.testing.assert_array_equal(split.logmel(0), fbank.fbank(part).numpy())
     assert json.loads((tmp_path / "f" / "out" / "stats.json").read_text()) == {"n_frames": 0}
 
 

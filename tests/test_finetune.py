@@ -12,24 +12,24 @@ import torch
 from safetensors.torch import load_file
 from tiny import curve, finetune_job, noise, params, pretrained, rows, sentences, write_features
 
-from birq.model.ctc import greedy
+from birq.recognise.greedy import greedy
+from birq.saved.recogniser import Recogniser
 from birq.speech.batches import sequential
 from birq.speech.shards import open_split
-from birq.train import finetune
-from birq.train.checkpoint import load_ctc
+from birq.stages import finetune
+from birq.train import finetuning
 
 PLAIN = {"finetune__time_masks": 0, "finetune__freq_masks": 0, "finetune__dropout": 0.0, "finetune__checkpoint_seconds": 60.0}
 
 
 def dev_wer(out: Path, features: Path, split: str) -> float:
     """WER of a published model, decoded here."""
-    bundle, speech = load_ctc(out), open_split([features], split)
-    index = np.arange(len(speech))
+    recogniser, speech = Recogniser.load(out), open_split([features], split)
     references, hypotheses = [], []
     with torch.inference_mode():
-        for b in sequential(speech, index, bundle.mean_F, bundle.std_F, 240.0, 4, 10.0):
-            ids = greedy(*bundle.model(b.feats_BTF, b.lengths_B), bundle.model.blank)
-            hypotheses += [bundle.tokenizer.decode(row) for row in ids]
+        for b in sequential(speech, np.arange(len(speech)), recogniser.front_end, 240.0):
+            ids = greedy(*recogniser.model(b.feats_BTF, b.lengths_B), recogniser.model.blank)
+            hypotheses += [recogniser.tokenizer.decode(row) for row in ids]
             references += b.texts
     return jiwer.wer(references, hypotheses)
 
@@ -107,7 +107,7 @@ def test_spec_augment_masks_no_more_than_the_widest_allowed(n_masks: int) -> Non
     widest, seen = 0, set()
     for seed in range(40):
         torch.manual_seed(seed)
-        masked_BT = (finetune.spec_augment(torch.ones(5, 60, 20), section, 10.0) == 0).all(-1)
+        masked_BT = (finetuning.spec_augment(torch.ones(5, 60, 20), section, 10.0) == 0).all(-1)
         seen |= {tuple(row.nonzero().flatten().tolist()) for row in masked_BT}
         widest = max(widest, int(masked_BT.sum(1).max()))
     assert widest <= n_masks * 10
@@ -119,7 +119,7 @@ def test_spec_augment_masks_bins_and_keeps_the_rest(tmp_path: Path) -> None:
     section = params(finetune__time_masks=0, finetune__freq_masks=2, finetune__freq_mask_bins=6).finetune
     feats = torch.randn(8, 50, 20, generator=noise())
     torch.manual_seed(0)
-    out = finetune.spec_augment(feats, section, 10.0)
+    out = finetuning.spec_augment(feats, section, 10.0)
     gone_BF = (out == 0).all(1)
     assert 0 < gone_BF.sum(1).max() <= 12 and len({tuple(r.tolist()) for r in gone_BF}) > 3
     assert torch.equal(out, feats * ~gone_BF[:, None, :])

@@ -7,7 +7,8 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import gang
 import numpy as np
@@ -37,13 +38,15 @@ from torch.overrides import TorchFunctionMode
 from birq.model.encoder import valid_mask
 from birq.model.masking import batch_masks, span_frames
 from birq.model.quantizer import RandomQuantizer, standardise
+from birq.saved import encoder as encoders
+from birq.saved.recogniser import Recogniser
 from birq.settings import params as params_module
 from birq.speech.batches import Feed, collate
-from birq.speech.fbank import fbank, statistics
-from birq.speech.shards import open_split, read_stats
+from birq.speech.fbank import fbank
+from birq.speech.shards import open_split, read_front_end, read_stats
+from birq.stages import finetune, pretrain
+from birq.stages.features import statistics
 from birq.text import tokenizer
-from birq.train import finetune, pretrain
-from birq.train.checkpoint import load_ctc, load_pretrained
 
 
 def test_projection_normalised_over_time() -> None:
@@ -65,14 +68,15 @@ def test_zero_frames_in_front_of_an_utterance_depending_on_its_batch(features: P
 
     Here: an utterance begins with its first frame in every batch, padding stands behind it, and its labels are those it has alone.
     """
-    split, (mean_F, std_F), p = open_split([features], "train"), read_stats([features]), pretrainer()
+    split, p = open_split([features], "train"), pretrainer()
+    front_end = read_front_end([features], split, n_stack=4)
     longest, shortest = int(split.n_frames.argmax()), int(split.n_frames.argmin())
-    alone, together = (collate(split, np.array(i), mean_F, std_F, 4, 10.0) for i in ([shortest], [longest, shortest]))
+    alone, together = (collate(split, np.array(i), front_end) for i in ([shortest], [longest, shortest]))
     n = int(alone.lengths_B[0])
     assert together.feats_BTF.shape[1] > alone.feats_BTF.shape[1] == 4 * n
     assert torch.equal(together.feats_BTF[1, : 4 * n], alone.feats_BTF[0])
     assert not together.feats_BTF[1, 4 * n :].any()
-    first = (split.logmel(shortest)[0] - mean_F) / std_F
+    first = (split.logmel(shortest)[0] - front_end.mean_F) / front_end.std_F
     torch.testing.assert_close(together.feats_BTF[1, 0], torch.from_numpy(first), atol=1e-4, rtol=1e-4)
     assert torch.equal(p.anchor_labels(together.feats_BTF)[1, :n], p.anchor_labels(alone.feats_BTF)[0])
 
@@ -224,9 +228,9 @@ def test_feature_normalisation_differs_between_pretraining_and_finetuning(tmp_pa
     finetune.compute(j)
     mean_F, std_F = read_stats([features])
     assert not np.allclose(mean_F, read_stats([other])[0], atol=1)
-    for made in (load_pretrained(encoder), load_ctc(j.out)):
-        np.testing.assert_array_equal(made.mean_F, mean_F)
-        np.testing.assert_array_equal(made.std_F, std_F)
+    for made in (encoders.load(encoder), Recogniser.load(j.out)):
+        np.testing.assert_array_equal(made.front_end.mean_F, mean_F)
+        np.testing.assert_array_equal(made.front_end.std_F, std_F)
 
 
 def test_a_trainable_norm_in_front_of_the_quantizer_lets_labels_drift(tmp_path: Path, features: Path) -> None:
@@ -234,8 +238,8 @@ def test_a_trainable_norm_in_front_of_the_quantizer_lets_labels_drift(tmp_path: 
 
     Here: nothing trainable lies between features and anchoring label, so training leaves every label as it was.
     """
-    trained = load_pretrained(run_pretrain(tmp_path / "a", features, pretrain__steps=6, pretrain__learning_rate=0.05).out).pretrainer
-    fresh = load_pretrained(run_pretrain(tmp_path / "b", features, "scratch").out).pretrainer
+    trained = encoders.load(run_pretrain(tmp_path / "a", features, pretrain__steps=6, pretrain__learning_rate=0.05).out).model
+    fresh = encoders.load(run_pretrain(tmp_path / "b", features, "scratch").out).model
     assert not torch.equal(trained.encoder.project.weight, fresh.encoder.project.weight)
     feats = batch([60]).feats_BTF
     assert torch.equal(trained.anchor_labels(feats), fresh.anchor_labels(feats))
@@ -274,21 +278,20 @@ def names_used(folder: Path) -> tuple[set[str], tuple[str, ...]]:
 
 
 class Recorder:
-    """A params section that remembers which of its keys were read one by one."""
+    """A value, such as a section of params, that remembers which of its fields were read one by one."""
 
-    def __init__(self, section: BaseModel):
-        self._section, self.read = section, set()
+    def __init__(self, value: Any):
+        self._value, self.read = value, set()
 
     def __getattr__(self, key: str):
-        if key in type(self._section).model_fields:
-            self.read.add(key)
-        return getattr(self._section, key)
+        self.read.add(key)
+        return getattr(self._value, key)
 
 
-def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path) -> None:
+def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchaudio's HuBERT example: flags without effect.
 
-    Here: every key of params.yaml is read by some code, and every key of pretrain and finetune by a run of its stage. (test_objectives.py
+    Here: every key of params.yaml is read by some code, and every key of the training sections by a run of its stage. (test_objectives.py
     shows for each constant of the objective that it changes the loss, or the gradient; dropout is read where the encoder is built.)
     """
     used, ends = names_used(ROOT / "birq")
@@ -300,15 +303,18 @@ def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path) 
     p = params(pretrain__steps=2, finetune__steps=2)
     tokenizer.characters(LETTERS + " ").save(tmp_path)
     inputs = {"features": [features], "tokenizer": [tmp_path]}
-    for stage, compute, elsewhere in (
-        ("pretrain", pretrain.compute, {f.name for f in dataclasses.fields(objective())} | {"dropout"}),
-        ("finetune", finetune.compute, set()),
-    ):
-        section = Recorder(getattr(p, stage))
-        j = job(stage, tmp_path / stage, inputs, SimpleNamespace(model=p.model, features=p.features, **{stage: section}))
+    sections = {name: Recorder(getattr(p, name)) for name in ("pretrain", "random_projection", "birq", "finetune")}
+    watched = Recorder(pretrain.Watched(p.birq.min_perplexity, p.birq.gradient_cosine_every_steps))
+    monkeypatch.setattr(pretrain, "Watched", Mock(return_value=watched, __dataclass_fields__={}))
+    for stage, compute in (("pretrain", pretrain.compute), ("finetune", finetune.compute)):
+        j = job(stage, tmp_path / stage, inputs, p.model_copy(update=sections))
         compute(j)
+        assert j.notes["threads"] == getattr(p, stage).cpu_threads
         inputs[stage] = [j.out]
-        assert set(type(getattr(p, stage)).model_fields) - section.read - elsewhere == set(), stage
+    elsewhere = {f.name for f in dataclasses.fields(objective())} | watched.read | {"dropout", "cpu_threads"}
+    for name, section in sections.items():
+        unread = set(type(getattr(p, name)).model_fields) - section.read
+        assert (unread if name == "finetune" else unread - elsewhere) == set(), name
 
 
 def steps_of_a_rank(folder: Path, features: Path, changes: dict) -> int:
@@ -322,10 +328,10 @@ def test_unequal_batches_per_rank_hang(tmp_path: Path, features: Path) -> None:
     Here: ranks share each step's batch, so every rank makes just the steps that params name, over many epochs of two batches, with a last
     batch that is short, and with more ranks than a micro-batch has utterances.
     """
-    split, (mean_F, std_F) = open_split([features], "train"), read_stats([features])
+    split = open_split([features], "train")
     total_s = float(split.n_frames.sum()) / 100
     settings = {"batch_seconds": total_s * 0.7, "micro_batch_seconds": float(split.n_frames.max()) / 100}
-    feed = Feed(split, np.arange(len(split)), mean_F, std_F, n_stack=4, frame_shift_ms=10.0, seed=0, **settings)
+    feed = Feed(split, np.arange(len(split)), read_front_end([features], split, n_stack=4), seed=0, **settings)
     assert feed.n_batches(0) == 2
     assert min(len(b.ids) for batches in feed.epoch(0) for b in batches) == 1
     changes = {f"pretrain__{k}": v for k, v in settings.items()} | {"pretrain__steps": 7, "pretrain__log_every_steps": 1}

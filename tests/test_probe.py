@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -10,17 +11,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import tiny
 import torch
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from birq.corpora.manifests import write_alignments
 from birq.errors import BirqError
 from birq.evaluate import phones, probe, quality
+from birq.model import objectives
 from birq.model.quantizer import standardise
 from birq.pipeline.stage import Job
-from birq.settings.params import load
+from birq.saved import encoder
+from birq.saved.weights import shape_of
+from birq.settings.methods import METHODS
+from birq.settings.params import load, numbers
 from birq.speech import shards
-from birq.train.checkpoint import build_pretrainer, load_pretrained, save_model
+from birq.stages import probe as stage
+from birq.train.pretraining import build, constants
 
 # ---- quality
 
@@ -170,42 +177,34 @@ def tone_corpus(home: Path, *, splits: dict[str, int], aligned: str | None = Non
     return features, corpus
 
 
-def pretrained(folder: Path, *, n_stack: int = 2, **constants: Any) -> Path:
+def pretrained(folder: Path, *, n_stack: int = 2, **changes: Any) -> Path:
     """An untrained pretrain artifact, with the tracked params but a small model."""
     params = load()
+    sizes = {"label_layer": 2, "n_codebooks": 2, "codebook_size": 16}
+    objective = constants(objectives, numbers(params, METHODS["birq"]) | sizes | changes)
     config = {
         "method": "birq",
         "seed": 0,
         "model": params.model.model_dump(mode="json") | {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_stack": n_stack},
-        "pretrain": params.pretrain.model_dump(mode="json") | {"label_layer": 2, "n_codebooks": 2, "codebook_size": 16} | constants,
-        "features": params.features.model_dump(mode="json"),
+        "objective": dataclasses.asdict(objective),
+        "features": shards.metadata(),
         "mean": [0.0] * 80,
         "std": [3.0] * 80,
         "hours_unlabelled": 0.0,
     }
     folder.mkdir(parents=True)
-    save_model(folder, "encoder.safetensors", build_pretrainer(config), config)
+    encoder.save(folder, build(objectives, shape_of(config), objective, 0), config)
     return folder
 
 
 def probe_job(home: Path, name: str, features: Path, corpus: Path, model: Path, **section: Any) -> Job:
     params = load()
     params = params.model_copy(update={"probe": params.probe.model_copy(update=section)})
-    out = home / name
-    out.mkdir()
-    return Job(
-        "probe",
-        {"method": "birq", "seed": "0"},
-        "key",
-        {"pretrain": [model], "features": [features], "corpus": [corpus]},
-        out,
-        home,
-        params,
-    )
+    return tiny.job("probe", home / name, {"pretrain": [model], "features": [features], "corpus": [corpus]}, params)
 
 
 def run(job: Job) -> dict[str, Any]:
-    probe.compute(job)
+    stage.compute(job)
     return json.loads((job.out / "probe.json").read_text())
 
 
@@ -243,18 +242,18 @@ def test_labels_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.Mon
 def test_standardised_labels_are_those_of_all_frames(tmp_path: Path) -> None:
     """Two passes must give what one standardisation over all frames at once gives."""
     features, _ = tone_corpus(tmp_path, splits={"dev": 6})
-    model = load_pretrained(pretrained(tmp_path / "model", n_stack=2))
+    loaded = encoder.load(pretrained(tmp_path / "model", n_stack=2))
     split = shards.open_split([features], "dev")
-    frames = probe.Frames(split, np.arange(6), model, torch.device("cpu"))
+    frames = probe.Frames(split, np.arange(6), loaded, torch.device("cpu"))
     _, enhanced = probe.label_frames(frames, "probe")
     with torch.inference_mode():
         outputs = [[] for _ in range(2)]
         for i in range(6):
             x = torch.from_numpy(split.logmel(i) / 3)[None, : frames.lengths[i] * 2]
-            for k, z in enumerate(model.pretrainer.encoder.layers_out(x, torch.tensor([frames.lengths[i]]))):
+            for k, z in enumerate(loaded.model.encoder.layers_out(x, torch.tensor([frames.lengths[i]]))):
                 outputs[k].append(z[0])
         for k, z in enumerate(outputs):
-            want = model.pretrainer.quantizer.nearest(standardise(torch.cat(z)))
+            want = loaded.model.quantizer.nearest(standardise(torch.cat(z)))
             assert (enhanced[k] == want.numpy()).mean() > 0.995
 
 

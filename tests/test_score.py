@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 
 from birq.errors import BirqError
-from birq.evaluate import score
+from birq.evaluate import rates
 from birq.evaluate.bootstrap import interval, resampled_sums, sums_by
 from birq.evaluate.compare import compare, compare_methods, paired
 from birq.pipeline.stage import Job
 from birq.settings.params import load
+from birq.stages import score
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -49,14 +51,14 @@ def utterances(refs: list[str], hyps: list[str], speakers: int = 10) -> pa.Table
             "hypothesis": hyps,
         }
     )
-    return score.score_split("test", decoded, load().score)[1]
+    return rates.score_split("test", decoded, load().score)[1]
 
 
 def test_counts_of_known_alignments() -> None:
     """Each edit is of one kind, so the counts of hand-made pairs are known."""
     refs = ["a b c", "a b c", "a b c", "a b c", "", "a b", ""]
     hyps = ["a b c", "a x c", "a c", "a b b c", "x y", "", ""]
-    words, chars = score.count_errors(refs, hyps)
+    words, chars = rates.count_errors(refs, hyps)
     assert words.tolist() == [[3, 0, 0, 0], [3, 1, 0, 0], [3, 0, 1, 0], [3, 0, 0, 1], [0, 0, 0, 2], [2, 0, 2, 0], [0, 0, 0, 0]]
     assert chars[4].tolist() == [0, 0, 0, 3]  # "x y": the space is a character too
     assert chars[5].tolist() == [3, 0, 3, 0]
@@ -64,7 +66,7 @@ def test_counts_of_known_alignments() -> None:
 
 def test_white_space_is_no_error() -> None:
     """Words are what stands between spaces, however many."""
-    words, chars = score.count_errors(["a  b "], [" a b"])
+    words, chars = rates.count_errors(["a  b "], [" a b"])
     assert words[0].tolist() == [2, 0, 0, 0]
     assert chars[0].tolist() == [3, 0, 0, 0]
 
@@ -72,7 +74,7 @@ def test_white_space_is_no_error() -> None:
 def test_sums_equal_jiwer_and_kaldialign() -> None:
     """A corpus' rate is total errors over total words, so the per-utterance counts must add up to two other programs' totals."""
     refs, hyps = sentences(200, 0.3, 1)
-    words, chars = score.count_errors(refs, hyps)
+    words, chars = rates.count_errors(refs, hyps)
     wer = words[:, 1:].sum() / words[:, 0].sum()
     assert wer == pytest.approx(jiwer.wer(refs, hyps), abs=1e-12)
     assert chars[:, 1:].sum() / chars[:, 0].sum() == pytest.approx(jiwer.cer(refs, hyps), abs=1e-12)
@@ -83,8 +85,8 @@ def test_sums_equal_jiwer_and_kaldialign() -> None:
 def test_interval_equals_kaldialign() -> None:
     """Both are bootstraps over utterances of the same rate; percentile and normal intervals agree for many utterances."""
     refs, hyps = sentences(600, 0.3, 1)
-    words, chars = score.count_errors(refs, hyps)
-    ours = score.rates(words, chars, [f"s{i}" for i in range(600)], 0.95, 4000, 0)
+    words, chars = rates.count_errors(refs, hyps)
+    ours = rates.rates(words, chars, [f"s{i}" for i in range(600)], 0.95, 4000, 0)
     theirs = kaldialign.bootstrap_wer_ci([r.split() for r in refs], [h.split() for h in hyps], replications=4000)
     width = theirs["ci95max"] - theirs["ci95min"]
     assert ours["wer"] == pytest.approx(theirs["wer"], abs=0.05 * width)
@@ -119,7 +121,7 @@ def test_speakers_that_differ_widen_the_interval() -> None:
     words = np.zeros((400, 4), np.int64)
     words[:, 0] = 10
     words[:, 1] = rng.binomial(10, np.linspace(0.05, 0.5, 8)[speaker])
-    r = score.rates(words, words, [str(s) for s in speaker], 0.95, 1000, 0)
+    r = rates.rates(words, words, [str(s) for s in speaker], 0.95, 1000, 0)
     assert r["wer_speaker_high"] - r["wer_speaker_low"] > 3 * (r["wer_high"] - r["wer_low"])
     assert r["wer_speaker_low"] < r["wer_low"] < r["wer"] < r["wer_high"] < r["wer_speaker_high"]
     assert r["speakers"] == 8
@@ -128,14 +130,14 @@ def test_speakers_that_differ_widen_the_interval() -> None:
 def test_one_speaker_has_no_speaker_interval() -> None:
     """One draw from one speaker is always that speaker: an interval of width 0 would claim certainty."""
     words = np.array([[4, 1, 0, 0]] * 5)
-    r = score.rates(words, words, ["s"] * 5, 0.95, 100, 0)
+    r = rates.rates(words, words, ["s"] * 5, 0.95, 100, 0)
     assert r["wer_speaker_low"] is None and r["wer_speaker_high"] is None
 
 
 def test_utterances_without_words_do_not_break_the_interval() -> None:
     """A resample may draw nothing but empty references; it has no rate and stands aside."""
     words = np.array([[0, 0, 0, 1], [3, 1, 0, 0]])
-    r = score.rates(words, words, ["a", "b"], 0.95, 500, 0)
+    r = rates.rates(words, words, ["a", "b"], 0.95, 500, 0)
     assert r["wer"] == pytest.approx(2 / 3)
     assert np.isfinite([r["wer_low"], r["wer_high"]]).all()
 
@@ -173,9 +175,9 @@ def test_paired_sees_what_separate_intervals_hide() -> None:
     a = [h if i % 8 else r for i, (r, h) in enumerate(zip(refs, b, strict=True))]  # every eighth utterance repaired
     ta, tb = utterances(refs, a), utterances(refs, b)
     r = paired(ta, tb, 2000, 0.95, 0)
-    rates = [score.score_split("test", t, load().score)[0] for t in (ta, tb)]
-    assert r["difference"] == pytest.approx(rates[0]["wer"] - rates[1]["wer"])
-    assert rates[0]["wer_high"] > rates[1]["wer_low"]
+    alone = [rates.score_split("test", t, load().score)[0] for t in (ta, tb)]
+    assert r["difference"] == pytest.approx(alone[0]["wer"] - alone[1]["wer"])
+    assert alone[0]["wer_high"] > alone[1]["wer_low"]
     assert r["high"] < 0 and r["p"] < 0.01
 
 
@@ -274,9 +276,7 @@ def test_different_speech_is_not_compared() -> None:
 
 
 def job(tmp_path: Path, name: str = "score") -> Job:
-    out = tmp_path / name
-    out.mkdir()
-    return Job("score", {"method": "birq", "seed": "0"}, "key", {"decode": [tmp_path]}, out, tmp_path, load())
+    return tiny.job("score", tmp_path / name, {"decode": [tmp_path]}, load())
 
 
 def decoded(path: Path, refs: list[str], hyps: list[str]) -> None:
@@ -306,7 +306,7 @@ def test_stage_writes_figures_and_table(tmp_path: Path) -> None:
         assert s["wer_low"] <= s["wer"] <= s["wer_high"] and s["cer_low"] <= s["cer"] <= s["cer_high"]
         assert s["utterances"] == (30 if split == "dev" else 40) and s["speakers"] == 4
     table = pq.read_table(outs[0].out / "utterances.parquet")
-    assert table.schema.names == score.UTTERANCES.names and len(table) == 70
+    assert table.schema.names == rates.UTTERANCES.names and len(table) == 70
     keys = list(zip((-e for e in table["errors"].to_pylist()), table["id"].to_pylist(), strict=True))
     assert keys == sorted(keys)
     for name in ("scores.json", "utterances.parquet"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,20 +14,24 @@ import zipfile
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from tiny import (
+    LETTERS,
     batch,
     child_environment,
     curve,
     finetune_job,
     job,
+    objective,
     params,
     pretrained,
     pretrainer,
     rows,
+    shape,
     shipped,
     speech,
     tree,
@@ -35,12 +40,19 @@ from tiny import (
 
 from birq import __main__ as birq
 from birq.errors import BirqError, Stopped
+from birq.model import objectives
+from birq.model.ctc import CtcModel
+from birq.model.encoder import Encoder
 from birq.pipeline.stage import Job
-from birq.speech.batches import Batch
-from birq.speech.shards import open_split
-from birq.train import finetuning as finetune
-from birq.train import pretraining as pretrain
-from birq.train.checkpoint import load_checkpoint, load_pretrained
+from birq.saved import encoder
+from birq.saved.weights import shape_of
+from birq.speech.batches import Batch, Feed
+from birq.speech.shards import open_split, read_front_end
+from birq.stages import finetune, pretrain
+from birq.text import tokenizer
+from birq.train import finetuning, pretraining
+from birq.train.checkpoint import load_checkpoint
+from birq.train.distributed import ALONE, Group
 from birq.train.runtime import interrupt
 from birq.train.runtime.interrupt import last_moment
 from birq.train.schedule import tri_stage, warmup_cosine
@@ -100,7 +112,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
 ) -> None:
     """Everything random at a step follows from (seed, step), and the checkpoint holds the rest: weights and curve of a pre-training and a
     fine-tuning that were killed are those of runs that were not. Dropout, masks, Gumbel noise, SpecAugment and dev WER are all on."""
-    changes = {"pretrain__steps": 150, "finetune__steps": 150, "pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 10}
+    changes = {"pretrain__steps": 60, "finetune__steps": 60, "pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 10}
     killed, whole = (project(tmp_path / name, features, **changes) for name in ("killed", "whole"))
     monkeypatch.delenv("BIRQ_STORE", raising=False)
     for verb in ("tokenizer", "pretrain", "finetune"):
@@ -124,7 +136,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
 def resumed(j: Job, out: Path) -> Job:
     """The same work folder, a fresh output."""
     out.mkdir()
-    return Job(j.stage, j.wildcards, j.key, j.inputs, out, j.scratch, j._params)
+    return dataclasses.replace(j, out=out, notes={})
 
 
 # ---- stopping when asked
@@ -162,14 +174,14 @@ def test_a_signal_stops_at_a_checkpoint_that_ends_in_the_same_bits(
 ) -> None:
     """The step under way is finished and saved, with what is summed up for the next line of the curve; an evaluation under way is dropped
     and made after resuming. So weights and curve are those of a run that nobody stopped."""
-    module = {"pretrain": pretrain, "finetune": finetune}[stage]
+    module, tasks = {"pretrain": (pretrain, pretraining), "finetune": (finetune, finetuning)}[stage]
     inputs = {"pretrain": [scratch_encoder], "tokenizer": [letters], "features": [features]}
     whole, stopped = (job(stage, tmp_path / name, inputs, params(**REQUESTED)) for name in ("whole", "stopped"))
     module.compute(whole)
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
     with monkeypatch.context() as m, pytest.raises(Stopped, match=rf"{stage}/birq-0: step {step} of 14 is saved \({number.name}\)"):
         owner, _, name = function.partition(".")
-        signal_in_call(m, getattr(module, owner), name, number, call)
+        signal_in_call(m, getattr(tasks, owner), name, number, call)
         module.compute(stopped)
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == handlers
     assert load_checkpoint(stopped.scratch)["position"]["step"] == step
@@ -281,19 +293,38 @@ def test_methods_of_a_seed_share_quantizers_and_first_weights(tmp_path: Path, fe
     for n in names:
         assert torch.equal(made["birq"][n], made["best_rq"][n]) and torch.equal(made["birq"][n], made["scratch"][n]), n
         assert not torch.equal(made["birq"][n], other[n])
-    fresh = pretrain.build_pretrainer(json.loads((scratch_encoder / "config.json").read_text())).state_dict()
+    config = json.loads((scratch_encoder / "config.json").read_text())
+    fresh = pretraining.build(objectives, shape_of(config), objective(), seed=0).state_dict()
     assert all(torch.equal(fresh[n], w) for n, w in made["scratch"].items()), "scratch is the untrained encoder that the others began with"
     assert curve(scratch_encoder) == []
 
 
-def test_a_loaded_pretrainer_gives_the_labels_it_was_trained_with(tmp_path: Path, features: Path) -> None:
+BYTES = ("encoder.safetensors", "config.json")
+OTHER_BIRQ = {f"birq__{k}": v for k, v in {"label_layer": 2, "enhanced_weight": 0.7, "heads": "separate", "min_perplexity": 1.5}.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("scratch", OTHER_BIRQ | {"pretrain__steps": 5, "pretrain__dropout": 0.3, "random_projection__anchor_weight": 0.7}),
+        ("best_rq", OTHER_BIRQ | {"birq__gradient_cosine_every_steps": 2}),
+    ],
+)
+def test_what_a_method_does_not_read_does_not_change_its_artifact(tmp_path: Path, features: Path, method: str, changes: dict) -> None:
+    """Such a param is not in its key, so it may change no byte: neither a weight nor a line of config.json, which fine-tuning reads."""
+    one, two = (pretrained(tmp_path / str(n), features, method, **{"pretrain__steps": 3} | c) for n, c in enumerate(({}, changes)))
+    for name in (*BYTES, "curve.jsonl"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_a_loaded_encoder_gives_the_labels_it_was_trained_with(tmp_path: Path, features: Path) -> None:
     """Projection and codebook come from the file, not from a seed that some later version might use otherwise."""
     out = pretrained(tmp_path, features, pretrain__steps=2)
     weights = load_file(out / "encoder.safetensors")
-    loaded = load_pretrained(out)
-    assert torch.equal(loaded.pretrainer.anchor_quantizer.projection, weights["anchor_quantizer.projection"])
-    assert torch.equal(loaded.pretrainer.quantizer.codebook, weights["quantizer.codebook"])
-    assert loaded.mean_F.shape == loaded.std_F.shape == (20,) and not loaded.pretrainer.training
+    loaded = encoder.load(out)
+    assert torch.equal(loaded.model.anchor_quantizer.projection, weights["anchor_quantizer.projection"])
+    assert torch.equal(loaded.model.quantizer.codebook, weights["quantizer.codebook"])
+    assert loaded.front_end.mean_F.shape == loaded.front_end.std_F.shape == (20,) and not loaded.model.training
 
 
 LITERAL = {"random_projection__anchor_weight": 0.0, "birq__entropy_weight": 0.0, "birq__min_perplexity": 1.0}
@@ -315,6 +346,55 @@ def test_the_shipped_form_does_not_collapse(tmp_path: Path, features: Path) -> N
     assert lines[-1]["label_fidelity"] > 0.5
 
 
+# ---- what a task remembers
+
+
+class Twins(Group):
+    """A group in which another rank has the same sums as this one."""
+
+    def add(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+
+def pretraining_task(folder: Path, features: Path) -> pretraining.PretrainTask:
+    watched = pretraining.Watched(gradient_cosine_every_steps=1)
+    section = params().pretrain
+    return pretraining.PretrainTask(pretrainer(), section, "pretrain/birq-0", torch.device("cpu"), 0, 10.0, watched=watched)
+
+
+def finetuning_task(folder: Path, features: Path) -> finetuning.FinetuneTask:
+    split, dev = (open_split([features], name) for name in ("train", "dev"))
+    letters = tokenizer.characters(LETTERS + " ")
+    torch.manual_seed(0)
+    model = CtcModel(Encoder(shape()), letters.size)
+    front_end = read_front_end([features], split, n_stack=4)
+    return finetuning.FinetuneTask(model, letters, front_end, params().finetune, dev, folder, torch.device("cpu"), ALONE)
+
+
+@pytest.mark.parametrize("group", [ALONE, Twins(0, 2)], ids=["alone", "two ranks"])
+@pytest.mark.parametrize("make", [pretraining_task, finetuning_task])
+def test_asking_for_the_state_changes_nothing(tmp_path: Path, features: Path, make, group: Group) -> None:
+    """A checkpoint may be written at any step: the sums go on, and the next line of the curve is that of a run without a checkpoint."""
+    split = open_split([features], "train")
+    feed = Feed(split, np.arange(len(split)), read_front_end([features], split, 4), batch_seconds=8.0, micro_batch_seconds=4.0, seed=0)
+    steps = list(feed.epoch(0))[:2]
+    lines, states = [], []
+    for n_calls in (0, 2):
+        task = make(tmp_path, features)
+        task.group = ALONE
+        for step, batches in enumerate(steps):
+            torch.manual_seed(step)
+            task.backward(batches, step, 0)
+            task.group = group
+            states += [task.state() for _ in range(n_calls)]
+            task.group = ALONE
+        task.group = group
+        lines.append(task.figures(2))
+    assert lines[0] == lines[1] and np.isfinite([v for v in lines[0].values() if v is not None]).all()
+    (first, again), (second, once_more) = states[:2], states[2:]
+    assert str(first) == str(again) != str(second) == str(once_more)
+
+
 # ---- gradient accumulation
 
 
@@ -322,10 +402,9 @@ def pieces(b: Batch, cuts: list[slice]) -> list[Batch]:
     return [Batch(b.feats_BTF[c], b.lengths_B[c], b.ids[c], b.texts[c], b.index[c], float(b.lengths_B[c].sum()) / 25) for c in cuts]
 
 
-def accumulated(folder: Path, batches: list[Batch], **changes) -> torch.Tensor:
-    p = params()
+def accumulated(batches: list[Batch], **changes) -> torch.Tensor:
     model = pretrainer(**{"gumbel_noise": False, "mask_fill_std": 0.0, **changes})
-    task = pretrain.PretrainTask(model, p.pretrain, job("pretrain", folder, {}, p), torch.device("cpu"), 0, 10.0)
+    task = pretraining.PretrainTask(model, params().pretrain, "pretrain/birq-0", torch.device("cpu"), 0, 10.0)
     task.backward(batches, 0, 0)
     return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
 
@@ -335,12 +414,12 @@ def accumulated(folder: Path, batches: list[Batch], **changes) -> torch.Tensor:
     [{"enhanced_weight": 0.0}, {"label_norm": "layer_norm", "entropy_weight": 0.0, "enhanced_weight": 1.0, "label_gradient": 0.0}],
     ids=["best_rq", "birq, frame-wise labels"],
 )
-def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, changes: dict) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(changes: dict) -> None:
     """A mean over masked frames is a sum over micro-batches weighted by their masked frames, however unlike these are. (Standardised z
     and the entropy of the mean label are those of a micro-batch: an approximation, which larger micro-batches make smaller.)"""
     b = batch([60, 60, 40, 4, 3])
-    whole = accumulated(tmp_path, [b], **changes)
-    parts = accumulated(tmp_path, pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), **changes)
+    whole = accumulated([b], **changes)
+    parts = accumulated(pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), **changes)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
 
@@ -360,7 +439,7 @@ def test_loss_that_is_not_finite_is_an_error(tmp_path: Path, features: Path, let
 def test_collapse_is_an_error_that_names_entropy_weight(tmp_path: Path, features: Path) -> None:
     """Labels that say nothing are found out in minutes, not after the run."""
     literal = {**LITERAL, **BUDGET, "birq__min_perplexity": 2.0, "pretrain__steps": 400, "birq__label_norm": "layer_norm"}
-    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise pretrain\.entropy_weight"):
+    with pytest.raises(BirqError, match=r"enhanced labels have collapsed .*raise birq\.entropy_weight"):
         pretrained(tmp_path, features, **literal)
     assert len(curve(tmp_path / "scratch")) < 20
 

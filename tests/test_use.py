@@ -1,0 +1,108 @@
+"""A result in use: samples in memory give the text that the stages give for the same recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import tiny
+import torch
+
+from birq.model.ctc import CtcModel
+from birq.model.encoder import Encoder
+from birq.pipeline import dag
+from birq.saved import recogniser
+from birq.saved.weights import shape_of
+from birq.settings.params import Params, parse
+from birq.speech import shards
+from birq.speech.frontend import FrontEnd
+from birq.stages import corpus, decode, features
+from birq.text import tokenizer
+from birq.use.recogniser import Recogniser
+
+# seconds of each recording and its rate: one encoder frame, parts of a log-mel frame over, other rates, longer than a short batch
+RECORDED = [(0.06, 16000), (0.501, 16000), (1.0, 16000), (1.777, 22050), (2.3, 44100), (2.51, 8000), (4.003, 16000)]
+
+
+def project(root: Path, storage: str) -> Params:
+    tree = tiny.tree(features__storage=storage, features__min_seconds=0.05, decode__splits=["dev"], report__main_split="dev")
+    tree["corpora"] = {"tones": {"kind": "local", "root": str(root), "test_share": 0.0}}
+    return parse(tree)
+
+
+def recordings(root: Path) -> dict[str, tuple[np.ndarray, int]]:
+    """Audio files with a table that puts all of them into dev; by id, the samples that a user reads from them."""
+    rng = np.random.default_rng(0)
+    lines, heard = ["path\ttext\tspeaker\tsplit"], {}
+    root.mkdir()
+    for i, (seconds, rate) in enumerate(RECORDED):
+        time_s = np.arange(round(seconds * rate)) / rate
+        wave = 0.3 * np.sin(2 * np.pi * (300 + 900 * rng.random() * time_s) * time_s) + 0.02 * rng.standard_normal(len(time_s))
+        name = f"r{i}.{('wav', 'flac')[i % 2]}"
+        soundfile.write(root / name, wave, rate, subtype="PCM_16")
+        lines.append(f"{name}\ta\ts\tdev")
+        heard[f"r{i}"] = soundfile.read(root / name)
+    (root / "transcripts.tsv").write_text("\n".join(lines) + "\n")
+    return heard
+
+
+def made(stage: str, home: Path, params: Params, wildcards: dict[str, str], given: dict[str, list[Path]]) -> Path:
+    """The folder that a stage fills."""
+    out, scratch = home / stage, home / "scratch" / stage
+    out.mkdir(parents=True)
+    scratch.mkdir(parents=True)
+    compute = {"corpus": corpus, "features": features, "decode": decode}[stage].compute
+    compute(tiny.TinyJob(dag.Node(dag.STAGES[stage], wildcards, params), "0" * 32, out, scratch, given=given))
+    return out
+
+
+def untrained(folder: Path, split: shards.Split, params: Params) -> Path:
+    """A recogniser with a head so sharp that it says much, and something else for every recording."""
+    frames_TF = np.concatenate([split.logmel(i) for i in range(len(split))])
+    front_end = FrontEnd(split.about, frames_TF.mean(0), frames_TF.std(0), params.model.n_stack)
+    letters = tokenizer.characters(tiny.LETTERS + " ")
+    config = {"method": "birq", "seed": 0, "model": params.model.model_dump(mode="json")} | front_end.config()
+    torch.manual_seed(0)
+    model = CtcModel(Encoder(shape_of(config)), letters.size)
+    torch.nn.init.normal_(model.head.weight, std=1.0)
+    folder.mkdir()
+    recogniser.Recogniser(model, letters, front_end, config).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["int16", "float32"])
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Recordings, the texts that corpus, features and decode make of their files, and the recogniser that decode read."""
+    home = tmp_path_factory.mktemp("use")
+    heard, params = recordings(home / "audio"), project(home / "audio", request.param)
+    one = {"corpus": "tones"}
+    cuts = made("corpus", home, params, one, {})
+    shards_folder = made("features", home, params, one, {"corpus": [cuts]})
+    split = shards.open_split([shards_folder], "dev")
+    model = untrained(home / "finetune", split, params)
+    run = {"method": "birq", "seed": "0"}
+    decoded = made("decode", home, params, run, {"finetune": [model], "features": [shards_folder]})
+    texts = {row["id"]: row["hypothesis"] for row in pq.read_table(decoded / "dev.parquet").to_pylist()}
+    return SimpleNamespace(heard=heard, texts=texts, loaded=Recogniser.load(model))
+
+
+@pytest.mark.parametrize("batch_seconds", [240.0, 3.0])
+def test_samples_give_the_text_of_the_decode_stage(pipeline: SimpleNamespace, batch_seconds: float) -> None:
+    """Reading, resampling, log-mel, rounding, statistics, stacking and decoding are the pipeline's own: every character is the same, for
+    whole encoder frames and parts of one, for other rates, and whatever is heard together."""
+    assert len(pipeline.texts) == len(RECORDED) and len(set(pipeline.texts.values())) == len(RECORDED)
+    assert pipeline.loaded.transcribe(list(pipeline.heard.values()), batch_seconds) == [pipeline.texts[i] for i in pipeline.heard]
+    for name, recording in pipeline.heard.items():
+        assert pipeline.loaded.transcribe([recording], batch_seconds) == [pipeline.texts[name]]
+
+
+def test_less_than_an_encoder_frame_has_an_empty_text(pipeline: SimpleNamespace) -> None:
+    """No samples, less than a log-mel frame, and fewer of them than are stacked: no error, and the others keep their texts and places."""
+    short = [(np.zeros(n), 16000) for n in (0, 399, 400 + 2 * 160)]
+    assert pipeline.loaded.transcribe(short) == ["", "", ""] and pipeline.loaded.transcribe([]) == []
+    recording, text = pipeline.heard["r2"], pipeline.texts["r2"]
+    assert pipeline.loaded.transcribe([short[0], recording, short[2], recording, short[1]]) == ["", text, "", text, ""]
