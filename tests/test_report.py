@@ -25,7 +25,7 @@ from birq.report import build, claims, dagdraw, glossary, health, plots, tables,
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
 from birq.report.page import render
-from birq.settings import methods, params
+from birq.settings import methods, params, variants
 
 ROOT = Path(__file__).parent.parent
 PAIR = {
@@ -469,7 +469,8 @@ def test_labels_that_another_method_made_are_rows_of_two_tables(monkeypatch: pyt
         "hubert2": methods.Method("hubert2", "HuBERT 2", "labels from a file", ("pretrain",), "birq.model.quantized", "hubert1"),
     }
     monkeypatch.setattr(methods, "METHODS", methods.METHODS | rows)
-    monkeypatch.setattr(params, "METHODS", methods.METHODS)
+    for module in (params, variants):
+        monkeypatch.setattr(module, "METHODS", methods.METHODS)
     labels = dag.Stage("labels", (), (), dag.RUN, own=own, methods=lambda m: m.labels_from is not None)
     stages = {"labels": labels} | dag.STAGES
     monkeypatch.setattr(dag, "STAGES", stages)

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from birq.errors import BirqError
 from birq.pipeline import dag
 from birq.pipeline import snakemake as adapter
-from birq.settings import params, presets
+from birq.settings import params, presets, variants
 from birq.settings.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +161,7 @@ def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> Non
                 inputs.add(dep)
         seen[out] = Spec(stage.cmd, frozenset(inputs), frozenset([out]), declared(want[out].params, read))
         by_stage.setdefault(name, set()).update(s for s in read if s != "variants")
-        varied = {s.partition(".")[0] for s in node.sections} & {*params.VARIED, *(s for m in METHODS.values() for s in m.sections)}
+        varied = {s.partition(".")[0] for s in node.sections} & {*variants.VARIED, *(s for m in METHODS.values() for s in m.sections)}
         assert ("variants" in read) == bool(varied), f"dvc.yaml, {name}: a variant may change {sorted(varied)}"
     assert seen == want
     for name, read in by_stage.items():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from birq.errors import BirqError
-from birq.settings import yamlfile
+from birq.settings import variants, yamlfile
 from birq.settings.methods import METHODS, Method
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -251,15 +251,11 @@ class Report(Section):
     worst_utterances: Count
 
 
-VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method
-Variant = dict[str, Any]
-
-
 class Params(Section):
     """All of params.yaml, frozen."""
 
     run: Run
-    variants: dict[Name, Variant] = {}
+    variants: dict[Name, dict[str, Any]] = {}  # checked in birq/settings/variants.py
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     features: Features
     tokenizer: Tokenizer
@@ -310,7 +306,7 @@ class Params(Section):
     @cached_property
     def _runs(self) -> dict[str, Params]:
         """The params under which each variant runs."""
-        return {name: _varied(self, name, variant) for name, variant in self.variants.items()}
+        return {name: variants.varied(self, name, variant) for name, variant in self.variants.items()}
 
     def method(self, run: str) -> Method:
         """The method of a name in run.methods: a row of the table, or what a variant varies."""
@@ -319,53 +315,6 @@ class Params(Section):
     def of_run(self, run: str) -> Params:
         """These params as a name in run.methods reads them: a variant has numbers of its own."""
         return self._runs.get(run, self)
-
-
-def readable(method: Method) -> dict[str, list[str]]:
-    """The keys that a variant of a method may change, by section."""
-    legal: dict[str, list[str]] = {}
-    for dotted in (*method.sections, *VARIED):
-        section, _, key = dotted.partition(".")
-        fields = Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
-        legal.setdefault(section, []).extend([key] if key else fields)
-    return legal
-
-
-def _varied(params: Params, name: str, variant: Variant) -> Params:
-    """Params with a variant's numbers. Errors: ValueError names the variant, its key and the legal ones."""
-    where = f"variants.{name}"
-    if name in METHODS:
-        raise ValueError(f"{where}: is the name of a method; choose another one")
-    if variant.get("method") not in METHODS:
-        raise ValueError(f"{where}.method: {variant.get('method')!r} is not a method; legal: {', '.join(METHODS)}")
-    method = METHODS[variant["method"]]
-    legal = readable(method)
-    tree = params.model_dump(mode="python", exclude={"variants"})
-    tree["run"]["methods"] = [method.name]
-    for dotted, value in variant.items():
-        if dotted == "method":
-            continue
-        section, _, key = dotted.partition(".")
-        if key not in legal.get(section, ()):
-            close = difflib.get_close_matches(dotted, [f"{s}.{k}" for s, keys in legal.items() for k in keys], n=1)
-            hint = f"did you mean {close[0]}?" if close and key else f"it reads keys of {', '.join(legal)}, such as {_example(legal)}"
-            raise ValueError(f"{where}: {dotted} is not read by a variant of {method.name}; {hint}")
-        tree[section][key] = value
-    try:
-        return Params.model_validate(tree)
-    except ValidationError as e:
-        raise ValueError(f"{where}: " + "; ".join(_reason(x) for x in e.errors())) from None
-
-
-def _example(legal: dict[str, list[str]]) -> str:
-    section = "birq" if "birq" in legal else next(iter(legal))
-    return f"{section}.{legal[section][0]}"
-
-
-def _reason(error: Any) -> str:
-    """One of pydantic's errors as key, value and why."""
-    key, why = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
-    return why if isinstance(error["input"], (dict, BaseModel)) else f"{key}: {error['input']!r} is not legal: {why}"
 
 
 def _explain(path: Path, error: ValidationError) -> str:
