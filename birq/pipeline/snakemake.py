@@ -7,6 +7,7 @@ as input. It is rewritten only when its content changes; comments in params.yaml
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from birq import files
 from birq.errors import BirqError
 from birq.pipeline import artifact, dag, locations, sources, stage
 from birq.pipeline.dag import Node
-from birq.settings.params import Params, section
+from birq.settings import presets, yamlfile
+from birq.settings.params import Params, parse, section
 
 CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
 
@@ -131,3 +134,28 @@ def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
         # without a current key an input is missing or damaged: the stage is run anyway
         if problem or stage.current_key(node) not in (None, record["key"]):
             os.utime(node.provenance, (1, 1))
+
+
+# ---- --config
+
+
+def _read_again(value: Any) -> Any:
+    """Snakemake hands nested values of --config over as text: `{steps: 7}` arrives as {"steps": "7"}."""
+    if isinstance(value, dict):
+        return {k: _read_again(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_read_again(v) for v in value]
+    return presets.plain(yamlfile.with_comments().load(value)) if isinstance(value, str) else value
+
+
+def overridden(config: dict[str, Any], path: Path, folder: Path) -> Path:
+    """params.yaml with `snakemake --config pretrain='{steps: 7}'` merged over it, as a file in `folder`; params.yaml stays as it is.
+
+    Errors: BirqError for a result that is not legal.
+    """
+    tree = presets.read(path)
+    presets.merge(tree, _read_again(config))
+    parse(presets.plain(tree), f"{path} with --config")
+    text = presets.dump(tree)
+    target = folder / f"params-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    return files.write_text(target, text)

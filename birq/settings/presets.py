@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from birq.errors import BirqError
 from birq.settings import params, yamlfile
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file with its comments. Errors: BirqError as `yamlfile.read`."""
     return yamlfile.read(path, yamlfile.with_comments())
 
 
@@ -82,7 +82,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _dump(tree: dict[str, Any]) -> str:
+def dump(tree: dict[str, Any]) -> str:
+    """A tree as the text of params.yaml, comments kept."""
     # a replaced mapping takes the blank line before the next section with it
     text = re.sub(r"(?<=[^\n])\n(?=[a-z_]+:)", "\n\n", yamlfile.text(tree, yamlfile.with_comments()))
     text = re.sub(r"\n{3,}", "\n\n", text)
@@ -95,40 +96,18 @@ def apply(name: str | None, settings: list[str], path: Path) -> list[str]:
 
     Errors: BirqError for an unknown preset, and for a result that is not legal: then nothing is written.
     """
-    tree = _read(path)
+    tree = read(path)
     before = plain(tree)
     if name:
-        merge(tree, _read(find(name, path.parent / "presets")))
+        merge(tree, read(find(name, path.parent / "presets")))
     for setting in settings:
         assign(tree, setting)
     after = plain(tree)
     params.parse(after, path)
-    files.write_text(path, _dump(tree))
+    files.write_text(path, dump(tree))
     old, new = _flat(before), _flat(after)
     lines = [f"{k}: {old[k]} -> {new[k]}" if k in old else f"{k}: {new[k]} (new)" for k in new if old.get(k, ...) != new[k]]
     return lines + [f"{k}: removed" for k in old if k not in new]
-
-
-def _read_again(value: Any) -> Any:
-    """Snakemake hands nested values of --config over as text: `{steps: 7}` arrives as {"steps": "7"}."""
-    if isinstance(value, dict):
-        return {k: _read_again(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_read_again(v) for v in value]
-    return plain(yamlfile.with_comments().load(value)) if isinstance(value, str) else value
-
-
-def overridden(config: dict[str, Any], path: Path, folder: Path) -> Path:
-    """params.yaml with `snakemake --config pretrain='{steps: 7}'` merged over it, as a file in `folder`; params.yaml stays as it is.
-
-    Errors: BirqError for a result that is not legal.
-    """
-    tree = _read(path)
-    merge(tree, _read_again(config))
-    params.parse(plain(tree), f"{path} with --config")
-    text = _dump(tree)
-    target = folder / f"params-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
-    return files.write_text(target, text)
 
 
 def command(name: str | None, settings: list[str], path: Path) -> None:

@@ -69,12 +69,6 @@ class Group:
         """True on every rank if it is true on one."""
         return bool(self.add(torch.tensor(int(here))))
 
-    def joined(self, own: Tensor, first: int, size: int) -> Tensor:
-        """A vector of `size` numbers of which each rank knows those from `first` on."""
-        whole = own.new_zeros(size)
-        whole[first : first + len(own)] = own
-        return self.add(whole)
-
     def gathered(self, value: Any) -> list[Any]:
         """One value of each rank."""
         if self.size == 1:

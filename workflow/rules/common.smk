@@ -34,9 +34,7 @@ PARAMS, OVERRIDE = Path("params.yaml"), ""
 
 try:
     if config:
-        from birq.settings import presets
-
-        PARAMS = presets.overridden(config, PARAMS, Path("data/.stamps"))
+        PARAMS = adapter.overridden(config, PARAMS, Path("data/.stamps"))
         OVERRIDE = f" --params {PARAMS}"
     P = birq_params.load(PARAMS)
     if workflow.is_main_process:  # jobs on other machines find this done
