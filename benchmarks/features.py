@@ -79,20 +79,20 @@ def one_core(scratch: Path, quick: bool) -> Part:
     what, files = inputs.speech(scratch, 40 if quick else 392)
     corpus = inputs.corpus(scratch / "bench", files)
     kernel, speechbrain = fbank.Floor(), SpeechBrain()
-    place = {name: scratch / name.replace(" ", "-") for name in (*STORAGE, "speechbrain", "birq")}
-    contenders = [Contender(n, partial(lhotse_stage, corpus, place[n], w), emptied(place[n])) for n, w in STORAGE.items()]
+    folders = {name: scratch / name.replace(" ", "-") for name in (*STORAGE, "speechbrain", "birq")}
+    contenders = [Contender(n, partial(lhotse_stage, corpus, folders[n], w), emptied(folders[n])) for n, w in STORAGE.items()]
     contenders += [
-        Contender("SpeechBrain Fbank + numpy files", lambda: speechbrain(files, place["speechbrain"]), emptied(place["speechbrain"])),
-        Contender("birq", lambda: birq_stage(corpus, place["birq"], 1)),
+        Contender("SpeechBrain Fbank + numpy files", lambda: speechbrain(files, folders["speechbrain"]), emptied(folders["speechbrain"])),
+        Contender("birq", lambda: birq_stage(corpus, folders["birq"], 1)),
         Contender("floor: decode, rFFT, mel product, log", lambda: floor(files, kernel)),
         Contender("floor: decode by dr_flac alone", lambda: floor(files, lambda _: None)),
         Contender("floor: decode by libsndfile alone", lambda: [soundfile.read(f, dtype="float32") for f in files] and None),
     ]
     seconds = sum(soundfile.info(f).duration for f in files)
     part = race("features", f"{seconds / 3600:.2f} h ({what}), {len(files)} FLAC files, one thread", contenders, 3 if quick else 9)
-    split = open_split([place["birq"] / "out"], "train")
+    split = open_split([folders["birq"] / "out"], "train")
     part.facts = {"audio_seconds": seconds, "largest_difference_nat": _difference(split, files)}
-    part.facts["mib_on_disk"] = {name: size_mib(folder / ("out" if name == "birq" else "store")) for name, folder in place.items()}
+    part.facts["mib_on_disk"] = {name: size_mib(folder / ("out" if name == "birq" else "store")) for name, folder in folders.items()}
     return part
 
 

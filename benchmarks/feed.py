@@ -89,8 +89,8 @@ def _cut(name: str, logmel_TF: np.ndarray, writer):
         recording_id=name,
         channels=0,
     )
-    said = SupervisionSegment(id=name, recording_id=name, start=0, duration=seconds, channel=0, text="")
-    return MonoCut(id=name, start=0, duration=seconds, channel=0, features=stored, supervisions=[said])
+    supervision = SupervisionSegment(id=name, recording_id=name, start=0, duration=seconds, channel=0, text="")
+    return MonoCut(id=name, start=0, duration=seconds, channel=0, features=stored, supervisions=[supervision])
 
 
 class Lhotse:

@@ -171,10 +171,10 @@ def aims(results: Results) -> list[str]:
     lines = ["| figure | aim | measured [quartiles] | |", "|---|---:|---:|---|"]
     for a in AIMS:
         if a.benchmark in results:
-            found = a.figure(results[a.benchmark][1][a.part])
-            shown = interval(found) if found["low"] != found["high"] else number(found["median"])
+            measured = a.figure(results[a.benchmark][1][a.part])
+            shown = interval(measured) if measured["low"] != measured["high"] else number(measured["median"])
             sign = {"<=": "≤", ">=": "≥"}[a.sign]
-            lines.append(f"| {a.text} | {sign} {number(a.bound)} | {shown} | {'met' if a.met(found['median']) else '**missed**'} |")
+            lines.append(f"| {a.text} | {sign} {number(a.bound)} | {shown} | {'met' if a.met(measured['median']) else '**missed**'} |")
     return [*lines, ""]
 
 
@@ -189,10 +189,10 @@ def at_equal_time(part: Part, record: dict[str, Any]) -> list[str]:
         "less BEST-RQ [95 %]",
     )
     lines = [f"| the demo's model | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|"]
-    for form, found in record["forms"].items():
+    for form, results in record["forms"].items():
         ratio = "1" if form == base else interval(part.ratio(form, base))
-        less = "" if form == base else equal_time.difference(found["wer"], record["forms"][base]["wer"])
-        lines.append(f"| {form} | {ratio} | {found['steps']:,} | {statistics.mean(found['wer']):.1f} | {less} |")
+        less = "" if form == base else equal_time.difference(results["wer"], record["forms"][base]["wer"])
+        lines.append(f"| {form} | {ratio} | {results['steps']:,} | {statistics.mean(results['wer']):.1f} | {less} |")
     return [*lines, ""]
 
 

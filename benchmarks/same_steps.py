@@ -34,12 +34,12 @@ def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     with torch.no_grad():
         run.model.head.weight[0, 0] += nudge
     section = run.section
-    schedule, found = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
+    schedule, lines = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
     for step, batches in zip(range(steps), here.feed(params).epoch(0), strict=False):
         run.step(batches, step, 0, section.learning_rate * schedule(step))
         line = run.task.figures(step + 1)
-        found.append({name: line[name] for name in FIGURES if line[name] is not None})
-    return found
+        lines.append({name: line[name] for name in FIGURES if line[name] is not None})
+    return lines
 
 
 def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:

@@ -177,9 +177,9 @@ def _reproduce(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    found = reproduce.reproduce(args.result, args.folder, args.settings, args.cores, args.present_code, args.use_store, say)
-    say("\n".join(["", *found.lines, f"{args.result}: {found.verdict}"]))
-    return 0 if found.good else 1
+    comparison = reproduce.reproduce(args.result, args.folder, args.settings, args.cores, args.present_code, args.use_store, say)
+    say("\n".join(["", *comparison.lines, f"{args.result}: {comparison.verdict}"]))
+    return 0 if comparison.good else 1
 
 
 def _record(name: str, loaded: params.Params) -> None:

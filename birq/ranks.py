@@ -39,8 +39,8 @@ def store() -> Any:
     """What the ranks can read and write together before they form a group."""
     from torch.distributed import rendezvous
 
-    found, _, _ = next(rendezvous("env://", timeout=PATIENCE))
-    return found
+    shared, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    return shared
 
 
 def tell(word: str) -> None:

@@ -160,12 +160,12 @@ def spoken(sentence: grammar.Sentence, rng: np.random.Generator) -> tuple[str, n
     text, owner = "", []
     for i, word in enumerate(sentence.words):
         # espeak-ng reads a lone "a" as the article
-        told = "eigh" if word == "a" else word
+        word_text = "eigh" if word == "a" else word
         if i in sentence.pauses and rng.random() < PAUSE_SHARE:
-            told += ","
-        told += " "
-        text += told
-        owner += [i] * len(told)
+            word_text += ","
+        word_text += " "
+        text += word_text
+        owner += [i] * len(word_text)
     return text.strip(), np.array(owner)
 
 

@@ -63,9 +63,9 @@ class Frames:
         """Phone number of every frame, int64 [M]; NO_PHONE where none is known."""
         out = np.full(self.total, NO_PHONE, np.int64)
         for i, n in zip(self.index.tolist(), self.lengths.tolist(), strict=True):
-            if found := segments.get(self.split.ids[i]):
+            if own_segments := segments.get(self.split.ids[i]):
                 centres = frame_centres_s(n, self.front_end.n_stack, self.front_end.frame_shift_ms, self.front_end.about["frame_length_ms"])
-                out[self.begin[i] : self.begin[i] + n] = phones_at(found, centres)
+                out[self.begin[i] : self.begin[i] + n] = phones_at(own_segments, centres)
         return out
 
 

@@ -38,8 +38,8 @@ def sha256_json(value: Any) -> str:
 
 def list_files(folder: Path) -> list[str]:
     """Relative paths of an artifact's files, sorted, provenance and Snakemake's timestamp left out."""
-    found = (p for p in folder.rglob("*") if p.is_file())
-    return sorted(p.relative_to(folder).as_posix() for p in found if p.name not in _NOT_CONTENT)
+    paths = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in paths if p.name not in _NOT_CONTENT)
 
 
 def describe(folder: Path) -> dict[str, dict[str, Any]]:
@@ -78,8 +78,8 @@ def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = N
         if path.stat().st_size != want["bytes"]:
             return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}"
     paths = [folder / name for name in files]
-    for path, found, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
-        if found != want["sha256"]:
+    for path, sha256, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
+        if sha256 != want["sha256"]:
             # the file may be a hard link into DVC's cache, and what is read-only there DVC believes without a look
             with contextlib.suppress(OSError):
                 os.chmod(path, path.stat().st_mode | stat.S_IWUSR)

@@ -58,14 +58,14 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def _imports(module: str) -> set[str]:
     """Modules of birq that a module imports, anywhere in its text."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
+            names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-            found |= {f"{node.module}.{a.name}" for a in node.names}
-    return {m for m in found if m.split(".")[0] == "birq" and _find(m)}
+            names.add(node.module)
+            names |= {f"{node.module}.{a.name}" for a in node.names}
+    return {m for m in names if m.split(".")[0] == "birq" and _find(m)}
 
 
 @cache

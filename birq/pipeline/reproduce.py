@@ -36,13 +36,13 @@ Say = Callable[[str], None]
 def software(lock: Path) -> dict[str, Any]:
     """Python, kind of machine, and the installed version of every package that the lock file names."""
     names = re.findall(r"^([A-Za-z0-9_.-]+)==", lock.read_text(encoding="utf-8"), flags=re.M)
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # for another platform, or not needed on this one
             continue
-    return {"python": platform.python_version(), "machine": platform.machine(), "packages": found}
+    return {"python": platform.python_version(), "machine": platform.machine(), "packages": versions}
 
 
 def software_differences(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
@@ -61,20 +61,20 @@ def _artifacts(loaded: params.Params) -> tuple[dict[str, Any], dict[str, str]]:
 
     The report is left out: it shows minutes and hosts, which differ from run to run.
     """
-    found: dict[str, Any] = {}
+    artifacts: dict[str, Any] = {}
     code: dict[str, str] = {}
     for node in dag.nodes(loaded):
         if node.stage.shows_provenance:
             continue
         made = artifact.read_provenance(node.folder)
-        found[node.name] = {
+        artifacts[node.name] = {
             "key": made["key"],
             "digest": made["digest"],
             "sources": made["parts"]["sources"],
             "device": made["notes"].get("device"),
         }
         code |= made["parts"]["code"]
-    return found, code
+    return artifacts, code
 
 
 def record(name: str, loaded: params.Params) -> Path:
@@ -113,17 +113,17 @@ def read(source: str) -> dict[str, Any]:
     """A record, by name or as a file. Errors: BirqError if there is none, or it holds no more than metrics."""
     path = Path(source) if source.endswith(".json") else RESULTS / f"{source}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in RESULTS.glob("*.json"))) or "none"
         raise BirqError(f"{path}: no such record; in {RESULTS}: {known}") from None
     except ValueError as e:
         raise BirqError(f"{path}: not readable as JSON ({e})") from None
-    if not isinstance(found, dict) or "artifacts" not in found:
+    if not isinstance(record, dict) or "artifacts" not in record:
         raise BirqError(f"{path} holds figures, but not the params, software and digests of their run; `birq record` writes these")
-    if found["format"] > FORMAT:
-        raise BirqError(f"{path}: written by birq {found['birq']}, this is birq {__version__} and cannot read it; update birq")
-    return found
+    if record["format"] > FORMAT:
+        raise BirqError(f"{path}: written by birq {record['birq']}, this is birq {__version__} and cannot read it; update birq")
+    return record
 
 
 # ---- running it again
@@ -236,11 +236,11 @@ def _by_run(metrics: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, An
 def figures(recorded: list[dict[str, Any]], now: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     """Does every rate of the rerun lie within the recorded interval? With a line per method, seed and split."""
     within, lines = True, []
-    found = _by_run(now)
+    rerun = _by_run(now)
     for run, old in _by_run(recorded).items():
         texts = []
         for rate in RATES:
-            new, low, high = found.get(run, {}).get(rate), old[f"{rate}_low"], old[f"{rate}_high"]
+            new, low, high = rerun.get(run, {}).get(rate), old[f"{rate}_low"], old[f"{rate}_high"]
             good = new == old[rate] if None in (new, low, high) else low <= new <= high
             within &= good
             shown = [f"{100 * x:.2f}" if x is not None else "none" for x in (old[rate], low, high, new)]

@@ -79,15 +79,15 @@ def _workspaces() -> dict[str, set[str]]:
 
 def _lock_files() -> dict[str, dict[str, set[str]]]:
     """dvc.lock in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
-    found = {}
+    locks = {}
     for project in {locations.project().resolve(), *_users()}:
         with contextlib.suppress(OSError):
-            found[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
+            locks[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
         refs = (git.answer("for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags", "refs/exps", cwd=project) or "").split()
         for ref in refs:
             if text := git.answer("show", f"{ref}:dvc.lock", cwd=project):
-                found[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
-    return found
+                locks[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
+    return locks
 
 
 def _outs(lock: str) -> dict[str, set[str]]:
@@ -195,8 +195,8 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
         _half_copied()
         _forget_past()
     verb = "would be removed" if dry_run else "removed"
-    said = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
-    return said + (f"; {busy} are being made and stay" if busy else "")
+    summary = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
+    return summary + (f"; {busy} are being made and stay" if busy else "")
 
 
 def _half_copied() -> None:

@@ -85,13 +85,13 @@ def _whole_flac(path: str | Path) -> tuple[np.ndarray, int] | None:
     if data[:4] != b"fLaC" or bits > 24:
         return None
     try:
-        found = miniaudio.flac_read_s16(data) if bits <= 16 else miniaudio.flac_read_f32(data)
+        decoded = miniaudio.flac_read_s16(data) if bits <= 16 else miniaudio.flac_read_f32(data)
     except miniaudio.DecodeError:
         return None
-    if not promised or found.num_frames != promised:
+    if not promised or decoded.num_frames != promised:
         return None
-    wave = np.frombuffer(found.samples, np.int16 if bits <= 16 else np.float32).reshape(-1, found.nchannels)
-    return (wave * np.float32(1 / 32768) if bits <= 16 else wave), found.sample_rate
+    wave = np.frombuffer(decoded.samples, np.int16 if bits <= 16 else np.float32).reshape(-1, decoded.nchannels)
+    return (wave * np.float32(1 / 32768) if bits <= 16 else wave), decoded.sample_rate
 
 
 def _mono(wave: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class Batch:
     index: np.ndarray  # positions in the split
     seconds: float  # of audio in the micro-batch, all ranks, padding not counted
     first: int = 0  # utterances that other ranks hold before these, of the same micro-batch
-    of: int | None = None  # utterances of the micro-batch, all ranks; None: only those here
+    n_all_ranks: int | None = None  # utterances n_all_ranks the micro-batch, all ranks; None: only those here
 
 
 def _cuts(sorted_frames: np.ndarray, budget: int) -> list[int]:
@@ -124,8 +124,8 @@ def shares(sorted_frames: np.ndarray, ranks: int) -> list[int]:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if len(ends(middle)) <= ranks else (middle + 1, high)
-    found = ends(low)
-    return [0] * (ranks - len(found)) + found[::-1]
+    share_ends = ends(low)
+    return [0] * (ranks - len(share_ends)) + share_ends[::-1]
 
 
 def collate(utterances: Utterances, index: np.ndarray, front_end: FrontEnd) -> Batch:
@@ -218,7 +218,7 @@ class Feed:
         n_frames = self.utterances.n_frames[part]
         first, end = (0, *shares(n_frames, self.ranks))[self.rank : self.rank + 2]
         batch = collate(self.utterances, part[first:end], self.front_end)
-        return replace(batch, seconds=self.front_end.seconds(n_frames.sum()), first=first, of=len(part))
+        return replace(batch, seconds=self.front_end.seconds(n_frames.sum()), first=first, n_all_ranks=len(part))
 
 
 def sequential(
@@ -250,12 +250,12 @@ def labelled_subset(split: Utterances, minutes: float, seed: int) -> np.ndarray:
     labelled = labelled[np.argsort(np.array([split.ids[i] for i in labelled]), kind="stable")]  # shard order does not matter
     labelled = labelled[rng.permutation(len(labelled))]
     _, speaker = np.unique(np.array([split.speakers[i] for i in labelled]), return_inverse=True)
-    place = rng.permutation(speaker.max() + 1)[speaker]
-    by_speaker = np.argsort(place, kind="stable")
-    counts = np.bincount(place)
-    turn = np.empty(len(place), np.int64)
-    turn[by_speaker] = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order = labelled[np.lexsort((place, turn))]
+    speaker_rank = rng.permutation(speaker.max() + 1)[speaker]
+    by_speaker = np.argsort(speaker_rank, kind="stable")
+    counts = np.bincount(speaker_rank)
+    turn = np.empty(len(speaker_rank), np.int64)
+    turn[by_speaker] = np.arange(len(speaker_rank)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = labelled[np.lexsort((speaker_rank, turn))]
     seconds = np.cumsum(split.duration_s[order])
     n = int(np.searchsorted(seconds, minutes * 60 - 1e-9)) + 1
     return np.sort(order[:n])

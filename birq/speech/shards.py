@@ -267,14 +267,14 @@ class Split:
         return self.__dict__ | {"_maps": OrderedDict()}  # a worker opens its own maps
 
     def _map(self, file: int) -> mmap.mmap:
-        found = self._maps.get(file)
-        if found is None:
+        opened = self._maps.get(file)
+        if opened is None:
             with open(self.paths[file], "rb") as f:
-                found = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[file] = found
+                opened = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[file] = opened
             if len(self._maps) > OPEN_MAPS:
                 self._maps.popitem(last=False)  # views that are still in use keep their map alive
-        return found
+        return opened
 
     def raw(self, i: int) -> np.ndarray:
         """Stored values [T, n_mels] of utterance i, a read-only view of the memory map. Errors: BirqError if the bytes are not its own."""

@@ -217,19 +217,19 @@ def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tup
     device, section, lines = device_here(params.pretrain), params.pretrain, []
     for method in (m for m in params.run.methods if params.method(m).trains):
         if tune:
-            found = largest_micro_batch(params, method, plan.utterance_seconds, device)
-            lines.append(f"{method}: pretrain.micro_batch_seconds up to {found.micro_batch_seconds:.0f} fits {found.device}")
+            timed = largest_micro_batch(params, method, plan.utterance_seconds, device)
+            lines.append(f"{method}: pretrain.micro_batch_seconds up to {timed.micro_batch_seconds:.0f} fits {timed.device}")
         else:
-            found = measure(params, method, section.micro_batch_seconds, plan.utterance_seconds, device)
-        whole = section.steps * section.batch_seconds / found.audio_hours_per_hour / 3600
-        share = f", {100 * found.mfu:.1f} % of peak" if found.mfu else ""
+            timed = measure(params, method, section.micro_batch_seconds, plan.utterance_seconds, device)
+        whole = section.steps * section.batch_seconds / timed.audio_hours_per_hour / 3600
+        share = f", {100 * timed.mfu:.1f} % of peak" if timed.mfu else ""
         lines.append(
-            f"{method}: {found.seconds_per_step:.3f} s for {found.micro_batch_seconds:.0f} s of audio ({found.device}, "
-            f"{found.audio_hours_per_hour:,.0f} h of audio per hour{share}), at most {_gib(found.peak_gib)} held; "
+            f"{method}: {timed.seconds_per_step:.3f} s for {timed.micro_batch_seconds:.0f} s of audio ({timed.device}, "
+            f"{timed.audio_hours_per_hour:,.0f} h of audio per hour{share}), at most {_gib(timed.peak_gib)} held; "
             f"{section.steps:,d} steps here: {_time(whole)}"
         )
-        if found.mfu:
-            machine = replace(machine, mfu=found.mfu, mfu_measured=True, gpu=next(g for g in PEAK_TFLOPS if g in found.device))
+        if timed.mfu:
+            machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=next(g for g in PEAK_TFLOPS if g in timed.device))
     return machine, lines
 
 

@@ -140,11 +140,11 @@ def leave() -> None:
 
 def digest(model: nn.Module) -> str:
     """Hash of all weights and buffers."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _buckets(grads: list[Tensor]) -> list[list[Tensor]]:

@@ -46,7 +46,7 @@ class CodeCounts:
         self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
 
     @classmethod
-    def of(cls, count_NV: Tensor) -> CodeCounts:
+    def from_counts(cls, count_NV: Tensor) -> CodeCounts:
         """Counts that were taken elsewhere."""
         counts = cls(*count_NV.shape)
         counts.count_NV = count_NV
@@ -111,7 +111,7 @@ class PretrainTask:
         """What every rank must know of the others' part of each micro-batch; alone, there are no shares."""
         if self.group.size == 1:
             return [None] * len(batches)
-        sizes = [b.of or len(b.ids) for b in batches]
+        sizes = [b.n_all_ranks or len(b.ids) for b in batches]
         starts = np.cumsum([0, *sizes])
         masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
         for batch, mask_BT, start in zip(batches, masks, starts, strict=False):
@@ -171,7 +171,7 @@ class PretrainTask:
     def _totals(self) -> tuple[dict[str, float], CodeCounts, CodeCounts]:
         """Sums and counts of all ranks together."""
         sums = self.group.add(torch.tensor(list(self.sums.values()), dtype=torch.float64))
-        counts = [CodeCounts.of(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
+        counts = [CodeCounts.from_counts(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
         return dict(zip(self.sums, sums.tolist(), strict=True)), *counts
 
     def figures(self, step: int) -> dict[str, float | None]:

@@ -61,6 +61,6 @@ def _limits(environment: dict[str, str]) -> tuple[float, float]:
     if "SLURM_JOB_END_TIME" in environment:
         return float(environment["SLURM_JOB_START_TIME"]), float(environment["SLURM_JOB_END_TIME"])
     command = ["squeue", "--noheader", "--job", environment["SLURM_JOB_ID"], "--format", "%S %e"]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True).stdout
-    begin, end = (datetime.fromisoformat(t).timestamp() for t in said.split())
+    times = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True).stdout
+    begin, end = (datetime.fromisoformat(t).timestamp() for t in times.split())
     return begin, end

@@ -130,13 +130,13 @@ def _over_nodes(nodes: int, each: int, argv: list[str]) -> int:
         s.bind(("", 0))
         port = s.getsockname()[1]
     endpoint = f"{socket.gethostname()}:{port}"
-    place = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0"]
+    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0"]
     if threads := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it from the job by itself
-        place.append(f"--cpus-per-task={threads}")
+        srun.append(f"--cpus-per-task={threads}")
     node = [sys.executable, "-m", "birq.train.runtime.launch", str(nodes), str(each), endpoint, os.environ["SLURM_JOB_ID"]]
     # what Slurm told a step on one node (its tasks, its node) would hold for the new step too
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_JOB_ID")}
-    child = subprocess.Popen([*place, *node, "--", *argv], env=inherited)
+    child = subprocess.Popen([*srun, *node, "--", *argv], env=inherited)
     # srun hands SIGUSR1, which means nothing to itself, on to every launcher, and that to its ranks
     handlers = {s: signal.signal(s, lambda *_: child.send_signal(signal.SIGUSR1)) for s in (signal.SIGTERM, signal.SIGUSR1)}
     try:
