@@ -1,4 +1,4 @@
-"""What the stage contract costs, beside the same tools with nothing to do.
+"""The cost of the stage contract, beside the same tools with nothing to do.
 
     python -m benchmarks.contract [--rounds 5] [--experiments 200]
 
@@ -35,7 +35,7 @@ from tinyproject import Project  # noqa: E402
 STAGE = ("score", "--method", "best_rq", "--seed", "0")
 EMPTY_SNAKEFILE = 'rule empty:\n    output: "done"\n    shell: "touch {output}"\n'
 EMPTY_DVC = "stages:\n  empty:\n    cmd: touch done\n    outs: [done]\n"
-CASES = {  # name: what it is held against, how often it may cost that
+CASES = {  # name: its reference, and the largest allowed ratio to it
     "snakemake, empty": None,
     "snakemake": ("snakemake, empty", 2.0),
     "dvc repro, empty": None,
@@ -112,7 +112,7 @@ def medians(spent: list[Spent]) -> Spent:
 
 
 def table(few: dict[str, list[Spent]], many: dict[str, list[Spent]], experiments: int) -> str:
-    """A line per case: median wall (processor) seconds, and what they are held against."""
+    """A line per case: median wall (processor) seconds, and their references."""
     lines = [
         "| median wall (processor) seconds | one experiment | " + f"{experiments + 1} experiments | aim |",
         "| --- | ---: | ---: | --- |",

@@ -85,7 +85,7 @@ def decoding(scratch: Path, quick: bool) -> Part:
     return part
 
 
-# ---- scoring, beside what it takes to get the hypotheses
+# ---- scoring, beside the recognition that gives the hypotheses
 
 
 def transcripts(n: int) -> tuple[list[str], list[str]]:

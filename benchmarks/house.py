@@ -1,4 +1,4 @@
-"""What there is to read: birq's modules and lines, its stages and layers, at one commit or at two.
+"""The size of the code: birq's modules and lines, its stages and layers, at one commit or at two.
 
     python -m benchmarks house [--before COMMIT] [--at COMMIT]
 
@@ -74,7 +74,7 @@ def functions(inside: ast.AST, prefix: str = "") -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class House:
-    """What is read of one commit."""
+    """The files of one commit that are counted."""
 
     tree: dict[str, str]
 

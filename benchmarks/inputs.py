@@ -1,4 +1,4 @@
-"""What all contenders are fed with: FLAC files of speech, a corpus artifact over them, lists of lengths."""
+"""The inputs of all contenders: FLAC files of speech, a corpus artifact over them, lists of lengths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def corpora() -> Path:
 
 @lru_cache
 def speech(scratch: Path, n_files: int) -> tuple[str, list[Path]]:
-    """What the audio is, and up to `n_files` FLAC files of it: LibriSpeech where there is some, else noise made here.
+    """A description of the audio, and up to `n_files` FLAC files of it: LibriSpeech where there is some, else noise made here.
 
     Files are taken evenly from all there are, so that speakers and lengths are mixed.
     """

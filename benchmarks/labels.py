@@ -100,7 +100,7 @@ def memory_of(name: str) -> Callable[[], None]:
     torch.set_num_threads(1)
     labeller, x = CONTENDERS[name](), frames()
     with torch.no_grad():
-        labeller(x[:2])  # what is loaded once
+        labeller(x[:2])  # loads libraries and buffers
 
     def call() -> None:
         with torch.no_grad():

@@ -33,7 +33,7 @@ def interval(r: dict[str, float]) -> str:
 
 
 def base_of(part: Part) -> str:
-    """What the others are compared with: the last contender of birq's own."""
+    """The contender that the others are compared with: the last of birq's own."""
     ours = [c for c in part.wall if not c.startswith("floor") and c not in OPPONENTS]
     return ours[-1]
 
@@ -67,7 +67,7 @@ def table(part: Part, base: str) -> list[str]:
 
 
 def facts(part: Part) -> list[str]:
-    """What was measured beside the times."""
+    """The facts measured beside the times."""
     lines = []
     for name, value in part.facts.items():
         text = name.replace("_", " ")
@@ -179,7 +179,7 @@ def aims(results: Results) -> list[str]:
 
 
 def at_equal_time(part: Part, record: dict[str, Any]) -> list[str]:
-    """What a step costs, and the word error rates that the same time of pre-training gives (equal_time.json)."""
+    """The cost of a step, and the word error rates that the same time of pre-training gives (equal_time.json)."""
     base = equal_time.BASE
     seeds, budget = len(record["seeds"]), record["forms"][base]["steps"]
     heads = (
@@ -212,7 +212,7 @@ def conditions(results: Results) -> list[str]:
 
 
 def blocks(results: Results) -> dict[str, str]:
-    """What belongs between the page's markers."""
+    """The texts between the page's markers."""
     out = {"aims": aims(results), "conditions": conditions(results)}
     if "step" in results:
         out["equal_time"] = at_equal_time(

@@ -26,7 +26,7 @@ def _by_recipe(part: Path, id: str, text: str) -> tuple[str, str] | None:
 
     try:
         parsed = parse_utterance(part, f"{id} {text}", {})
-    except Exception:  # damaged audio: the check says what is wrong with it
+    except Exception:  # damaged audio: the check reports the reason
         return None
     return None if parsed is None else (parsed[1].speaker, parsed[1].text)
 

@@ -1,6 +1,6 @@
 """Archives of public corpora: downloaded, compared with a pinned SHA-256, then unpacked.
 
-A folder that came this way carries a mark, so it can be told from files of the user's own.
+A downloaded folder carries a mark that distinguishes it from the user's own files.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def fetch(name: str, archive: Archive, root: Path, target: Path, key: str, remed
             _download(name, archive, part, key, remedy)
             _unpack(name, archive, part, root, target, key)
         finally:
-            with contextlib.suppress(OSError):  # it still holds what a next call goes on with
+            with contextlib.suppress(OSError):  # it still holds the part that the next call resumes
                 work.rmdir()
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from birq import files
 
-# folders with code that decides when, where or how fast a stage runs, not what comes out; so do the modules at birq's root
+# folders with code that decides when, where or how fast a stage runs, not its result; so do the modules at birq's root
 OUTSIDE = ("birq.pipeline", "birq.settings", "birq.train.runtime")
 TEXTS = (".html", ".css", ".js")  # a template beside a module counts as its package's code
 
 
 def keyed(module: str) -> bool:
-    """Whether a module can change what a stage makes."""
+    """Whether a module can change a stage's result."""
     if module.split(".")[0] != "birq":
         return True
     in_folder = module.count(".") > 1 or (module != "birq" and module_source(module).name == "__init__.py")

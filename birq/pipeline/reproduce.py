@@ -1,4 +1,4 @@
-"""From a recorded result to the same number: what a run was is written down (`record`), and run and compared again (`reproduce`)."""
+"""From a recorded result to the same number: `record` writes a run's settings and results, `reproduce` runs it again and compares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from birq.settings import params, presets, yamlfile
 RESULTS = Path("benchmarks/results")
 LOCK = Path("requirements.lock")
 FORMAT = 1  # of a record
-CODE = ("birq", "workflow", "Snakefile", str(LOCK))  # what a record's commit must hold unchanged
+CODE = ("birq", "workflow", "Snakefile", str(LOCK))  # files that a record's commit must hold unchanged
 RATES = ("wer", "cer")
 DONE = "reproduced.json"  # marks a folder whose run was compared: the next one begins anew
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ def software(lock: Path) -> dict[str, Any]:
 
 
 def software_differences(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs, a line each. A package that only one side has is named too: it may be a dependency of another build of torch."""
+    """The differences, a line each. A package that only one side has is named too: it may be a dependency of another build of torch."""
     pairs = [(k, recorded[k], here[k]) for k in ("python", "machine")]
     both = recorded["packages"].keys() | here["packages"].keys()
     pairs += [(n, recorded["packages"].get(n), here["packages"].get(n)) for n in sorted(both)]
@@ -78,7 +78,7 @@ def _artifacts(loaded: params.Params) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def record(name: str, loaded: params.Params) -> Path:
-    """Write benchmarks/results/NAME.json: everything that says what the present run was, and its numbers. Returns the file.
+    """Write benchmarks/results/NAME.json: settings, software, digests and numbers of the present run. Returns the file.
 
     Errors: BirqError if something in data/ is stale or damaged, or if the code is not that of a commit.
     """
@@ -175,7 +175,7 @@ def _run(folder: Path, code: Path, cores: str, store: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rerun gave, beside the record."""
+    """The result of a rerun compared with the record."""
 
     verdict: str  # same, within the interval, different
     lines: list[str]
@@ -197,7 +197,7 @@ def _input(label: str, run: str) -> str:
 
 
 def _reasons(name: str, recorded: dict[str, Any], made: dict[str, Any]) -> list[str]:
-    """Why an artifact may have come out different: what its key covers, compared with the record."""
+    """Possible reasons for a different artifact: the parts of its key that differ from the record."""
     parts, run = made["parts"], name.partition("/")[2]
     old = {
         "params": {s: _dotted(recorded["params"], s) for s in parts["params"]},
@@ -265,8 +265,8 @@ def compare(recorded: dict[str, Any], data: Path) -> Outcome:
 def reproduce(source: str, folder: Path | None, settings: list[str], cores: str, present: bool, use_store: bool, say: Say) -> Outcome:
     """Run a recorded result again in a folder of its own and compare.
 
-    The folder (data/.reproduce/NAME) has its own store, so that nothing is taken from what was computed before; `use_store` takes
-    what the project's store has. A rerun that was killed goes on; one that was compared begins anew.
+    The folder (data/.reproduce/NAME) has its own store, so that everything is computed again; with `use_store`, artifacts come from
+    the project's store. A killed rerun resumes; a rerun that was compared already begins anew.
     Errors: BirqError for a record or a commit that is not there, params that are not legal, a stage that fails.
     """
     recorded = read(source)

@@ -1,4 +1,4 @@
-"""Why an artifact would be made again: the param, the input, the line of code that is not what it was."""
+"""Why an artifact would be made again: the param, the input, the line of code that has changed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _state(node: Node) -> list[str]:
     except BirqError as e:
         return [str(e)]
     reasons = [problem] if problem else []
-    with contextlib.suppress(BirqError):  # an input is missing or damaged: told where it stands
+    with contextlib.suppress(BirqError):  # an input is missing or damaged: its own node reports that
         reasons += differences(node.run, record["parts"], stage.key_parts(node))
     return reasons
 

@@ -61,7 +61,7 @@ class _Task:
 
 
 def _make_shard(task: _Task) -> dict[str, Any]:
-    """Write a shard, unless a run before this one did, and say what is in it."""
+    """Write a shard, unless an earlier run did, and return the facts about its content."""
     if task.facts.exists() and task.shard.exists():
         return json.loads(task.facts.read_text(encoding="utf-8"))
     meta = shards.metadata(storage=task.storage, **task.settings)
@@ -188,7 +188,7 @@ def compute(job: Job) -> None:
     workers, made = _shards(job, None)
     finished: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in manifests.splits(job.input("corpus"))}
     for task, facts in made:
-        finished[task.split][task.number] = (replace(task, utterances=()), facts)  # what was read need not be kept
+        finished[task.split][task.number] = (replace(task, utterances=()), facts)  # without its utterances, which are not needed any more
     ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in finished.items()}
     for tasks in ordered.values():
         for task, _ in tasks:

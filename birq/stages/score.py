@@ -15,7 +15,7 @@ from birq.settings.params import Score
 
 
 def compute(job: Job) -> None:
-    """Score what decode left: scores.json (figures per split) and utterances.parquet, most errors first, ties by id."""
+    """Score the hypotheses of decode: scores.json (figures per split) and utterances.parquet, most errors first, ties by id."""
     section: Score = job.read("score")
     folder = job.input("decode")
     splits = [s for s in SPLITS if (folder / f"{s}.parquet").exists()]

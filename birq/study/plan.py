@@ -42,7 +42,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What is assumed of the machines; bandwidths are those that one GPU sees in an all-reduce."""
+    """Assumptions about the machines; bandwidths are those that one GPU sees in an all-reduce."""
 
     gpu: str = "H200"
     mfu: float = 0.25
@@ -72,7 +72,7 @@ class Training:
 
     name: str
     steps: int
-    audio_hours: float  # heard, all passes together
+    audio_hours: float  # of all passes together
     flops: float
     n_parameters: int
     weight_gib: float  # weights, gradients, optimiser
@@ -99,9 +99,9 @@ class Plan:
 
 
 def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
-    """Hours of every corpus: as given, else from its features, else from what is known of it.
+    """Hours of every corpus: as given, else from its features, else from the published size.
 
-    Errors: BirqError where nothing is known, or where a corpus is named that params.yaml does not have.
+    Errors: BirqError where none is known, or where a corpus is named that params.yaml does not have.
     """
     if unknown := set(given) - set(params.corpora):
         raise BirqError(f"--hours {sorted(unknown)[0]}: not in corpora; legal: {', '.join(params.corpora)}")
@@ -124,7 +124,7 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
 
 
 def activation_bytes_per_frame(shape: Shape, n_layers: int, bytes_per_value: int = 2) -> float:
-    """What autograd keeps of `n_layers` Conformer blocks for one encoder frame; attention's probabilities are not kept.
+    """Bytes that autograd keeps of `n_layers` Conformer blocks for one encoder frame; attention's probabilities are not kept.
 
     In units of the width: two feed-forwards of 2 + 2 e, attention 9, convolution 2 + 7 c, the last norm 1; a test holds it against torch.
     """
@@ -210,7 +210,7 @@ def _gib(gib: float) -> str:
 
 
 def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tuple[Machine, list[str]]:
-    """Steps of every method timed here; the machine with the share of peak that was seen, if it has one, and what to print.
+    """Time steps of every method here. Returns the machine with the measured share of peak, if it has one, and the lines to print.
 
     Errors: BirqError as `largest_micro_batch`.
     """

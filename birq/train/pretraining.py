@@ -33,14 +33,14 @@ COLLAPSED_STEPS = 100
 
 @dataclass(frozen=True)
 class Watched:
-    """What is looked at beside the losses, from the section `birq` of params.yaml."""
+    """Settings of the checks beside the losses, from the section `birq` of params.yaml."""
 
     min_perplexity: float = 1.0  # of the enhanced codes; below it, the run stops
     gradient_cosine_every_steps: int = 0  # 0: never
 
 
 class CodeCounts:
-    """How often each code was used since the last look."""
+    """How often each code was used since the last line of the curve."""
 
     def __init__(self, n_codebooks: int, codebook_size: int):
         self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
@@ -108,7 +108,7 @@ class PretrainTask:
         return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
 
     def _shares(self, batches: list[Batch], masks: list[Tensor]) -> list[Share | None]:
-        """What every rank must know of the others' part of each micro-batch; alone, there are no shares."""
+        """This rank's share of each micro-batch, with the masked frames of all ranks; a single process has no shares."""
         if self.group.size == 1:
             return [None] * len(batches)
         sizes = [b.n_all_ranks or len(b.ids) for b in batches]
