@@ -4,7 +4,7 @@ python -m benchmarks                             list them
 python -m benchmarks setup                       make .venv-bench with birq and the opponents
 python -m benchmarks fbank labels ... [--quick]  run some, or `all`; write benchmarks/results/NAME.json
 python -m benchmarks report                      write the tables and charts of docs/performance.md from the results
-python -m benchmarks EXPERIMENT [--help]         an experiment without opponents, in the present Python; also python -m benchmarks.EXPERIMENT
+python -m benchmarks EXPERIMENT [--help]         an experiment without opponents, in this Python; also python -m benchmarks.EXPERIMENT
 """
 
 from __future__ import annotations

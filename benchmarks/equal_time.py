@@ -2,7 +2,7 @@
 
     python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--best-rq-steps 1449 997] [--cores all]
 
-First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form
+First the cost of a step of every form beside BEST-RQ's, in turn, one thread. Then Snakemake runs the recipe of params.yaml for every form
 and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. `--best-rq-steps`: also BEST-RQ with as many steps as other
 forms had, which separates the effect of the labels from the cost of their time. Stored artifacts are not computed again, so a stopped run
 goes on. Writes benchmarks/results/equal_time.json, prints the tables of docs/results.md. Needs the features (`make demo`).

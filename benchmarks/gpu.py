@@ -57,7 +57,7 @@ PREPARED: dict[str, Callable[[Encoder], None]] = {"": lambda _: None, ", compile
 def one_size(
     title: str, model: Change, label_layer: int, n_utterances: int, rounds: int, device: str, contenders: list[tuple[str, str]]
 ) -> Part:
-    """`contenders`: methods of METHODS, and the preparation of their encoders from PREPARED. A failure becomes a fact, and the others run."""
+    """`contenders`: methods of METHODS, with the preparation of their encoders from PREPARED. A failure becomes a fact."""
     b = models.batch(n_utterances)
     settings = model | ONE_CODEBOOK | {"birq.label_layer": label_layer}
     steps: dict[str, tuple[str, models.Step]] = {}

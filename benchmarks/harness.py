@@ -108,7 +108,7 @@ def _clock() -> tuple[float, float]:
 def peak_mib(target: str, *args: Any) -> dict[str, float]:
     """MiB that `target` ("module:function") takes at most, in a process of its own.
 
-    The function sets up with `*args` and returns a callable; `before` is the memory that the process holds then, `peak` the most on top
+    The function sets up with `*args` and returns a callable. `before` is the memory that the process holds then, `peak` the most on top
     of it while the callable runs.
     """
     command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(args)]

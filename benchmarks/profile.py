@@ -2,7 +2,7 @@
 
     python -m benchmarks.profile [--before bc87c8d] [--steps 10]
 
-Params and features as they lie here (`make demo`), BEST-RQ and BiRQ, the same batches; on a GPU the time of its kernels, else one thread
+Params and features as they lie here (`make demo`), BEST-RQ and BiRQ, the same batches. On a GPU it times kernels, else one thread
 of the CPU. Each operation counts the time that it spends itself. Writes benchmarks/results/profile-gpu.json or profile-cpu.json, prints the
 table of docs/performance.md.
 """

@@ -62,7 +62,7 @@ def marks(root: Path) -> dict[str, str]:
     try:
         read = json.loads((root / MARK).read_text(encoding="utf-8"))["archives"]
         return {str(name): str(sha256) for name, sha256 in read.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or spoiled: then the files are the user's own
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: then the files are the user's own
         return {}
 
 

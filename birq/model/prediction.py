@@ -32,7 +32,7 @@ class AnchorObjective(Quantization):
 
 @dataclass(frozen=True)
 class Share:
-    """Which utterances of a batch are here, where the others are computed elsewhere at the same time.
+    """The utterances of a batch that this process computes, while others compute the rest.
 
     Means over frames, statistics of z and the mean label are those of the whole batch; the losses of all shares add up to the batch's.
     """

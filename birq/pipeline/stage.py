@@ -233,7 +233,7 @@ def _job(node: Node, key: str) -> Job:
 
 
 def _disk_full(error: Exception, folder: Path) -> bool:
-    """Libraries wrap the operating system's error in their own, so the disk is asked as well."""
+    """Libraries wrap the operating system's error in their own, so the free space is checked as well."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if isinstance(error, BirqError):

@@ -27,7 +27,7 @@ def torchaudio() -> types.ModuleType:
     """The torchaudio module, its compiled extension reported as absent.
 
     torchaudio's wheels are built for CUDA and fail to import beside a CPU-only torch. The functions that birq uses (fbank, resampling,
-    masks) are Python on torch, so the extension is left out everywhere, and the same code runs with and without a GPU.
+    masks) are Python on torch, so the extension is left out everywhere. The same code runs with and without a GPU.
     """
     name = "torchaudio._extension"
     if "torchaudio" not in sys.modules and name not in sys.modules:

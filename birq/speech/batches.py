@@ -80,7 +80,7 @@ def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, wind
     """Batches of one epoch: every utterance in exactly one, none above `batch_frames` (padding not counted).
 
     Utterances are shuffled, sorted by length within windows and packed greedily. The rest of a window goes into the next one, so only
-    the epoch's last batch can be short; below half the budget it shares evenly with the one before it. Where one window holds everything,
+    the epoch's last batch can be short. Below half the budget it shares evenly with the one before it. Where one window holds everything,
     the sorted order is jittered by about a batch, so that batches differ between epochs. Then the order of the batches is shuffled.
     Errors: BirqError if an utterance is longer than a batch.
     """

@@ -80,7 +80,7 @@ class Training:
     disk_gib: float
 
     def hours(self, n_gpus: int, machine: Machine) -> float:
-        """Wall time on n GPUs: compute shared evenly, then the sum of gradients, which birq does not hide behind the backward pass."""
+        """Wall time on n GPUs: compute shared evenly, then the sum of gradients, which birq does not overlap with the backward pass."""
         reduce = self.steps * machine.all_reduce_seconds(4 * self.n_parameters, n_gpus)
         return (self.flops / n_gpus / machine.flops_per_second + reduce) / 3600
 

@@ -1,6 +1,6 @@
 """Several processes train one model: their sums and checks. A single process never calls torch.distributed.
 
-Every rank keeps the whole model and optimiser and takes its share of each micro-batch; gradients are summed once per optimiser step, by
+Every rank keeps the whole model and optimiser and takes its share of each micro-batch. Gradients are summed once per optimiser step, by
 plain all-reduce in buckets, not by DistributedDataParallel. DDP would send the first buckets while the backward pass still runs. But that
 pass makes collective calls of its own (statistics of z and of the mean label). Frozen steps, unused heads and shares without an utterance
 give no gradient. So the order of the two streams of calls could differ between ranks. docs/scale.md gives the cost of the missing overlap.

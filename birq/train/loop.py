@@ -99,7 +99,7 @@ def adamw(groups: list[dict[str, Any]], section: Optimisation) -> torch.optim.Ad
 
 
 def _steps(feed: Feed, epoch: int, batch: int) -> Iterator[tuple[int, int, list[Batch]]]:
-    """Epoch, the batch after this one, and the micro-batches of every step, for ever."""
+    """Epoch, the batch after this one, and the micro-batches of every step, without end."""
     while True:
         for batches in feed.epoch(epoch, start=batch):
             batch += 1
@@ -165,7 +165,7 @@ class Training:
     def run(self) -> Position:
         """Train to the end; the curve goes into the artifact.
 
-        Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
+        Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached.
         Diverged when the loss or the gradient is not finite; the checkpoint before it stays.
         """
         with self.request:
