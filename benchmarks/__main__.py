@@ -4,7 +4,7 @@ python -m benchmarks                             list them
 python -m benchmarks setup                       make .venv-bench with birq and the opponents
 python -m benchmarks fbank labels ... [--quick]  run some, or `all`; write benchmarks/results/NAME.json
 python -m benchmarks report                      write the tables and charts of docs/performance.md from the results
-python -m benchmarks EXPERIMENT [--help]         what needs no opponents, in the Python at hand; also python -m benchmarks.EXPERIMENT
+python -m benchmarks EXPERIMENT [--help]         an experiment without opponents, in this Python; also python -m benchmarks.EXPERIMENT
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ VENV = harness.ROOT / ".venv-bench"
 
 
 def listing() -> str:
-    lines = [f"  {name:10s} {what}" for name, what in BENCHMARKS.items()]
-    others = [f"  {name:10s} {what}" for name, what in EXPERIMENTS.items()]
+    lines = [f"  {name:10s} {title}" for name, title in BENCHMARKS.items()]
+    others = [f"  {name:10s} {title}" for name, title in EXPERIMENTS.items()]
     run = "python -m benchmarks NAME ... [--quick] runs benchmarks, python -m benchmarks EXPERIMENT [--help] one experiment"
     return "\n".join(["benchmarks:", *lines, "experiments:", *others, "", f"{run}; --help lists the rest"])
 
@@ -60,7 +60,7 @@ def setup() -> None:
 
 
 def in_venv(arguments: list[str]) -> None:
-    """Go on in .venv-bench; whoever typed the command need not care which Python `python` is."""
+    """Go on in .venv-bench, so that the command works with any `python`."""
     python = VENV / "bin" / "python"
     if Path(sys.prefix).resolve() == VENV.resolve():
         return

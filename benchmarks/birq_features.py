@@ -1,4 +1,4 @@
-"""birq's feature stage by itself: the stage's `compute` on a folder, without keys and store. Imports what the stage imports, no more.
+"""birq's feature stage by itself: the stage's `compute` on a folder, without keys and store. It imports no more than the stage does.
 
 python -m benchmarks.birq_features CORPUS FOLDER WORKERS
 """

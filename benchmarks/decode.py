@@ -85,7 +85,7 @@ def decoding(scratch: Path, quick: bool) -> Part:
     return part
 
 
-# ---- scoring, beside what it takes to get the hypotheses
+# ---- scoring, beside the recognition that gives the hypotheses
 
 
 def transcripts(n: int) -> tuple[list[str], list[str]]:
@@ -94,13 +94,15 @@ def transcripts(n: int) -> tuple[list[str], list[str]]:
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(3000)]
     references, hypotheses = [], []
     for _ in range(n):
-        said = draw.choices(words, k=draw.randint(15, 25))
-        heard = []
-        for word in said:
+        spoken = draw.choices(words, k=draw.randint(15, 25))
+        recognised = []
+        for word in spoken:
             kind = draw.random()
-            heard += [word] if kind > 0.12 else [draw.choice(words)] if kind > 0.06 else [] if kind > 0.03 else [word, draw.choice(words)]
-        references.append(" ".join(said))
-        hypotheses.append(" ".join(heard))
+            recognised += (
+                [word] if kind > 0.12 else [draw.choice(words)] if kind > 0.06 else [] if kind > 0.03 else [word, draw.choice(words)]
+            )
+        references.append(" ".join(spoken))
+        hypotheses.append(" ".join(recognised))
     return references, hypotheses
 
 

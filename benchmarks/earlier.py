@@ -1,6 +1,6 @@
 """The `birq` of an earlier commit under this repository's benchmarks: its code in a folder, a process that imports it, its training.
 
-Modules that run in such a process import nothing of birq but what it has at every commit: the rest they take from `training()`.
+Modules that run in such a process import only parts of birq that exist at every commit; the rest they take from `training()`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def code_of(commit: str) -> Iterator[Path]:
 
 
 def in_a_process(module: str, code: Path, options: list[str]) -> Any:
-    """What a benchmark prints last, as JSON, run in a process that imports birq from a folder."""
+    """The last line that a benchmark prints, as JSON. It runs in a process that imports birq from a folder."""
     command = [sys.executable, "-P", "-m", module, *options]
     path = os.pathsep.join([str(code), str(ROOT)])
     out = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -2,9 +2,9 @@
 
     python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--best-rq-steps 1449 997] [--cores all]
 
-First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form
+First the cost of a step of every form beside BEST-RQ's, in turn, one thread. Then Snakemake runs the recipe of params.yaml for every form
 and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. `--best-rq-steps`: also BEST-RQ with as many steps as other
-forms had, which tells what the labels do from what their time costs. What is in the store is not computed again, so a run that was stopped
+forms had, which separates the effect of the labels from the cost of their time. Stored artifacts are not computed again, so a stopped run
 goes on. Writes benchmarks/results/equal_time.json, prints the tables of docs/results.md. Needs the features (`make demo`).
 """
 
@@ -76,7 +76,7 @@ def difference(rates: list[float], base: list[float]) -> str:
 
 
 def table(record: dict) -> str:
-    """What docs/results.md shows."""
+    """The table of docs/results.md."""
     seeds = record["seeds"]
     heads = " | ".join(f"seed {s}" for s in seeds)
     lines = [
@@ -92,7 +92,7 @@ def table(record: dict) -> str:
 
 
 def decomposition(record: dict) -> str:
-    """What the labels do at equal steps, and what the steps that their time costs would have done; differences are means over seeds."""
+    """The effect of the labels at equal steps, and that of the steps which their time costs; differences are means over seeds."""
     lines = [
         "| form | steps | WER | BEST-RQ of as many steps | less that: the labels [95 %] | that less BEST-RQ above: the time [95 %] |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

@@ -30,7 +30,7 @@ class OnDisk:
     def __init__(self, scratch: Path, quick: bool):
         from lhotse import CutSet, LilcomChunkyWriter, NumpyFilesWriter
 
-        self.what, files = inputs.speech(scratch, 60 if quick else 392)
+        self.source, files = inputs.speech(scratch, 60 if quick else 392)
         self.copies = 1 if quick else 2
         logmels = [features.fbank(w).numpy() for w in inputs.waves(files)]
         (scratch / "lilcom").mkdir()
@@ -89,8 +89,8 @@ def _cut(name: str, logmel_TF: np.ndarray, writer):
         recording_id=name,
         channels=0,
     )
-    said = SupervisionSegment(id=name, recording_id=name, start=0, duration=seconds, channel=0, text="")
-    return MonoCut(id=name, start=0, duration=seconds, channel=0, features=stored, supervisions=[said])
+    supervision = SupervisionSegment(id=name, recording_id=name, start=0, duration=seconds, channel=0, text="")
+    return MonoCut(id=name, start=0, duration=seconds, channel=0, features=stored, supervisions=[supervision])
 
 
 class Lhotse:
@@ -144,7 +144,7 @@ def epoch(scratch: Path, quick: bool) -> Part:
     hours = disk.split.duration_s.sum() / 3600
     part = race(
         "feed",
-        f"one epoch of {hours:.2f} h ({disk.what}), {len(disk.split)} utterances in batches of {BATCH_SECONDS:.0f} s, one thread",
+        f"one epoch of {hours:.2f} h ({disk.source}), {len(disk.split)} utterances in batches of {BATCH_SECONDS:.0f} s, one thread",
         [
             Contender("lhotse, lilcom", theirs["lilcom"]),
             Contender("lhotse, numpy files", theirs["numpy"]),
@@ -178,7 +178,7 @@ def padding_of_fixed_shapes(n_frames: np.ndarray, budget: int, shapes: int) -> f
 
 
 def lhotse_batches(n_frames: np.ndarray) -> list[np.ndarray]:
-    """What DynamicBucketingSampler makes of these lengths."""
+    """The batches that DynamicBucketingSampler makes of these lengths."""
     from lhotse import CutSet, MonoCut, Recording
     from lhotse.dataset import DynamicBucketingSampler
 

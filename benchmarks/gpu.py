@@ -46,7 +46,7 @@ def flops(b: models.Batch, method: str, change: Change) -> float:
 
 
 def with_cuda_graphs(encoder: Encoder) -> None:
-    """Compiled for the one shape of this benchmark, and replayed without Python: what fixed shapes could gain at most."""
+    """Compiled for the one shape of this benchmark, and replayed without Python: the most that fixed shapes could gain."""
     for block in encoder.blocks:
         block.compile(mode="reduce-overhead", dynamic=False)
 
@@ -57,7 +57,7 @@ PREPARED: dict[str, Callable[[Encoder], None]] = {"": lambda _: None, ", compile
 def one_size(
     title: str, model: Change, label_layer: int, n_utterances: int, rounds: int, device: str, contenders: list[tuple[str, str]]
 ) -> Part:
-    """`contenders`: methods of METHODS, and what of PREPARED is done to their encoders. One that fails is a fact, not the end."""
+    """`contenders`: methods of METHODS, with the preparation of their encoders from PREPARED. A failure becomes a fact."""
     b = models.batch(n_utterances)
     settings = model | ONE_CODEBOOK | {"birq.label_layer": label_layer}
     steps: dict[str, tuple[str, models.Step]] = {}

@@ -1,4 +1,4 @@
-"""What there is to read: birq's modules and lines, its stages and layers, at one commit or at two.
+"""The size of the code: birq's modules and lines, its stages and layers, at one commit or at two.
 
     python -m benchmarks house [--before COMMIT] [--at COMMIT]
 
@@ -46,18 +46,18 @@ def tree_of(commit: str | None) -> dict[str, str]:
 
 def docstring_lines(module: ast.Module) -> set[int]:
     """The lines that docstrings take."""
-    found: set[int] = set()
+    lines: set[int] = set()
     for node in ast.walk(module):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            found |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return found
+            lines |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return lines
 
 
 def code_lines(text: str) -> int:
     """Lines that hold code, of a module."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    found = {n for t in tokens if t.type not in SILENT for n in range(t.start[0], t.end[0] + 1)}
-    return len(found - docstring_lines(ast.parse(text)))
+    lines = {n for t in tokens if t.type not in SILENT for n in range(t.start[0], t.end[0] + 1)}
+    return len(lines - docstring_lines(ast.parse(text)))
 
 
 def functions(inside: ast.AST, prefix: str = "") -> Iterator[tuple[int, str]]:
@@ -74,7 +74,7 @@ def functions(inside: ast.AST, prefix: str = "") -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class House:
-    """What is read of one commit."""
+    """The files of one commit that are counted."""
 
     tree: dict[str, str]
 
@@ -109,8 +109,8 @@ class House:
         return max((n, f"{file}: {name}") for file, text in self.modules.items() for n, name in functions(ast.parse(text)))
 
 
-def _named(found: tuple[int, str]) -> str:
-    return f"{found[0]:,} ({found[1].removeprefix('birq/')})"
+def _named(longest: tuple[int, str]) -> str:
+    return f"{longest[0]:,} ({longest[1].removeprefix('birq/')})"
 
 
 FIGURES: dict[str, Callable[[House], str]] = {

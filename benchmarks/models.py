@@ -115,7 +115,7 @@ def speechbrain_step(b: Batch, d_model: int, n_layers: int, dropout: float) -> S
 
 class LeanFrontEnd(nn.Module):
     """SpeechBrain's front end, the same function of the same weights: convolution, LayerNorm over bins and channels, leaky ReLU, dropout,
-    twice. Channels lie last, so nothing is transposed, and one utterance follows another, so what lies between stays in cache."""
+    twice. Channels lie last, so nothing is transposed, and one utterance follows another, so intermediate values stay in cache."""
 
     def __init__(self, theirs: nn.Module):
         super().__init__()
@@ -158,8 +158,8 @@ def birq_step(
     device: str = "cpu",
     prepared: Callable[[Encoder], None] = lambda _: None,
 ) -> Step:
-    """A step of pre-training as birq.train does it, bf16 on a GPU. `change`: what differs from params.yaml; `front`: in place of stacking;
-    `prepared`: what is done to the encoder before."""
+    """A step of pre-training as birq.train does it, bf16 on a GPU. `change`: differences from params.yaml; `front`: in place of stacking;
+    `prepared`: a function applied to the encoder before."""
     params = changed(load(ROOT / "params.yaml"), change | {"features.n_mels": 80})
     section, pretrainer = params.pretrain, model_of(params, method)
     if front is not None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.profile [--before bc87c8d] [--steps 10]
 
-Params and features as they lie here (`make demo`), BEST-RQ and BiRQ, the same batches; on a GPU the time of its kernels, else one thread
+Params and features as they lie here (`make demo`), BEST-RQ and BiRQ, the same batches. On a GPU it times kernels, else one thread
 of the CPU. Each operation counts the time that it spends itself. Writes benchmarks/results/profile-gpu.json or profile-cpu.json, prints the
 table of docs/performance.md.
 """
@@ -54,11 +54,11 @@ def seconds_by_kind(method: str, steps: int) -> dict[str, float]:
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as seen:
         for step in range(WARM_STEPS, WARM_STEPS + steps):
             run.step(batches[step], step, 0, 1e-5)
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for event in seen.key_averages():
         micros = event.self_device_time_total if gpu else event.self_cpu_time_total
-        found[kind_of(event.key)] = found.get(kind_of(event.key), 0.0) + micros / 1e6 / steps
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        seconds[kind_of(event.key)] = seconds.get(kind_of(event.key), 0.0) + micros / 1e6 / steps
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def table(record: dict) -> str:

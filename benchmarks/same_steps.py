@@ -4,7 +4,7 @@
 
 Trains BiRQ and BEST-RQ for some steps with the params and features at hand, float32, one thread: with the code of COMMIT, with the code
 that lies here, and with the code of COMMIT after one weight of the head was moved by 1e-6. Prints the largest relative difference of the
-loss and of its parts from the first. Last digits differ where sums are taken in another order; the third says what training makes of such
+loss and of its parts from the first. Sums in another order differ by float rounding; the third run shows how far training carries such
 a difference. Exits with 1 where this code is further away than 1e-5 over the first 10 steps, or than that and thrice the moved weight's
 distance over all of them: that distance is one draw of many, and another weight's differs by about so much.
 """
@@ -34,12 +34,12 @@ def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     with torch.no_grad():
         run.model.head.weight[0, 0] += nudge
     section = run.section
-    schedule, found = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
+    schedule, lines = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
     for step, batches in zip(range(steps), here.feed(params).epoch(0), strict=False):
         run.step(batches, step, 0, section.learning_rate * schedule(step))
         line = run.task.figures(step + 1)
-        found.append({name: line[name] for name in FIGURES if line[name] is not None})
-    return found
+        lines.append({name: line[name] for name in FIGURES if line[name] is not None})
+    return lines
 
 
 def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:
@@ -54,7 +54,7 @@ def apart(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> li
 
 
 def differs(here: list[float], moved: list[float]) -> bool:
-    """Whether one figure's distances at every step are more than last digits, or more than training makes of them."""
+    """Whether one figure's distances are more than float rounding in the first steps, or more than training makes of that later."""
     return max(here[:FIRST]) > TOLERANCE or max(here) > max(TOLERANCE, DRAW * max(moved))
 
 
@@ -82,7 +82,7 @@ def main() -> int:
                 different |= differs(here, there)
                 shown = "; ".join(f"{max(side):.1e} ({max(side[:FIRST]):.1e})" for side in (here, there))
                 print(f"{method:8s} {name:14s} {shown}")
-    print("different" if different else f"the same to {TOLERANCE:g}, or as near as last digits allow")
+    print("different" if different else f"the same to {TOLERANCE:g}, or equal up to float rounding")
     return int(different)
 
 

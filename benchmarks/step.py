@@ -44,7 +44,7 @@ def best_rq(name: str, b: models.Batch, dropout: float) -> models.Step:
 
 
 def difference_of_front_ends(b: models.Batch) -> dict[str, float]:
-    """Largest difference between the two implementations, over the largest value: of what comes out, of a weight's gradient."""
+    """Largest difference between the two implementations, over the largest value: of the outputs and of a weight's gradient."""
     theirs = models.front_end().eval()
     lean = models.LeanFrontEnd(theirs).eval()
     out, again = theirs(b.feats_BTF), lean(b.feats_BTF)

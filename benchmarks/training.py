@@ -1,4 +1,4 @@
-"""A training on the params and features at hand, step by step: what experiments share."""
+"""A training on the params and features at hand, step by step, shared by the experiments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from birq.train.pretraining import PretrainTask, Watched, build, constants, pret
 
 __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed", "load", "model_of", "objective_of", "shape_of"]
 
-# what a timed or compared step differs in from params.yaml
+# changes to params.yaml for a timed or compared step
 ON_ONE_THREAD = {"birq.gradient_cosine_every_steps": 0, "pretrain.cpu_threads": 1}
 Change = dict[str, Any]  # keys of params.yaml as birq.label_share, and their values
 
@@ -56,7 +56,7 @@ def model_of(params: Params, method: str, seed: int = 0) -> BestRq:
 
 
 class Training(Steps):
-    """One method's model, optimiser and figures. `change`: what differs from params.yaml."""
+    """One method's model, optimiser and figures. `change`: differences from params.yaml."""
 
     def __init__(self, params: Params, method: str, change: Change, seed: int = 0):
         params = changed(params, change)

@@ -27,7 +27,7 @@ def load(path: str | Path = "params.yaml") -> Any:
 
 
 class Training(Steps):
-    """One method's model, optimiser and figures. `change`: what differs from the section `pretrain`."""
+    """One method's model, optimiser and figures. `change`: differences from the section `pretrain`."""
 
     def __init__(self, params: Any, method: str, change: dict[str, Any], seed: int = 0):
         section = params.pretrain.model_copy(update=change | ({"enhanced_weight": 0.0} if method == "best_rq" else {}))

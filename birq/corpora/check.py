@@ -87,7 +87,7 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
     kept = scratch / "checked"
     kept.mkdir(parents=True, exist_ok=True)
     progress = Progress(f"corpus {name}", len(paths), "recording")
-    heard: dict[str, Sound] = {}
+    sounds_by_path: dict[str, Sound] = {}
     hours = 0.0
     # decoding and hashing leave Python's lock, so threads are enough
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
@@ -99,11 +99,11 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
             else:
                 sounds = list(pool.map(lambda p: listen(scan.root / p), chunk))
                 files.write_text(record, json.dumps([asdict(s) for s in sounds]))
-            heard.update(zip(chunk, sounds, strict=True))
+            sounds_by_path.update(zip(chunk, sounds, strict=True))
             hours += sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600
-            progress.update(len(heard), hours=hours)
+            progress.update(len(sounds_by_path), hours=hours)
     progress.close()
-    return heard
+    return sounds_by_path
 
 
 def _judge_text(item: Item, alphabet: str) -> Item:

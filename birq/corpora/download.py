@@ -1,6 +1,6 @@
 """Archives of public corpora: downloaded, compared with a pinned SHA-256, then unpacked.
 
-A folder that came this way carries a mark, so it can be told from files of the user's own.
+A downloaded folder carries a mark that distinguishes it from the user's own files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def marks(root: Path) -> dict[str, str]:
     try:
         read = json.loads((root / MARK).read_text(encoding="utf-8"))["archives"]
         return {str(name): str(sha256) for name, sha256 in read.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or spoiled: then the files are the user's own
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: then the files are the user's own
         return {}
 
 
@@ -98,7 +98,7 @@ def fetch(name: str, archive: Archive, root: Path, target: Path, key: str, remed
             _download(name, archive, part, key, remedy)
             _unpack(name, archive, part, root, target, key)
         finally:
-            with contextlib.suppress(OSError):  # it still holds what a next call goes on with
+            with contextlib.suppress(OSError):  # it still holds the part that the next call resumes
                 work.rmdir()
 
 

@@ -1,14 +1,15 @@
 """Comparison of word error rates on the same speech, between models or between methods.
 
-Two models differ by what they were trained on and by luck. A bootstrap over utterances or speakers covers the choice of the test set and
+Two models differ by their training method and by chance. A bootstrap over utterances or speakers covers the choice of the test set and
 nothing else, so it supports statements about those models. A statement about methods also has to cover the training seed: from
 `MIN_SEEDS` seeds on, every resample draws a seed effect as well.
 
 The seed effect is drawn from Student's t, not by resampling the seeds. A percentile bootstrap of three values ends at the smallest and
 the largest, which is too narrow: with a seed noise of 3 points of WER it called equal methods different in 17 % of simulated runs, where
-5 % is nominal. The t distribution with n − 1 degrees of freedom is exact for normal seed effects and came to 5 %. Models that share a seed
-share data order, first weights and codebooks, so where both methods have the same seeds, the spread is that of the differences by seed;
-else each method has its own.
+5 % is nominal. The t distribution with n − 1 degrees of freedom is exact for normal seed effects and came to 5 %.
+
+Models of one seed share data order, initial weights and codebooks. Where both methods have the same seeds, the spread is therefore that
+of the differences by seed; else each method has its own.
 
 Shape suffixes: N utterances, M models, S speakers, R resamples.
 """

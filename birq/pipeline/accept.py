@@ -1,6 +1,6 @@
 """Accept an artifact under changed code: for an edit that cannot change the result, where computing it again would take days.
 
-`snakemake --touch` and `dvc commit` are the like elsewhere. Here the artifact keeps its bytes, gets the present key, and says so.
+`snakemake --touch` and `dvc commit` are the equivalents. Here the artifact keeps its bytes, gets the present key, and says so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Stale:
 
 
 def _stale(node: Node, asked: bool) -> Stale | None:
-    """The artifact if its code has changed and nothing else has; None if it is up to date, or (not `asked`) for another reason stale.
+    """The artifact if its code has changed and nothing else has; None if it is up to date, or if it is stale for another reason and not `asked` for.
 
     Errors: BirqError if it was `asked` for and is missing, damaged, or made from other params or inputs.
     """
@@ -78,7 +78,7 @@ def accept(texts: list[str], params: Params, say: Say, ask: Callable[[str], bool
     asked = [dag.find(text, params) for text in texts]
     names = {n.name for n in asked}
     stale = [s for n in dag.downstream(asked, params) if (s := _stale(n, n.name in names))]
-    if any(not s.node.stage.shows_provenance for s in stale):  # the report shows what was accepted, so it is made again
+    if any(not s.node.stage.shows_provenance for s in stale):  # the report lists accepted artifacts, so it is made again
         stale = [s for s in stale if not s.node.stage.shows_provenance]
     if not stale:
         say("nothing to accept: the artifacts are up to date")

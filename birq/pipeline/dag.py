@@ -22,7 +22,7 @@ Wildcards = dict[str, str]
 
 @dataclass(frozen=True)
 class Own:
-    """What a node reads besides its stage's sections and inputs: of its corpus' kind, or of its run's method."""
+    """Modules, sections and inputs of a node besides its stage's: those of its corpus' kind, or of its run's method."""
 
     modules: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ STAGES: dict[str, Stage] = {
 
 @dataclass(frozen=True)
 class Node:
-    """A stage with its wildcards filled in: what one call of a verb makes."""
+    """A stage with its wildcards filled in: one call of a verb, which makes one artifact."""
 
     stage: Stage
     wildcards: Wildcards
@@ -185,7 +185,7 @@ def _instances(stage: Stage, params: Params) -> Iterator[Node]:
 
 
 def upstream(*wanted: Node) -> list[Node]:
-    """Nodes and everything that they are made from, inputs before what reads them."""
+    """Nodes and everything that they are made from, inputs before their readers."""
     seen: dict[str, Node] = {}
 
     def visit(node: Node) -> None:
@@ -200,7 +200,7 @@ def upstream(*wanted: Node) -> list[Node]:
 
 
 def nodes(params: Params, stage: str | None = None) -> list[Node]:
-    """Every node of these params, or of one stage, stage by stage, and inputs before what reads them."""
+    """Every node of these params, or of one stage, stage by stage, and inputs before their readers."""
     every = upstream(*(node for s in STAGES.values() for node in _instances(s, params)))
     return [n for n in every if stage in (None, n.stage.name)]
 

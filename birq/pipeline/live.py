@@ -1,6 +1,6 @@
 """Training curves in DVCLive while they grow: `python -m birq live`.
 
-Training writes its curve as JSON lines and knows nothing of this; whoever wants to watch reads along. No key and no result depends on it.
+Training writes its curve as JSON lines and does not know this module, which reads it as it grows. No key and no result depends on it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _key(node: Node) -> str | None:
 
 
 def follow(params: Params, folder: Path, say: Callable[[str], Any], *, once: bool, every_seconds: float = 3.0) -> None:
-    """Write `folder`/STAGE/RUN until every training of these params is done; `once`: only what is there now.
+    """Write `folder`/STAGE/RUN until every training of these params is done; `once`: only the lines that are there now.
 
     Errors: BirqError if the package dvclive is not installed.
     """

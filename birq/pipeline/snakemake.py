@@ -1,7 +1,7 @@
-"""The adapter to Snakemake, which compares nothing but the times of files: stamps for what it cannot see, and repairs of what it sees.
+"""The adapter to Snakemake, which compares only the times of files: stamps for changes that it cannot see, and repairs of times.
 
-A stamp is one small file that holds what decides a node's result besides its inputs: params, code, a corpus' own files. Its rule has it
-as input. It is rewritten only when its content changes; comments in params.yaml or in the code change nothing.
+A stamp is a small file with everything that decides a node's result besides its inputs: params, code, a corpus' own files. Its rule
+has it as input. It is rewritten only when its content changes; comments in params.yaml or in the code change nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def stamp_path(node: Node) -> Path:
 
 
 def stamp_content(node: Node) -> str:
-    """What decides the node's result besides its inputs, under these params and this code."""
+    """Everything that decides the node's result besides its inputs, under these params and this code."""
     record = {
         "code": node.code,
         "params": {s: section(node.params, s) for s in node.sections},
@@ -61,7 +61,7 @@ def write_stamps(params: Params) -> list[Path]:
 
 
 def prepare(params: Params, say: Callable[[str], None]) -> None:
-    """Before Snakemake looks at the files: stamps, and times that say what is to be made."""
+    """Before Snakemake looks at the files: write stamps, and date stale artifacts so that it makes them again."""
     write_stamps(params)
     nodes = dag.nodes(params)
     unprotect(nodes)

@@ -26,7 +26,7 @@ from birq.progress import say as say_line
 from birq.settings.methods import Method
 from birq.settings.params import at, section
 
-# freed when an artifact is published, so that a disk that fills up just then does not cost what was computed
+# freed when an artifact is published, so that a disk that fills up just then does not cost the computed result
 RESERVE_BYTES = 4 << 20
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Part = tuple[int, int]  # the first of three is (1, 3)
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage's `compute` gets: params that it may read, inputs, the folder to fill, a folder that outlives a kill."""
+    """The argument of a stage's `compute`: params that it may read, inputs, the folder to fill, a folder that outlives a kill."""
 
     node: Node
     key: str
@@ -71,7 +71,7 @@ class Job:
     def read(self, dotted: str) -> Any:
         """A section of params, or one of its keys. Where only some keys of a section are declared, an object with just these.
 
-        Reading what the stage does not declare is a bug, because its key would not notice a change.
+        Reading an undeclared section is a bug, because the key would not notice a change of it.
         """
         declared = self.node.sections
         if any(dotted == d or dotted.startswith(d + ".") for d in declared):
@@ -85,7 +85,7 @@ class Job:
 
 
 def key_parts(node: Node) -> dict[str, Any]:
-    """Everything that decides what a node makes. Errors: BirqError for an input that is missing or damaged.
+    """Everything that decides a node's result. Errors: BirqError for an input that is missing or damaged.
 
     The name of a run is not in it: a variant that changes nothing the stage reads has the same key as its method.
     """
@@ -145,7 +145,7 @@ def memo(node: Node, key: str) -> Path:
 def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a key; another holder is named and waited for. The kernel frees it when its holder dies.
 
-    It lies in the store, which several clones may share. Where that is read-only nothing can be made, and what is there needs no lock.
+    It lies in the store, which several clones may share. In a read-only store nothing can be made, and stored artifacts need no lock.
     """
     path, kind = stored.with_suffix(".lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -170,7 +170,7 @@ def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
             fcntl.flock(f, kind)
         f.seek(0)
         f.truncate()
-        # a note for whoever waits; a full disk must not stop what can still be restored
+        # a note for waiting processes; a full disk must not prevent a restore
         with contextlib.suppress(OSError):
             f.write(f"process {os.getpid()} on {socket.gethostname()}")
             f.flush()
@@ -189,8 +189,8 @@ def run(
     """Make a node's artifact, or put the stored one in place; return its folder.
 
     `part` (I, N): do only this part of the work, where the stage can be divided; the run without it finds all parts done and publishes.
-    `launch`: asked when the artifact has to be computed; returns what does so in other processes, which go through `run` and `follow`.
-    Errors: BirqError for bad input, a full or a read-only disk; the work folder keeps what was done for the next try.
+    `launch`: called if the artifact has to be computed. It returns a function that computes it in other processes, by `run` and `follow`.
+    Errors: BirqError for bad input, a full or a read-only disk; finished work stays in the work folder for the next try.
     """
     work = locations.work_root() / node.stage.name
     try:
@@ -201,7 +201,7 @@ def run(
             origin = _find(node, key, stored, say)
             elsewhere = launch() if launch and not origin else None
             if origin:
-                ranks.tell("")
+                ranks.announce("")
             elif part:
                 _make_part(_job(node, key), part, say)
             elif not elsewhere:
@@ -214,16 +214,16 @@ def run(
             elsewhere()
     except Exception as e:
         if isinstance(e, OSError) and e.errno in READ_ONLY:
-            raise BirqError(f"{node.name}: {e.filename} cannot be written ({e.strerror}); {work} keeps what is done") from e
+            raise BirqError(f"{node.name}: {e.filename} cannot be written ({e.strerror}); finished work stays in {work}") from e
         if _disk_full(e, work):
-            raise BirqError(f"{node.name}: the disk is full ({e}); {work} keeps what is done: free space and run again") from e
+            raise BirqError(f"{node.name}: the disk is full ({e}); finished work stays in {work}: free space and run again") from e
         raise
     return node.folder
 
 
 def follow(node: Node) -> None:
-    """The part of ranks other than 0: wait for its word, and compute with it if there is something to compute. They publish nothing."""
-    if key := ranks.hear():
+    """The part of ranks other than 0: wait for the key that rank 0 announces, and compute with it if there is one. They publish nothing."""
+    if key := ranks.receive():
         importlib.import_module(node.stage.module).compute(_job(node, key))
 
 
@@ -233,7 +233,7 @@ def _job(node: Node, key: str) -> Job:
 
 
 def _disk_full(error: Exception, folder: Path) -> bool:
-    """Libraries wrap the operating system's error in their own, so the disk is asked as well."""
+    """Libraries wrap the operating system's error in their own, so the free space is checked as well."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if isinstance(error, BirqError):
@@ -320,11 +320,11 @@ def _make_part(job: Job, part: Part, say: Say) -> None:
 def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -> None:
     """Compute an artifact and move it into the store."""
     say(f"{job.name}: computing ({job.key[:12]})")
-    artifact.remove(job.out)  # `out` is rebuilt; scratch keeps what a stage wants to find after a kill
+    artifact.remove(job.out)  # `out` is rebuilt; scratch keeps finished work over a kill
     job.out.mkdir(parents=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     _reserve(work / "reserve")
-    ranks.tell(job.key)
+    ranks.announce(job.key)
     with _timed(work / "seconds") as seconds:
         try:
             importlib.import_module(job.node.stage.module).compute(job)

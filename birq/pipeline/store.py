@@ -1,4 +1,4 @@
-"""The store from outside: what is kept, why, how big; what may go; whether all of it is whole."""
+"""The store from outside: list artifacts with their sizes and references, remove unused ones, hash everything again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def listing() -> list[Kept]:
     return sorted(kept, key=lambda k: k.made)
 
 
-# ---- who refers to what
+# ---- references
 
 
 def _users() -> list[Path]:
@@ -79,15 +79,15 @@ def _workspaces() -> dict[str, set[str]]:
 
 def _lock_files() -> dict[str, dict[str, set[str]]]:
     """dvc.lock in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
-    found = {}
+    locks = {}
     for project in {locations.project().resolve(), *_users()}:
         with contextlib.suppress(OSError):
-            found[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
+            locks[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
         refs = (git.answer("for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags", "refs/exps", cwd=project) or "").split()
         for ref in refs:
             if text := git.answer("show", f"{ref}:dvc.lock", cwd=project):
-                found[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
-    return found
+                locks[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
+    return locks
 
 
 def _outs(lock: str) -> dict[str, set[str]]:
@@ -95,7 +95,7 @@ def _outs(lock: str) -> dict[str, set[str]]:
     try:
         stages = (yamlfile.plain().load(lock) or {}).get("stages", {})
     except YAMLError as e:
-        raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while it is not known what it refers to") from None
+        raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while its references are unknown") from None
     for name, entry in stages.items():
         outs.setdefault(name.split("@")[0], set()).update(o["md5"] for o in entry.get("outs", []) if "md5" in o)
     return outs
@@ -150,7 +150,7 @@ def ls() -> str:
 
 @contextlib.contextmanager
 def _free(lock: Path) -> Iterator[bool]:
-    """Whether nobody is making what the lock stands for; held meanwhile."""
+    """Whether nobody is making the artifact of this lock, which is held meanwhile."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+") as f:
         try:
@@ -167,7 +167,7 @@ def _wanted_work(params: Params) -> set[str]:
 
 
 def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
-    """Remove what nothing refers to: neither a workspace nor a dvc.lock; and the work folders of killed runs of other params.
+    """Remove artifacts to which no workspace and no dvc.lock refers, and the work folders of killed runs of other params.
 
     Errors: BirqError if a clone that uses the store cannot be seen; `forget` names clones that are gone.
     """
@@ -188,19 +188,19 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
             removed, size = removed + 1, size + kept.bytes
             if not dry_run:
                 gone = kept.folder.with_name(f".{kept.folder.name}.gone")
-                os.rename(kept.folder, gone)  # by rename: nobody meets half of it
+                os.rename(kept.folder, gone)  # by rename, so that no process sees half an artifact
                 artifact.remove(gone)
     work = _old_work(params, dry_run)
     if not dry_run:
         _half_copied()
         _forget_past()
     verb = "would be removed" if dry_run else "removed"
-    said = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
-    return said + (f"; {busy} are being made and stay" if busy else "")
+    summary = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
+    return summary + (f"; {busy} are being made and stay" if busy else "")
 
 
 def _half_copied() -> None:
-    """What a killed run had not yet copied to its place in the store."""
+    """Remove the unfinished copies of killed runs."""
     for folder in locations.store_root().glob("[a-z]*/.*/"):
         with _free(folder.parent / f"{folder.name.split('.')[1]}.lock") as free:
             if free:
@@ -221,7 +221,7 @@ def _old_work(params: Params, dry_run: bool) -> int:
 
 
 def _forget_past() -> None:
-    """Texts of code and hashes that belong to nothing in the store any more."""
+    """Remove code texts and remembered hashes to which no stored artifact refers."""
     code = {d for _, r in _records() if r and isinstance(r["parts"].get("code"), dict) for d in r["parts"]["code"].values()}
     for path in locations.code_root().glob("*.py"):
         if path.stem not in code:
@@ -233,7 +233,7 @@ def _forget_past() -> None:
 
 
 def check() -> str:
-    """Hash everything in the store again. Errors: BirqError lists what is damaged."""
+    """Hash everything in the store again. Errors: BirqError lists the damaged artifacts."""
     damaged, n, size = [], 0, 0
     for folder, record in _records():
         n += 1

@@ -39,9 +39,9 @@ def everything(params: Params) -> str:
         if module is not None:  # the first stage knows the files outside of the project
             audio += module.check_sources(one.folder)
     files = [f for r in records.values() for f in r["files"].values()]
-    heard = f", {audio} recordings" if audio else ""
+    recordings = f", {audio} recordings" if audio else ""
     size = sum(f["bytes"] for f in files) / 2**20
-    lines = [f"{len(order)} artifacts, {len(files)} files{heard}, {size:.1f} MiB: every hash and every key holds"]
+    lines = [f"{len(order)} artifacts, {len(files)} files{recordings}, {size:.1f} MiB: every hash and every key holds"]
     for name, record in records.items():
         for accepted in record.get("accepted", []):
             lines.append(f"{name} was accepted on {accepted['when']} under changed code of {', '.join(sorted(accepted['code']))}")

@@ -1,4 +1,4 @@
-"""Why an artifact would be made again: the param, the input, the line of code that is not what it was."""
+"""Why an artifact would be made again: the param, the input, the line of code that has changed."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _code_lines(module: str, old_digest: str) -> list[str]:
                     if shown[sign] <= LINES_SHOWN:
                         lines.append(f"    {number + 1:>4} {sign} {line}")
     more = sum(max(0, n - LINES_SHOWN) for n in shown.values())
-    place = Path(*module.split(".")).with_suffix(".py") if path.name != "__init__.py" else Path(*module.split("."), "__init__.py")
-    return [f"{place} has changed since it was made:", *lines, *([f"    … and {more} more lines"] if more else [])]
+    source = Path(*module.split(".")).with_suffix(".py") if path.name != "__init__.py" else Path(*module.split("."), "__init__.py")
+    return [f"{source} has changed since it was made:", *lines, *([f"    … and {more} more lines"] if more else [])]
 
 
 def code_changes(made: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -99,7 +99,7 @@ def _state(node: Node) -> list[str]:
     except BirqError as e:
         return [str(e)]
     reasons = [problem] if problem else []
-    with contextlib.suppress(BirqError):  # an input is missing or damaged: told where it stands
+    with contextlib.suppress(BirqError):  # an input is missing or damaged: its own node reports that
         reasons += differences(node.run, record["parts"], stage.key_parts(node))
     return reasons
 

@@ -13,13 +13,13 @@ Predicts = Literal["nothing", "input codes", "input and layer codes", "labels fr
 
 @dataclass(frozen=True)
 class Method:
-    """What a method predicts, what it reads, and where its labels come from."""
+    """A method's prediction target, its params, and the source of its labels."""
 
     name: str
     title: str  # in tables and figures
     predicts: Predicts
     sections: tuple[str, ...]  # sections or keys of params.yaml, besides those that every encoder reads
-    module: str  # holds `Model`, the encoder with what the method adds, and its `Constants`
+    module: str  # holds `Model`, the encoder with the parts of the method, and its `Constants`
     task: str | None = "birq.train.pretraining"  # module that trains it; the imports of both are the method's code
     labels_from: str | None = None  # offline labels: "features", or the method whose encoder makes them
 

@@ -23,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change what a stage makes: no key holds them
+    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a stage's result: no key holds them
 
 
 def _ordered(name: str, pair: tuple[float, float]) -> None:
@@ -32,7 +32,7 @@ def _ordered(name: str, pair: tuple[float, float]) -> None:
 
 
 class Run(Section):
-    """What one DAG compares."""
+    """The methods, seeds and corpora of one DAG."""
 
     methods: Annotated[list[Name], Field(min_length=1)]  # of birq/settings/methods.py, or names from `variants`
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -156,9 +156,9 @@ class Model(Section):
 
 
 class Optimisation(Section):
-    """What pre-training and fine-tuning share."""
+    """Params shared by pre-training and fine-tuning."""
 
-    unkeyed: ClassVar = frozenset({"checkpoint_seconds"})  # decides when, not what
+    unkeyed: ClassVar = frozenset({"checkpoint_seconds"})  # decides the time of a checkpoint, not its content
 
     steps: Count
     batch_seconds: Positive
@@ -309,7 +309,7 @@ class Params(Section):
         return {name: variants.varied(self, name, variant) for name, variant in self.variants.items()}
 
     def method(self, run: str) -> Method:
-        """The method of a name in run.methods: a row of the table, or what a variant varies."""
+        """The method of a name in run.methods: a row of the table, or the base of a variant."""
         return METHODS[self.variants[run]["method"] if run in self.variants else run]
 
     def of_run(self, run: str) -> Params:
@@ -379,13 +379,13 @@ def at(params: Params, dotted: str) -> Any:
 
 
 def section(params: Params, dotted: str) -> Any:
-    """The plain (JSON-ready) value of a section such as `pretrain` or `run.seeds`, without what no key holds."""
+    """The plain (JSON-ready) value of a section such as `pretrain` or `run.seeds`, without the unkeyed fields."""
     value = at(params, dotted)
     return value.model_dump(mode="json", exclude=set(value.unkeyed)) if isinstance(value, Section) else value
 
 
 def numbers(params: Params, method: Method) -> dict[str, Any]:
-    """All that a method reads besides what every encoder reads: keys of its sections and their values."""
+    """The params that a method reads besides those of every encoder: keys of its sections and their values."""
     out: dict[str, Any] = {}
     for dotted in method.sections:
         value = at(params, dotted)

@@ -1,4 +1,4 @@
-"""Presets: files that hold only what differs, merged into params.yaml with its comments kept."""
+"""Presets: files that hold only the differences from params.yaml, merged into it with its comments kept."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def dump(tree: dict[str, Any]) -> str:
 
 
 def apply(name: str | None, settings: list[str], path: Path) -> list[str]:
-    """Merge a preset and settings into params.yaml; returns what changed, a line each.
+    """Merge a preset and settings into params.yaml; returns the changes, a line each.
 
     Errors: BirqError for an unknown preset, and for a result that is not legal: then nothing is written.
     """

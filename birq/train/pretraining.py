@@ -33,20 +33,20 @@ COLLAPSED_STEPS = 100
 
 @dataclass(frozen=True)
 class Watched:
-    """What is looked at beside the losses, from the section `birq` of params.yaml."""
+    """Settings of the checks beside the losses, from the section `birq` of params.yaml."""
 
     min_perplexity: float = 1.0  # of the enhanced codes; below it, the run stops
     gradient_cosine_every_steps: int = 0  # 0: never
 
 
 class CodeCounts:
-    """How often each code was used since the last look."""
+    """How often each code was used since the last line of the curve."""
 
     def __init__(self, n_codebooks: int, codebook_size: int):
         self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
 
     @classmethod
-    def of(cls, count_NV: Tensor) -> CodeCounts:
+    def from_counts(cls, count_NV: Tensor) -> CodeCounts:
         """Counts that were taken elsewhere."""
         counts = cls(*count_NV.shape)
         counts.count_NV = count_NV
@@ -108,10 +108,10 @@ class PretrainTask:
         return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
 
     def _shares(self, batches: list[Batch], masks: list[Tensor]) -> list[Share | None]:
-        """What every rank must know of the others' part of each micro-batch; alone, there are no shares."""
+        """This rank's share of each micro-batch, with the masked frames of all ranks; a single process has no shares."""
         if self.group.size == 1:
             return [None] * len(batches)
-        sizes = [b.of or len(b.ids) for b in batches]
+        sizes = [b.n_all_ranks or len(b.ids) for b in batches]
         starts = np.cumsum([0, *sizes])
         masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
         for batch, mask_BT, start in zip(batches, masks, starts, strict=False):
@@ -171,7 +171,7 @@ class PretrainTask:
     def _totals(self) -> tuple[dict[str, float], CodeCounts, CodeCounts]:
         """Sums and counts of all ranks together."""
         sums = self.group.add(torch.tensor(list(self.sums.values()), dtype=torch.float64))
-        counts = [CodeCounts.of(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
+        counts = [CodeCounts.from_counts(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
         return dict(zip(self.sums, sums.tolist(), strict=True)), *counts
 
     def figures(self, step: int) -> dict[str, float | None]:
