@@ -4,6 +4,7 @@ python -m benchmarks                             list them
 python -m benchmarks setup                       make .venv-bench with birq and the opponents
 python -m benchmarks fbank labels ... [--quick]  run some, or `all`; write benchmarks/results/NAME.json
 python -m benchmarks report                      write the tables and charts of docs/performance.md from the results
+python -m benchmarks EXPERIMENT [--help]         an experiment without opponents, in this Python; also python -m benchmarks.EXPERIMENT
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -29,12 +31,22 @@ BENCHMARKS = {
     "decode": "greedy CTC and scoring",
     "gpu": "steps of BEST-RQ and BiRQ on one GPU (not part of `all`)",
 }
+EXPERIMENTS = {
+    "same_steps": "are a step's numbers those of an earlier commit?",
+    "profile": "a step's time by kind of operation, of an earlier commit too",
+    "equal_time": "word error rates at equal time of pre-training",
+    "collapse": "which forms of BiRQ keep their labels alive",
+    "contract": "the cost of keys, store and tools with nothing to do",
+    "house": "modules, lines, layers, of an earlier commit too",
+}
 VENV = harness.ROOT / ".venv-bench"
 
 
 def listing() -> str:
-    lines = [f"  {name:10s} {what}" for name, what in BENCHMARKS.items()]
-    return "\n".join(["benchmarks:", *lines, "", "python -m benchmarks NAME ... [--quick] runs them; --help lists the rest"])
+    lines = [f"  {name:10s} {title}" for name, title in BENCHMARKS.items()]
+    others = [f"  {name:10s} {title}" for name, title in EXPERIMENTS.items()]
+    run = "python -m benchmarks NAME ... [--quick] runs benchmarks, python -m benchmarks EXPERIMENT [--help] one experiment"
+    return "\n".join(["benchmarks:", *lines, "experiments:", *others, "", f"{run}; --help lists the rest"])
 
 
 def setup() -> None:
@@ -48,7 +60,7 @@ def setup() -> None:
 
 
 def in_venv(arguments: list[str]) -> None:
-    """Go on in .venv-bench; whoever typed the command need not care which Python `python` is."""
+    """Go on in .venv-bench, so that the command works with any `python`."""
     python = VENV / "bin" / "python"
     if Path(sys.prefix).resolve() == VENV.resolve():
         return
@@ -70,7 +82,15 @@ def run(name: str, quick: bool) -> None:
     print(f"{path.relative_to(harness.ROOT)} is written", flush=True)
 
 
+def experiment(name: str, arguments: list[str]) -> None:
+    """As python -m benchmarks.NAME."""
+    sys.argv[:] = [name, *arguments]
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
 def main(arguments: list[str]) -> None:
+    if arguments and arguments[0] in EXPERIMENTS:
+        return experiment(arguments[0], arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "all", "setup", "report", []], metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="few rounds and small inputs: to see that it works, not for figures")

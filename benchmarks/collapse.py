@@ -20,27 +20,26 @@ from pathlib import Path
 import altair
 import torch
 
-from benchmarks.training import Training, feed
-from birq.settings import params as birq_params
+from benchmarks.training import Params, Training, feed, load
 from birq.train.schedule import warmup_cosine
 
 OUT = Path("benchmarks/results/collapse.json")
-LITERAL = {"entropy_weight": 0.0, "label_share": 1.0, "label_gradient": 1.0}
+LITERAL = {"birq.entropy_weight": 0.0, "birq.label_share": 1.0, "birq.label_gradient": 1.0}
 FORMS = {
-    "literal, LayerNorm": LITERAL | {"label_norm": "layer_norm"},
-    "literal, standardised": LITERAL | {"label_norm": "standardise"},
-    "literal, s = 1": LITERAL | {"logit_scale": 1.0},
-    "literal, noise-free": LITERAL | {"gumbel_noise": False},
-    "literal, label gradient 0.05": LITERAL | {"label_gradient": 0.05},
-    "detached labels": LITERAL | {"label_gradient": 0.0},
+    "literal, LayerNorm": LITERAL | {"birq.label_norm": "layer_norm"},
+    "literal, standardised": LITERAL | {"birq.label_norm": "standardise"},
+    "literal, s = 1": LITERAL | {"birq.logit_scale": 1.0},
+    "literal, noise-free": LITERAL | {"birq.gumbel_noise": False},
+    "literal, label gradient 0.05": LITERAL | {"birq.label_gradient": 0.05},
+    "detached labels": LITERAL | {"birq.label_gradient": 0.0},
     "birq's default": {},
 }
 
 
-def run(params: birq_params.Params, form: dict, steps: int, seed: int) -> list[dict]:
+def run(params: Params, form: dict, steps: int, seed: int) -> list[dict]:
     """The curve of one form, a line every 25 steps."""
-    change = {**form, "steps": steps, "min_perplexity": 1.0, "gradient_cosine_every_steps": 50}
-    training, utterances = Training(params, change, seed), feed(params, seed)
+    change = {**form, "pretrain.steps": steps, "birq.min_perplexity": 1.0, "birq.gradient_cosine_every_steps": 50}
+    training, utterances = Training(params, "birq", change, seed), feed(params, seed)
     section = training.section
     schedule = warmup_cosine(steps, section.warmup_steps, section.final_rate_share)
     lines, step, epoch = [], 0, 0
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
     options = parser.parse_args()
-    params = birq_params.load()
+    params = load()
     kept = json.loads(OUT.read_text()) if OUT.exists() else {}
     asked = {(form, seed) for form in options.forms for seed in options.seeds}
     records = [r for r in kept.get("runs", []) if kept["steps"] == options.steps and (r["form"], r["seed"]) not in asked]

@@ -1,10 +1,10 @@
-"""What the stage contract costs, beside the same tools with nothing to do.
+"""The cost of the stage contract, beside the same tools with nothing to do.
 
     python -m benchmarks.contract [--rounds 5] [--experiments 200]
 
-In one interleaved run: a no-change `snakemake` and `dvc repro` here and in a project of one empty step, the verb of a stage whose artifact
-is there, and a stage that computes, less its computing; then all of it again with many experiments in the store. Wall and processor
-seconds are kept: on a machine that others use too, only the latter can be compared.
+One interleaved run has a no-change `snakemake` and `dvc repro`, here and in a project of one empty step. It also has the verb of a stage
+whose artifact is there, and a stage that computes, less its computing. Then it runs again with many experiments in the store. Wall and
+processor seconds are kept: on a machine that others use too, only the latter can be compared.
 Writes benchmarks/results/contract.json, prints a table.
 """
 
@@ -35,7 +35,7 @@ from tinyproject import Project  # noqa: E402
 STAGE = ("score", "--method", "best_rq", "--seed", "0")
 EMPTY_SNAKEFILE = 'rule empty:\n    output: "done"\n    shell: "touch {output}"\n'
 EMPTY_DVC = "stages:\n  empty:\n    cmd: touch done\n    outs: [done]\n"
-CASES = {  # name: what it is held against, how often it may cost that
+CASES = {  # name: its reference, and the largest allowed ratio to it
     "snakemake, empty": None,
     "snakemake": ("snakemake, empty", 2.0),
     "dvc repro, empty": None,
@@ -112,7 +112,7 @@ def medians(spent: list[Spent]) -> Spent:
 
 
 def table(few: dict[str, list[Spent]], many: dict[str, list[Spent]], experiments: int) -> str:
-    """A line per case: median wall (processor) seconds, and what they are held against."""
+    """A line per case: median wall (processor) seconds, and their references."""
     lines = [
         "| median wall (processor) seconds | one experiment | " + f"{experiments + 1} experiments | aim |",
         "| --- | ---: | ---: | --- |",

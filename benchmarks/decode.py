@@ -11,12 +11,12 @@ import jiwer
 import torch
 
 from benchmarks.harness import ROOT, Contender, Part, race
+from benchmarks.training import load, shape_of
 from birq.evaluate.rates import count_errors, rates
-from birq.model.ctc import CtcModel, greedy
+from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder
-from birq.settings import params
+from birq.recognise.greedy import greedy
 from birq.text.tokenizer import characters
-from birq.train.checkpoint import shape_of
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 BLANK = len(LETTERS)
@@ -85,7 +85,7 @@ def decoding(scratch: Path, quick: bool) -> Part:
     return part
 
 
-# ---- scoring, beside what it takes to get the hypotheses
+# ---- scoring, beside the recognition that gives the hypotheses
 
 
 def transcripts(n: int) -> tuple[list[str], list[str]]:
@@ -94,25 +94,26 @@ def transcripts(n: int) -> tuple[list[str], list[str]]:
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(3000)]
     references, hypotheses = [], []
     for _ in range(n):
-        said = draw.choices(words, k=draw.randint(15, 25))
-        heard = []
-        for word in said:
+        spoken = draw.choices(words, k=draw.randint(15, 25))
+        recognised = []
+        for word in spoken:
             kind = draw.random()
-            heard += [word] if kind > 0.12 else [draw.choice(words)] if kind > 0.06 else [] if kind > 0.03 else [word, draw.choice(words)]
-        references.append(" ".join(said))
-        hypotheses.append(" ".join(heard))
+            recognised += (
+                [word] if kind > 0.12 else [draw.choice(words)] if kind > 0.06 else [] if kind > 0.03 else [word, draw.choice(words)]
+            )
+        references.append(" ".join(spoken))
+        hypotheses.append(" ".join(recognised))
     return references, hypotheses
 
 
 def recogniser() -> CtcModel:
-    tree = params.load(ROOT / "params.yaml")
-    return CtcModel(Encoder(shape_of(tree.model.model_dump(mode="json"), 80)), BLANK).eval()
+    return CtcModel(Encoder(shape_of(load(ROOT / "params.yaml"))), BLANK).eval()
 
 
 def scoring(quick: bool) -> Part:
     n = 64 if quick else 512
     references, hypotheses = transcripts(n)
-    section = params.load(ROOT / "params.yaml").score
+    section = load(ROOT / "params.yaml").score
     model, feats_BTF = recogniser(), torch.randn(16, 1232, 80)
     lengths_B = torch.full((16,), 1232 // model.encoder.shape.n_stack)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.equal_time [--steps 1800] [--seeds 0 1 2 3] [--forms ...] [--best-rq-steps 1449 997] [--cores all]
 
-First the cost of a step of every form beside BEST-RQ's, in turn, one thread; then Snakemake runs the recipe of params.yaml for every form
+First the cost of a step of every form beside BEST-RQ's, in turn, one thread. Then Snakemake runs the recipe of params.yaml for every form
 and seed, with as many steps as fit into the time of `--steps` steps of BEST-RQ. `--best-rq-steps`: also BEST-RQ with as many steps as other
-forms had, which tells what the labels do from what their time costs. What is in the store is not computed again, so a run that was stopped
+forms had, which separates the effect of the labels from the cost of their time. Stored artifacts are not computed again, so a stopped run
 goes on. Writes benchmarks/results/equal_time.json, prints the tables of docs/results.md. Needs the features (`make demo`).
 """
 
@@ -24,16 +24,14 @@ import numpy as np
 import torch
 
 from benchmarks.harness import machine
-from benchmarks.training import Training, feed, on_one_thread
-from birq.settings import params as birq_params
-from birq.settings.params import Params
+from benchmarks.training import ON_ONE_THREAD, Params, Training, by_section, feed, load
 
 BASE = "BEST-RQ"
 FORMS = {
     BASE: ("best_rq", {}),
-    "BiRQ, labels of a quarter of the batch": ("birq", {"label_share": 0.25}),
-    "BiRQ, labels of half the batch": ("birq", {"label_share": 0.5}),
-    "BiRQ, labels of the whole batch": ("birq", {"label_share": 1.0}),
+    "BiRQ, labels of a quarter of the batch": ("birq", {"birq.label_share": 0.25}),
+    "BiRQ, labels of half the batch": ("birq", {"birq.label_share": 0.5}),
+    "BiRQ, labels of the whole batch": ("birq", {"birq.label_share": 1.0}),
 }
 OUT = Path("benchmarks/results/equal_time.json")
 
@@ -43,7 +41,7 @@ def step_ratios(params: Params, forms: list[str], rounds: int = 30) -> dict[str,
     sides: dict[str, tuple[Training, list[float]]] = {}
     for form in {BASE, *forms}:
         method, change = FORMS[form]
-        sides[form] = Training(params, change | on_one_thread(method)), []
+        sides[form] = Training(params, method, change | ON_ONE_THREAD), []
     for step, batches in zip(range(rounds + 2), feed(params).epoch(0), strict=False):
         for training, seconds in sides.values():
             begun = time.process_time()
@@ -57,9 +55,9 @@ def word_error_rates(form: str, steps: int, seeds: list[int], cores: str) -> lis
     """Per cent on the test split, one per seed."""
     method, change = FORMS[form]
     run = f"run={{methods: [{method}], seeds: {seeds}}}"
-    pretrain = "pretrain={" + ", ".join(f"{k}: {v}" for k, v in {**change, "steps": steps}.items()) + "}"
+    settings = [f"{section}={json.dumps(values)}" for section, values in by_section({**change, "pretrain.steps": steps}).items()]
     targets = [f"data/score/{method}-{s}/provenance.json" for s in seeds]
-    subprocess.run(["snakemake", "--cores", cores, "--quiet", "all", "--config", run, pretrain, "--", *targets], check=True)
+    subprocess.run(["snakemake", "--cores", cores, "--quiet", "all", "--config", run, *settings, "--", *targets], check=True)
     return [100 * json.loads(Path(t).with_name("scores.json").read_text())["test"]["wer"] for t in targets]
 
 
@@ -78,7 +76,7 @@ def difference(rates: list[float], base: list[float]) -> str:
 
 
 def table(record: dict) -> str:
-    """What docs/results.md shows."""
+    """The table of docs/results.md."""
     seeds = record["seeds"]
     heads = " | ".join(f"seed {s}" for s in seeds)
     lines = [
@@ -94,7 +92,7 @@ def table(record: dict) -> str:
 
 
 def decomposition(record: dict) -> str:
-    """What the labels do at equal steps, and what the steps that their time costs would have done; differences are means over seeds."""
+    """The effect of the labels at equal steps, and that of the steps which their time costs; differences are means over seeds."""
     lines = [
         "| form | steps | WER | BEST-RQ of as many steps | less that: the labels [95 %] | that less BEST-RQ above: the time [95 %] |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -116,7 +114,7 @@ def main() -> None:
     parser.add_argument("--best-rq-steps", type=int, nargs="+", default=[])
     parser.add_argument("--cores", default="all")
     options = parser.parse_args()
-    params = birq_params.load()
+    params = load()
     forms = [BASE, *(f for f in options.forms if f != BASE)]
     before = json.loads(OUT.read_text()) if OUT.exists() else {}
     ratios = {BASE: 1.0} | before.get("ratios", {})  # a run that goes on must ask for the same numbers of steps

@@ -74,14 +74,14 @@ def labels_that_differ(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 @torch.inference_mode()
 def run(scratch, quick: bool) -> list[Part]:
     torch.set_num_threads(1)
-    what, files = inputs.speech(scratch, 20 if quick else 60)
+    source, files = inputs.speech(scratch, 20 if quick else 60)
     waves = inputs.waves(files)
     tensors = [torch.from_numpy(w) for w in waves]
     ours, native, floor = Fbank(), KaldiNative(), Floor()
     seconds = sum(map(len, waves)) / inputs.RATE
     part = race(
         "fbank",
-        f"{seconds:.0f} s of audio ({what}), 80 log-mel bins, one thread",
+        f"{seconds:.0f} s of audio ({source}), 80 log-mel bins, one thread",
         [
             Contender("torchaudio kaldi.fbank", lambda: [torchaudio_kaldi(w) for w in tensors]),
             Contender("kaldi-native-fbank", lambda: [native(w) for w in waves]),

@@ -76,28 +76,28 @@ def size_mib(folder: Path) -> float:
 
 
 def one_core(scratch: Path, quick: bool) -> Part:
-    what, files = inputs.speech(scratch, 40 if quick else 392)
+    source, files = inputs.speech(scratch, 40 if quick else 392)
     corpus = inputs.corpus(scratch / "bench", files)
     kernel, speechbrain = fbank.Floor(), SpeechBrain()
-    place = {name: scratch / name.replace(" ", "-") for name in (*STORAGE, "speechbrain", "birq")}
-    contenders = [Contender(n, partial(lhotse_stage, corpus, place[n], w), emptied(place[n])) for n, w in STORAGE.items()]
+    folders = {name: scratch / name.replace(" ", "-") for name in (*STORAGE, "speechbrain", "birq")}
+    contenders = [Contender(n, partial(lhotse_stage, corpus, folders[n], w), emptied(folders[n])) for n, w in STORAGE.items()]
     contenders += [
-        Contender("SpeechBrain Fbank + numpy files", lambda: speechbrain(files, place["speechbrain"]), emptied(place["speechbrain"])),
-        Contender("birq", lambda: birq_stage(corpus, place["birq"], 1)),
+        Contender("SpeechBrain Fbank + numpy files", lambda: speechbrain(files, folders["speechbrain"]), emptied(folders["speechbrain"])),
+        Contender("birq", lambda: birq_stage(corpus, folders["birq"], 1)),
         Contender("floor: decode, rFFT, mel product, log", lambda: floor(files, kernel)),
         Contender("floor: decode by dr_flac alone", lambda: floor(files, lambda _: None)),
         Contender("floor: decode by libsndfile alone", lambda: [soundfile.read(f, dtype="float32") for f in files] and None),
     ]
     seconds = sum(soundfile.info(f).duration for f in files)
-    part = race("features", f"{seconds / 3600:.2f} h ({what}), {len(files)} FLAC files, one thread", contenders, 3 if quick else 9)
-    split = open_split([place["birq"] / "out"], "train")
+    part = race("features", f"{seconds / 3600:.2f} h ({source}), {len(files)} FLAC files, one thread", contenders, 3 if quick else 9)
+    split = open_split([folders["birq"] / "out"], "train")
     part.facts = {"audio_seconds": seconds, "largest_difference_nat": _difference(split, files)}
-    part.facts["mib_on_disk"] = {name: size_mib(folder / ("out" if name == "birq" else "store")) for name, folder in place.items()}
+    part.facts["mib_on_disk"] = {name: size_mib(folder / ("out" if name == "birq" else "store")) for name, folder in folders.items()}
     return part
 
 
 def _difference(split, files: list[Path]) -> float:
-    """Of what birq's shards hold against torchaudio's kaldi.fbank, over some files."""
+    """Largest difference between birq's shards and torchaudio's kaldi.fbank, nat, over some files."""
     by_id = {name: i for i, name in enumerate(split.ids)}
     some = files[:: max(1, len(files) // 20)]
     want = [fbank.torchaudio_kaldi(torch.from_numpy(w)).numpy() for w in inputs.waves(some)]
@@ -121,7 +121,7 @@ def _many(scratch: Path, copies: int, name: str) -> tuple[Path, float]:
 
 
 class Processes:
-    """The floor's work shared by `n` processes that are up and warm: what this machine gives at most for more than one core."""
+    """The floor's work shared by `n` processes that are up and warm: the most that this machine gains from more than one core."""
 
     def __init__(self, n: int, files: list[Path]):
         self.pool, self.shares = ProcessPoolExecutor(n, get_context("spawn")), [files[i::n] for i in range(n)]
@@ -137,7 +137,7 @@ def _floor(files: list[Path]) -> None:
 
 
 def _as_users_do(corpus: Path, base: Path, workers: int) -> None:
-    """`birq_stage` in a process of its own, so what it starts is started anew in every round."""
+    """`birq_stage` in a process of its own, so its workers are started anew in every round."""
     command = [sys.executable, "-m", "benchmarks.birq_features", str(corpus), str(base), str(workers)]
     subprocess.run(command, check=True, cwd=ROOT)
 
@@ -167,7 +167,7 @@ def two_workers(scratch: Path, quick: bool) -> Part:
 
 
 def memory_of_stage(corpus: str, base: str) -> Callable[[], None]:
-    """For `peak_mib`; a first run on one short file loads what is loaded once."""
+    """For `peak_mib`; a first run on one short file does all loading."""
     torch.set_num_threads(1)
     return lambda: birq_stage(Path(corpus), Path(base), 1)
 

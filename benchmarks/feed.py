@@ -13,6 +13,7 @@ from benchmarks.harness import Contender, Part, peak_mib, race
 from birq.speech import fbank as features
 from birq.speech import shards
 from birq.speech.batches import Feed, plan
+from birq.speech.frontend import FrontEnd
 from birq.speech.shards import open_split
 
 BATCH_SECONDS = 400.0
@@ -29,7 +30,7 @@ class OnDisk:
     def __init__(self, scratch: Path, quick: bool):
         from lhotse import CutSet, LilcomChunkyWriter, NumpyFilesWriter
 
-        self.what, files = inputs.speech(scratch, 60 if quick else 392)
+        self.source, files = inputs.speech(scratch, 60 if quick else 392)
         self.copies = 1 if quick else 2
         logmels = [features.fbank(w).numpy() for w in inputs.waves(files)]
         (scratch / "lilcom").mkdir()
@@ -56,8 +57,8 @@ class OnDisk:
 
     def feed(self) -> Feed:
         sizes = {"batch_seconds": BATCH_SECONDS, "micro_batch_seconds": BATCH_SECONDS}
-        index = np.arange(len(self.split))
-        return Feed(self.split, index, self.mean_F, self.std_F, **sizes, n_stack=4, frame_shift_ms=10.0, seed=0)
+        front_end = FrontEnd({"frame_shift_ms": 10.0, "n_mels": 80}, self.mean_F, self.std_F, n_stack=4)
+        return Feed(self.split, np.arange(len(self.split)), front_end, **sizes, seed=0)
 
     def global_mvn(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """lhotse's own normalisation, with the statistics that birq's feed uses."""
@@ -88,8 +89,8 @@ def _cut(name: str, logmel_TF: np.ndarray, writer):
         recording_id=name,
         channels=0,
     )
-    said = SupervisionSegment(id=name, recording_id=name, start=0, duration=seconds, channel=0, text="")
-    return MonoCut(id=name, start=0, duration=seconds, channel=0, features=stored, supervisions=[said])
+    supervision = SupervisionSegment(id=name, recording_id=name, start=0, duration=seconds, channel=0, text="")
+    return MonoCut(id=name, start=0, duration=seconds, channel=0, features=stored, supervisions=[supervision])
 
 
 class Lhotse:
@@ -143,7 +144,7 @@ def epoch(scratch: Path, quick: bool) -> Part:
     hours = disk.split.duration_s.sum() / 3600
     part = race(
         "feed",
-        f"one epoch of {hours:.2f} h ({disk.what}), {len(disk.split)} utterances in batches of {BATCH_SECONDS:.0f} s, one thread",
+        f"one epoch of {hours:.2f} h ({disk.source}), {len(disk.split)} utterances in batches of {BATCH_SECONDS:.0f} s, one thread",
         [
             Contender("lhotse, lilcom", theirs["lilcom"]),
             Contender("lhotse, numpy files", theirs["numpy"]),
@@ -177,7 +178,7 @@ def padding_of_fixed_shapes(n_frames: np.ndarray, budget: int, shapes: int) -> f
 
 
 def lhotse_batches(n_frames: np.ndarray) -> list[np.ndarray]:
-    """What DynamicBucketingSampler makes of these lengths."""
+    """The batches that DynamicBucketingSampler makes of these lengths."""
     from lhotse import CutSet, MonoCut, Recording
     from lhotse.dataset import DynamicBucketingSampler
 

@@ -9,40 +9,44 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import models
 from benchmarks.harness import ROOT, Contender, Part, race
 from benchmarks.step import LARGE, METHODS, ONE_CODEBOOK
-from birq.model.encoder import Encoder, Shape
-from birq.settings import params
-from birq.train.checkpoint import objective_of
+from benchmarks.training import Change, changed, load, objective_of, shape_of
+from birq.model.encoder import Encoder
 from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import compile_blocks, peak_tflops
 
 # docs/method.md: the sizes that give the paper's counts
-PAPER = {"n_stack": 2, "n_heads": 8, "ff_expansion": 4, "conv_kernel": 15, "conv_expansion": 2, "positions": "relative"}
-SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # model, label layer, utterances of 12.4 s
+PAPER = {
+    "model.n_stack": 2,
+    "model.n_heads": 8,
+    "model.ff_expansion": 4,
+    "model.conv_kernel": 15,
+    "model.conv_expansion": 2,
+    "model.positions": "relative",
+}
+SIZES: dict[str, tuple[Change, int, int]] = {  # model, label layer, utterances of 12.4 s
     "12 x 512": (LARGE, 8, 128),
-    "10 x 768, 155 M": (PAPER | {"d_model": 768, "n_layers": 10}, 7, 32),
-    "10 x 1024, 275 M": (PAPER | {"d_model": 1024, "n_layers": 10, "attention_window": 200}, 7, 32),
+    "10 x 768, 155 M": (PAPER | {"model.d_model": 768, "model.n_layers": 10}, 7, 32),
+    "10 x 1024, 275 M": (PAPER | {"model.d_model": 1024, "model.n_layers": 10, "model.attention_window": 200}, 7, 32),
 }
 
 
-def flops(b: models.Batch, model: dict[str, Any], pretrain: dict[str, Any]) -> float:
+def flops(b: models.Batch, method: str, change: Change) -> float:
     """Of one step, by birq/train/runtime/flops.py."""
-    tree = params.load(ROOT / "params.yaml")
-    shape = Shape(**tree.model.model_dump() | model, n_mels=80)
-    objective = objective_of(tree.pretrain.model_dump() | pretrain)
+    params = changed(load(ROOT / "params.yaml"), change)
+    shape, objective = shape_of(params), objective_of(params, method)
     _, lengths_B, mask_BT = b.inputs(shape.n_stack)
     n_frames = int(lengths_B.sum())
     return n_frames * pretraining_per_frame(shape, objective, n_frames / len(lengths_B), int(mask_BT.sum()) / n_frames)
 
 
 def with_cuda_graphs(encoder: Encoder) -> None:
-    """Compiled for the one shape of this benchmark, and replayed without Python: what fixed shapes could gain at most."""
+    """Compiled for the one shape of this benchmark, and replayed without Python: the most that fixed shapes could gain."""
     for block in encoder.blocks:
         block.compile(mode="reduce-overhead", dynamic=False)
 
@@ -51,15 +55,16 @@ PREPARED: dict[str, Callable[[Encoder], None]] = {"": lambda _: None, ", compile
 
 
 def one_size(
-    title: str, model: dict[str, Any], label_layer: int, n_utterances: int, rounds: int, device: str, contenders: list[tuple[str, str]]
+    title: str, model: Change, label_layer: int, n_utterances: int, rounds: int, device: str, contenders: list[tuple[str, str]]
 ) -> Part:
-    """`contenders`: methods of METHODS, and what of PREPARED is done to their encoders. One that fails is a fact, not the end."""
+    """`contenders`: methods of METHODS, with the preparation of their encoders from PREPARED. A failure becomes a fact."""
     b = models.batch(n_utterances)
-    settings = ONE_CODEBOOK | {"label_layer": label_layer}
+    settings = model | ONE_CODEBOOK | {"birq.label_layer": label_layer}
     steps: dict[str, tuple[str, models.Step]] = {}
     failed = {}
     for method, how in contenders:
-        step = _replayed(models.birq_step(b, model, settings | METHODS[method], device=device, prepared=PREPARED[how]))
+        row, form = METHODS[method]
+        step = _replayed(models.birq_step(b, row, settings | form, device=device, prepared=PREPARED[how]))
         try:
             step()
             steps[method + how] = method, step
@@ -78,7 +83,7 @@ def one_size(
         if device == "cuda":
             part.facts[f"GiB, {name}"] = torch.cuda.max_memory_allocated() / 2**30
         if peak := peak_tflops(card):
-            part.facts[f"share of peak, {name}"] = flops(b, model, settings | METHODS[method]) / seconds / peak / 1e12
+            part.facts[f"share of peak, {name}"] = flops(b, METHODS[method][0], settings | METHODS[method][1]) / seconds / peak / 1e12
     return part
 
 

@@ -43,7 +43,7 @@ class Part:
     """Contenders that do the same work, timed together. All times are in seconds, one per round."""
 
     title: str
-    work: str  # what one call does
+    work: str  # of one call
     wall: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)  # measured beside the times: differences, megabytes, shares
@@ -108,8 +108,8 @@ def _clock() -> tuple[float, float]:
 def peak_mib(target: str, *args: Any) -> dict[str, float]:
     """MiB that `target` ("module:function") takes at most, in a process of its own.
 
-    The function sets up with `*args` and returns a callable; `before` is what the process holds then, `peak` the most that comes on top of
-    it while the callable runs.
+    The function sets up with `*args` and returns a callable. `before` is the memory that the process holds then, `peak` the most on top
+    of it while the callable runs.
     """
     command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(args)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -132,7 +132,7 @@ def _peak_in_this_process(target: str, args: list[Any]) -> None:
     run = getattr(importlib.import_module(module), function)(*args)
     gc.collect()
     before = _memory_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     run()
     print(json.dumps({"before": round(before, 1), "peak": round(_memory_mib("VmHWM") - before, 1)}))
 
@@ -153,17 +153,17 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            versions[name] = "absent"
+    return versions
 
 
 def write(name: str, parts: list[Part], *, quick: bool, seconds: float, command: str) -> Path:
-    """benchmarks/results/NAME.json: all raw times, what was measured beside them, and on what machine."""
+    """benchmarks/results/NAME.json: all raw times, the facts measured beside them, and the machine."""
     about = {"benchmark": name, "date": date.today().isoformat(), "command": command, "quick": quick}
     about |= {"seconds": round(seconds, 1), "machine": machine(), "versions": versions()}
     RESULTS.mkdir(exist_ok=True)
@@ -173,7 +173,7 @@ def write(name: str, parts: list[Part], *, quick: bool, seconds: float, command:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Part]]:
-    """A results file: what it says of the run, and its parts by title."""
+    """A results file: its facts about the run, and its parts by title."""
     about = json.loads(path.read_text())
     return about, {p["title"]: Part(**p) for p in about.pop("parts")}
 

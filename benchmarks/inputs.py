@@ -1,4 +1,4 @@
-"""What all contenders are fed with: FLAC files of speech, a corpus artifact over them, lists of lengths."""
+"""The inputs of all contenders: FLAC files of speech, a corpus artifact over them, lists of lengths."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def corpora() -> Path:
 
 @lru_cache
 def speech(scratch: Path, n_files: int) -> tuple[str, list[Path]]:
-    """What the audio is, and up to `n_files` FLAC files of it: LibriSpeech where there is some, else noise made here.
+    """A description of the audio, and up to `n_files` FLAC files of it: LibriSpeech where there is some, else noise made here.
 
     Files are taken evenly from all there are, so that speakers and lengths are mixed.
     """
-    found = sorted(corpora().glob("LibriSpeech/**/*.flac")) + sorted(corpora().glob("librivox-untranscribed/**/*.flac"))
-    if found:
-        chosen = [found[i] for i in np.linspace(0, len(found) - 1, min(n_files, len(found))).astype(int)]
+    recorded = sorted(corpora().glob("LibriSpeech/**/*.flac")) + sorted(corpora().glob("librivox-untranscribed/**/*.flac"))
+    if recorded:
+        chosen = [recorded[i] for i in np.linspace(0, len(recorded) - 1, min(n_files, len(recorded))).astype(int)]
         return "LibriSpeech, recorded", chosen
     print(f"  no FLAC of LibriSpeech under {corpora()} (BIRQ_CORPORA says where it is): generated audio instead", flush=True)
     return "generated", [_generated(scratch / "audio" / f"{i % 20}-0-{i:04d}.flac", i) for i in range(n_files)]

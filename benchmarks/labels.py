@@ -87,12 +87,12 @@ def agreement(n: int) -> dict[str, float]:
     """Share of labels that equal the float64 ones, by contender."""
     x = frames(n)
     want = exact(x)
-    found = {}
+    equal_share = {}
     for name, make in CONTENDERS.items():
         if not name.startswith("floor"):
             labeller = make()
-            found[name] = float((torch.cat([labeller(p) for p in x.split(FRAMES)]) == want).double().mean())
-    return found
+            equal_share[name] = float((torch.cat([labeller(p) for p in x.split(FRAMES)]) == want).double().mean())
+    return equal_share
 
 
 def memory_of(name: str) -> Callable[[], None]:
@@ -100,7 +100,7 @@ def memory_of(name: str) -> Callable[[], None]:
     torch.set_num_threads(1)
     labeller, x = CONTENDERS[name](), frames()
     with torch.no_grad():
-        labeller(x[:2])  # what is loaded once
+        labeller(x[:2])  # loads libraries and buffers
 
     def call() -> None:
         with torch.no_grad():

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import ROOT
+from benchmarks.training import Change, changed, load, model_of
 from birq.model import kernels
 from birq.model.encoder import Encoder
-from birq.settings import params
 from birq.speech import audio
-from birq.train.checkpoint import build_pretrainer
 from birq.train.loop import adamw, precision
 
 Step = Callable[[], float]  # one optimiser step; returns the loss
@@ -116,7 +115,7 @@ def speechbrain_step(b: Batch, d_model: int, n_layers: int, dropout: float) -> S
 
 class LeanFrontEnd(nn.Module):
     """SpeechBrain's front end, the same function of the same weights: convolution, LayerNorm over bins and channels, leaky ReLU, dropout,
-    twice. Channels lie last, so nothing is transposed, and one utterance follows another, so what lies between stays in cache."""
+    twice. Channels lie last, so nothing is transposed, and one utterance follows another, so intermediate values stay in cache."""
 
     def __init__(self, theirs: nn.Module):
         super().__init__()
@@ -153,30 +152,23 @@ class _Unstacked(nn.Module):
 
 def birq_step(
     b: Batch,
-    model: dict[str, Any],
-    pretrain: dict[str, Any],
+    method: str,
+    change: Change,
     front: nn.Module | None = None,
     device: str = "cpu",
     prepared: Callable[[Encoder], None] = lambda _: None,
 ) -> Step:
-    """A step of pre-training as birq.train does it, bf16 on a GPU. `model`, `pretrain`: what differs from params.yaml; `front`: in place of
-    stacking; `prepared`: what is done to the encoder before."""
-    tree = params.load(ROOT / "params.yaml")
-    section = tree.pretrain.model_copy(update=pretrain)
-    config = {
-        "seed": 0,
-        "model": tree.model.model_dump(mode="json") | model,
-        "features": {"n_mels": 80},
-        "pretrain": section.model_dump(mode="json"),
-    }
-    pretrainer = build_pretrainer(config).train()
+    """A step of pre-training as birq.train does it, bf16 on a GPU. `change`: differences from params.yaml; `front`: in place of stacking;
+    `prepared`: a function applied to the encoder before."""
+    params = changed(load(ROOT / "params.yaml"), change | {"features.n_mels": 80})
+    section, pretrainer = params.pretrain, model_of(params, method)
     if front is not None:
         pretrainer.encoder.project = _Unstacked(front, pretrainer.encoder.shape.d_model)
     pretrainer.to(device)
     prepared(pretrainer.encoder)
     weights = list(pretrainer.parameters())
     optimiser = adamw([{"params": weights}], section)
-    given = [x.to(device) for x in b.inputs(config["model"]["n_stack"])]
+    given = [x.to(device) for x in b.inputs(params.model.n_stack)]
 
     def step() -> float:
         with precision(torch.device(device)):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.profile [--before bc87c8d] [--steps 10]
 
-Params and features as they lie here (`make demo`), BEST-RQ and BiRQ, the same batches; on a GPU the time of its kernels, else one thread
+Params and features as they lie here (`make demo`), BEST-RQ and BiRQ, the same batches. On a GPU it times kernels, else one thread
 of the CPU. Each operation counts the time that it spends itself. Writes benchmarks/results/profile-gpu.json or profile-cpu.json, prints the
 table of docs/performance.md.
 """
@@ -19,9 +19,8 @@ from datetime import date
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.earlier import code_of, in_a_process, training
 from benchmarks.harness import ROOT, machine
-from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
-from birq.settings import params as birq_params
 
 METHODS = ("best_rq", "birq")
 WARM_STEPS = 3
@@ -45,20 +44,21 @@ def kind_of(name: str) -> str:
 
 def seconds_by_kind(method: str, steps: int) -> dict[str, float]:
     """Seconds of a step by kind, by the code that this process imports; the longest first."""
-    params = birq_params.load()
-    training = Training(params, on_one_thread(method))
-    batches = [b for _, b in zip(range(WARM_STEPS + steps), feed(params).epoch(0), strict=False)]
+    here = training()
+    params = here.load()
+    run = here.Training(params, method, here.ON_ONE_THREAD)
+    batches = [b for _, b in zip(range(WARM_STEPS + steps), here.feed(params).epoch(0), strict=False)]
     for step in range(WARM_STEPS):
-        training.step(batches[step], step, 0, 1e-5)
-    gpu = training.device.type == "cuda"
+        run.step(batches[step], step, 0, 1e-5)
+    gpu = run.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as seen:
         for step in range(WARM_STEPS, WARM_STEPS + steps):
-            training.step(batches[step], step, 0, 1e-5)
-    found: dict[str, float] = {}
+            run.step(batches[step], step, 0, 1e-5)
+    seconds: dict[str, float] = {}
     for event in seen.key_averages():
         micros = event.self_device_time_total if gpu else event.self_cpu_time_total
-        found[kind_of(event.key)] = found.get(kind_of(event.key), 0.0) + micros / 1e6 / steps
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        seconds[kind_of(event.key)] = seconds.get(kind_of(event.key), 0.0) + micros / 1e6 / steps
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def table(record: dict) -> str:
@@ -92,7 +92,7 @@ def main() -> None:
         "before": options.before,
     }
     with contextlib.ExitStack() as stack:
-        codes = {"before": stack.enter_context(earlier(options.before))} if options.before else {}
+        codes = {"before": stack.enter_context(code_of(options.before))} if options.before else {}
         for method in METHODS:
             asked = ["--child", method, "--steps", str(options.steps)]
             record[method] = {side: in_a_process("benchmarks.profile", code, asked) for side, code in (codes | {"after": ROOT}).items()}

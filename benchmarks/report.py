@@ -33,7 +33,7 @@ def interval(r: dict[str, float]) -> str:
 
 
 def base_of(part: Part) -> str:
-    """What the others are compared with: the last contender of birq's own."""
+    """The contender that the others are compared with: the last of birq's own."""
     ours = [c for c in part.wall if not c.startswith("floor") and c not in OPPONENTS]
     return ours[-1]
 
@@ -67,7 +67,7 @@ def table(part: Part, base: str) -> list[str]:
 
 
 def facts(part: Part) -> list[str]:
-    """What was measured beside the times."""
+    """The facts measured beside the times."""
     lines = []
     for name, value in part.facts.items():
         text = name.replace("_", " ")
@@ -171,15 +171,15 @@ def aims(results: Results) -> list[str]:
     lines = ["| figure | aim | measured [quartiles] | |", "|---|---:|---:|---|"]
     for a in AIMS:
         if a.benchmark in results:
-            found = a.figure(results[a.benchmark][1][a.part])
-            shown = interval(found) if found["low"] != found["high"] else number(found["median"])
+            measured = a.figure(results[a.benchmark][1][a.part])
+            shown = interval(measured) if measured["low"] != measured["high"] else number(measured["median"])
             sign = {"<=": "≤", ">=": "≥"}[a.sign]
-            lines.append(f"| {a.text} | {sign} {number(a.bound)} | {shown} | {'met' if a.met(found['median']) else '**missed**'} |")
+            lines.append(f"| {a.text} | {sign} {number(a.bound)} | {shown} | {'met' if a.met(measured['median']) else '**missed**'} |")
     return [*lines, ""]
 
 
 def at_equal_time(part: Part, record: dict[str, Any]) -> list[str]:
-    """What a step costs, and the word error rates that the same time of pre-training gives (equal_time.json)."""
+    """The cost of a step, and the word error rates that the same time of pre-training gives (equal_time.json)."""
     base = equal_time.BASE
     seeds, budget = len(record["seeds"]), record["forms"][base]["steps"]
     heads = (
@@ -189,10 +189,10 @@ def at_equal_time(part: Part, record: dict[str, Any]) -> list[str]:
         "less BEST-RQ [95 %]",
     )
     lines = [f"| the demo's model | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|"]
-    for form, found in record["forms"].items():
+    for form, results in record["forms"].items():
         ratio = "1" if form == base else interval(part.ratio(form, base))
-        less = "" if form == base else equal_time.difference(found["wer"], record["forms"][base]["wer"])
-        lines.append(f"| {form} | {ratio} | {found['steps']:,} | {statistics.mean(found['wer']):.1f} | {less} |")
+        less = "" if form == base else equal_time.difference(results["wer"], record["forms"][base]["wer"])
+        lines.append(f"| {form} | {ratio} | {results['steps']:,} | {statistics.mean(results['wer']):.1f} | {less} |")
     return [*lines, ""]
 
 
@@ -212,7 +212,7 @@ def conditions(results: Results) -> list[str]:
 
 
 def blocks(results: Results) -> dict[str, str]:
-    """What belongs between the page's markers."""
+    """The texts between the page's markers."""
     out = {"aims": aims(results), "conditions": conditions(results)}
     if "step" in results:
         out["equal_time"] = at_equal_time(

@@ -4,8 +4,9 @@
 
 Trains BiRQ and BEST-RQ for some steps with the params and features at hand, float32, one thread: with the code of COMMIT, with the code
 that lies here, and with the code of COMMIT after one weight of the head was moved by 1e-6. Prints the largest relative difference of the
-loss and of its parts from the first. Last digits differ where sums are taken in another order; the third says what training makes of such
-a difference. Exits with 1 where this code is further away than 1e-5 and than the moved weight.
+loss and of its parts from the first. Sums in another order differ by float rounding; the third run shows how far training carries such
+a difference. Exits with 1 where this code is further away than 1e-5 over the first 10 steps, or than that and thrice the moved weight's
+distance over all of them: that distance is one draw of many, and another weight's differs by about so much.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.earlier import code_of, in_a_process, training
 from benchmarks.harness import ROOT
-from benchmarks.training import Training, earlier, feed, in_a_process, on_one_thread
-from birq.settings import params as birq_params
 from birq.train.schedule import warmup_cosine
 
-TOLERANCE, NUDGE, FIRST = 1e-5, 1e-6, 10
+TOLERANCE, NUDGE, FIRST, DRAW = 1e-5, 1e-6, 10, 3
 FIGURES = ("loss", "anchor_loss", "enhanced_loss")
 
 
 def losses(method: str, steps: int, nudge: float) -> list[dict[str, float]]:
     """The figures of every step, by the code that this process imports."""
-    params = birq_params.load()
-    training = Training(params, on_one_thread(method))
+    here = training()
+    params = here.load()
+    run = here.Training(params, method, here.ON_ONE_THREAD)
     with torch.no_grad():
-        training.model.head.weight[0, 0] += nudge
-    section = training.section
-    schedule, found = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
-    for step, batches in zip(range(steps), feed(params).epoch(0), strict=False):
-        training.step(batches, step, 0, section.learning_rate * schedule(step))
-        line = training.task.figures(step + 1)
-        found.append({name: line[name] for name in FIGURES if line[name] is not None})
-    return found
+        run.model.head.weight[0, 0] += nudge
+    section = run.section
+    schedule, lines = warmup_cosine(steps, section.warmup_steps, section.final_rate_share), []
+    for step, batches in zip(range(steps), here.feed(params).epoch(0), strict=False):
+        run.step(batches, step, 0, section.learning_rate * schedule(step))
+        line = run.task.figures(step + 1)
+        lines.append({name: line[name] for name in FIGURES if line[name] is not None})
+    return lines
 
 
 def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str, float]]:
@@ -50,6 +51,11 @@ def by(code: Path, method: str, steps: int, nudge: float = 0.0) -> list[dict[str
 def apart(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> list[float]:
     """Relative difference of one figure at every step."""
     return [abs(x[name] - y[name]) / abs(x[name]) for x, y in zip(a, b, strict=True)]
+
+
+def differs(here: list[float], moved: list[float]) -> bool:
+    """Whether one figure's distances are more than float rounding in the first steps, or more than training makes of that later."""
+    return max(here[:FIRST]) > TOLERANCE or max(here) > max(TOLERANCE, DRAW * max(moved))
 
 
 def main() -> int:
@@ -68,15 +74,15 @@ def main() -> int:
     different = False
     print(f"relative difference from {options.before}, {options.steps} steps (the first {FIRST}):")
     print(f"this code; that code after a weight was moved by {NUDGE:g}")
-    with earlier(options.before) as before_code:
+    with code_of(options.before) as before_code:
         for method in ("birq", "best_rq"):
             before, now, moved = (by(code, method, options.steps, n) for code, n in ((before_code, 0), (ROOT, 0), (before_code, NUDGE)))
             for name in before[0]:
                 here, there = apart(before, now, name), apart(before, moved, name)
-                different |= max(here) > max(TOLERANCE, *there)
+                different |= differs(here, there)
                 shown = "; ".join(f"{max(side):.1e} ({max(side[:FIRST]):.1e})" for side in (here, there))
                 print(f"{method:8s} {name:14s} {shown}")
-    print("different" if different else f"the same to {TOLERANCE:g}, or as near as last digits allow")
+    print("different" if different else f"the same to {TOLERANCE:g}, or equal up to float rounding")
     return int(different)
 
 

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import models
 from benchmarks.harness import Contender, Part, peak_mib, race
-from benchmarks.training import BEST_RQ
+from benchmarks.training import Change
 
 # the recipe's: feed-forward four times as wide, convolution over 31 frames, one codebook of 8192
-PUBLISHED = {"n_stack": 4, "n_heads": 4, "ff_expansion": 4, "conv_kernel": 31, "conv_expansion": 1, "positions": "rotary"}
-SMALL = PUBLISHED | {"d_model": 256, "n_layers": 8}
-LARGE = PUBLISHED | {"d_model": 512, "n_layers": 12, "n_heads": 8}
-ONE_CODEBOOK = {"n_codebooks": 1, "codebook_size": 8192, "dropout": 0.0, "label_layer": 6}
-EIGHT_CODEBOOKS = {"n_codebooks": 8, "codebook_size": 1024, "dropout": 0.0, "label_layer": 6}
+PUBLISHED = {
+    "model.n_stack": 4,
+    "model.n_heads": 4,
+    "model.ff_expansion": 4,
+    "model.conv_kernel": 31,
+    "model.conv_expansion": 1,
+    "model.positions": "rotary",
+}
+SMALL = PUBLISHED | {"model.d_model": 256, "model.n_layers": 8}
+LARGE = PUBLISHED | {"model.d_model": 512, "model.n_layers": 12, "model.n_heads": 8}
+NO_DROPOUT = {"pretrain.dropout": 0.0, "birq.label_layer": 6}
+ONE_CODEBOOK = NO_DROPOUT | {"random_projection.n_codebooks": 1, "random_projection.codebook_size": 8192}
+EIGHT_CODEBOOKS = NO_DROPOUT | {"random_projection.n_codebooks": 8, "random_projection.codebook_size": 1024}
 SPEECHBRAIN, STACKED = "SpeechBrain", "birq, stacking 4"
 FRONT_ENDS = {"birq, SpeechBrain's front end": lambda x: x, "birq, the same front end, lean": models.LeanFrontEnd}
-METHODS = {
-    "BEST-RQ": BEST_RQ,
-    "BiRQ, labels of a quarter of the batch": {"label_share": 0.25},
-    "BiRQ, labels of half the batch": {"label_share": 0.5},
-    "BiRQ, labels of the whole batch": {"label_share": 1.0},
+METHODS: dict[str, tuple[str, Change]] = {  # method, change
+    "BEST-RQ": ("best_rq", {}),
+    "BiRQ, labels of a quarter of the batch": ("birq", {"birq.label_share": 0.25}),
+    "BiRQ, labels of half the batch": ("birq", {"birq.label_share": 0.5}),
+    "BiRQ, labels of the whole batch": ("birq", {"birq.label_share": 1.0}),
 }
 
 
@@ -33,11 +40,11 @@ def best_rq(name: str, b: models.Batch, dropout: float) -> models.Step:
     if name == SPEECHBRAIN:
         return models.speechbrain_step(b, 256, 8, dropout)
     front = FRONT_ENDS[name](models.front_end()) if name in FRONT_ENDS else None
-    return models.birq_step(b, SMALL, ONE_CODEBOOK | BEST_RQ | {"dropout": dropout}, front)
+    return models.birq_step(b, "best_rq", SMALL | ONE_CODEBOOK | {"pretrain.dropout": dropout}, front)
 
 
 def difference_of_front_ends(b: models.Batch) -> dict[str, float]:
-    """Largest difference between the two implementations, over the largest value: of what comes out, of a weight's gradient."""
+    """Largest difference between the two implementations, over the largest value: of the outputs and of a weight's gradient."""
     theirs = models.front_end().eval()
     lean = models.LeanFrontEnd(theirs).eval()
     out, again = theirs(b.feats_BTF), lean(b.feats_BTF)
@@ -64,19 +71,17 @@ def against_speechbrain(quick: bool, dropout: float) -> Part:
 
 def large(quick: bool) -> Part:
     b = models.batch(2 if quick else 3)
-    step = models.birq_step(b, LARGE, ONE_CODEBOOK | BEST_RQ)
+    step = models.birq_step(b, "best_rq", LARGE | ONE_CODEBOOK)
     contenders = [Contender("birq", step), Contender("floor: its linear layers", models.linear_floor(step))]
     return race(
         "step, large", f"one step of BEST-RQ on {b.seconds:.0f} s, d 512 x 12 layers, dropout 0, one thread", contenders, 2 if quick else 5
     )
 
 
-def birq_over_best_rq(quick: bool, title: str, model: dict[str, Any], pretrain: dict[str, Any], n_utterances: int) -> Part:
+def birq_over_best_rq(quick: bool, title: str, shape: str, change: Change, n_utterances: int) -> Part:
     b = models.batch(4 if quick else n_utterances)  # a quarter of it is whole utterances
-    shape = f"d {model['d_model']} x {model['n_layers']} layers" if model else "the model of params.yaml"
-    books = f"{pretrain['n_codebooks']} x {pretrain['codebook_size']} codes" if pretrain else "its codebooks"
-    contenders = [Contender(name, models.birq_step(b, model, pretrain | change)) for name, change in METHODS.items()]
-    return race(title, f"one step on {b.seconds:.0f} s, {shape}, {books}, one thread", contenders, 2 if quick else 7)
+    contenders = [Contender(name, models.birq_step(b, method, change | form)) for name, (method, form) in METHODS.items()]
+    return race(title, f"one step on {b.seconds:.0f} s, {shape}, one thread", contenders, 2 if quick else 7)
 
 
 # ---- memory
@@ -89,7 +94,8 @@ def memory_of(kind: str, name: str, n_utterances: int) -> Callable[[], None]:
     if kind == "BEST-RQ":
         step = best_rq(name, b, 0.1)
     else:
-        step = models.birq_step(b, SMALL, (ONE_CODEBOOK if kind == "1 x 8192" else EIGHT_CODEBOOKS) | METHODS[name])
+        method, form = METHODS[name]
+        step = models.birq_step(b, method, SMALL | (ONE_CODEBOOK if kind == "1 x 8192" else EIGHT_CODEBOOKS) | form)
     step()
     return lambda: step() and None
 
@@ -112,8 +118,8 @@ def run(scratch: Path, quick: bool) -> list[Part]:
         against_speechbrain(quick, 0.1),
         against_speechbrain(quick, 0.0),
         large(quick),
-        birq_over_best_rq(quick, "BiRQ, one codebook", SMALL, ONE_CODEBOOK, 4),
-        birq_over_best_rq(quick, "BiRQ, eight codebooks", SMALL, EIGHT_CODEBOOKS, 4),
-        birq_over_best_rq(quick, "BiRQ, the demo's model", {}, {}, 8),
+        birq_over_best_rq(quick, "BiRQ, one codebook", "d 256 x 8 layers, 1 x 8192 codes", SMALL | ONE_CODEBOOK, 4),
+        birq_over_best_rq(quick, "BiRQ, eight codebooks", "d 256 x 8 layers, 8 x 1024 codes", SMALL | EIGHT_CODEBOOKS, 4),
+        birq_over_best_rq(quick, "BiRQ, the demo's model", "the model of params.yaml, its codebooks", {}, 8),
         memory(quick),
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
-from birq.pipeline import dag, digests, places, snakemake, stage
+from birq.pipeline import dag, digests, locations, snakemake, stage
 from birq.settings import params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -24,7 +24,7 @@ WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", 
 
 
 def _reads(spec: dag.Stage) -> str:
-    """What a stage depends on, for its help."""
+    """The inputs and params of a stage, for its help."""
     inputs = list(dict.fromkeys(dag.STAGES[i.removeprefix("+").partition(":")[0]].pattern for i in spec.inputs))
     sections = list(dict.fromkeys(s.partition(".")[0] if s.startswith("features.") else s for s in spec.sections))
     own = f", and the params of its {'kind' if 'corpus' in spec.wildcards else 'method'}" if spec.own is not dag.Stage.own else ""
@@ -60,23 +60,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("name", nargs="?", help="without it, the presets are listed")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="dotted key and YAML value; repeatable")
     p = verb("params", "check params.yaml, count the encoder's parameters, or print the schema")
-    p.add_argument("what", choices=("check", "count", "schema"))
+    p.add_argument("action", choices=("check", "count", "schema"))
     verb("verify", "walk from the report back to the audio: hash everything again, hold every key against params, inputs and code")
     p = verb("why", "say why an artifact would be made again: the param, the input or the line of code that differs")
     p.add_argument("artifact", help="such as finetune/birq-0 or report")
-    p = verb("store", "list what the store keeps and for whom, remove what nothing refers to, or hash all of it again")
-    p.add_argument("what", choices=("ls", "gc", "verify"))
-    p.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
+    p = verb("store", "list the stored artifacts and who refers to them, remove those without a reference, or hash all of them again")
+    p.add_argument("action", choices=("ls", "gc", "verify"))
+    p.add_argument("--dry-run", action="store_true", help="gc: only count the artifacts that would be removed")
     p.add_argument(
         "--forget", action="append", default=[], metavar="FOLDER", help="gc: a clone that used the store and is gone; repeatable"
     )
     _results(verb)
-    _plan_options(verb("plan", "say what a run will take before it runs: disk, memory, GPU-hours, jobs; or time its steps here"))
+    _plan_options(verb("plan", "estimate disk, memory, GPU-hours and jobs of a run before it starts, or time its steps here"))
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
-    p.add_argument("--once", action="store_true", help="write what is there and end")
+    p.add_argument("--once", action="store_true", help="write the lines that are there now, and end")
     verb("dag", "print the pipeline's picture as SVG")
     p = verb("accept", "declare artifacts good under changed code, and those made from them: for an edit that cannot change the result")
     p.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="such as pretrain/birq-0")
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _results(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Verbs that write a result down and run it again."""
-    p = verb("record", "write down what the present run was and gave, for `birq reproduce`: benchmarks/results/NAME.json")
+    p = verb("record", "record settings, software and results of the present run for `birq reproduce`: benchmarks/results/NAME.json")
     p.add_argument("name")
     p = verb("reproduce", "run a recorded result again, in a folder of its own, and say: same, within the interval, or different")
     p.add_argument("result", metavar="RESULT", help="a name from benchmarks/results, or a record's file")
@@ -102,7 +102,7 @@ def _results(verb: Callable[..., argparse.ArgumentParser]) -> None:
         help="such as corpora.an4.root=YOUR/COPY; repeatable",
     )
     p.add_argument("--present-code", action="store_true", help="run the code that lies here, not that of the record's commit")
-    p.add_argument("--use-store", action="store_true", help="take what the project's store has; without it, all is computed anew")
+    p.add_argument("--use-store", action="store_true", help="take artifacts from the project's store; without it, all are computed again")
     p.add_argument("--folder", type=Path, help="where to run (default: data/.reproduce/NAME)")
 
 
@@ -133,7 +133,7 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     if ranks.rank():
         return stage.follow(node)
     stamp = snakemake.write_stamp(node)
-    places.register_user()
+    locations.register_user()
     part = getattr(args, "part", None)
     stage.run(node, part=part, launch=partial(_ranks, args.argv) if node.stage.ranks else None)
     if part is None:
@@ -150,9 +150,9 @@ def _ranks(argv: list[str]) -> Callable[[], None] | None:
 def _store(args: argparse.Namespace, loaded: params.Params) -> None:
     from birq.pipeline import store
 
-    if args.what == "ls":
+    if args.action == "ls":
         print(store.ls())
-    elif args.what == "gc":
+    elif args.action == "gc":
         print(store.gc(loaded, dry_run=args.dry_run, forget=args.forget))
     else:
         print(store.check())
@@ -177,9 +177,9 @@ def _reproduce(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    found = reproduce.reproduce(args.result, args.folder, args.settings, args.cores, args.present_code, args.use_store, say)
-    say("\n".join(["", *found.lines, f"{args.result}: {found.verdict}"]))
-    return 0 if found.good else 1
+    comparison = reproduce.reproduce(args.result, args.folder, args.settings, args.cores, args.present_code, args.use_store, say)
+    say("\n".join(["", *comparison.lines, f"{args.result}: {comparison.verdict}"]))
+    return 0 if comparison.good else 1
 
 
 def _record(name: str, loaded: params.Params) -> None:
@@ -224,7 +224,7 @@ def _count(loaded: params.Params) -> None:
 
 
 def _table(markdown: bool) -> None:
-    path = places.data_root() / "report" / "metrics.json"
+    path = locations.data_root() / "report" / "metrics.json"
     if not path.is_file():
         raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
     from birq.report import tables
@@ -242,7 +242,7 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     """Returns an exit status where a verb's answer is one."""
     if args.verb == "table":
         return _table(args.markdown)
-    if args.verb == "params" and args.what == "schema":
+    if args.verb == "params" and args.action == "schema":
         return print(json.dumps(params.schema(), indent=1))
     if args.verb == "preset":
         from birq.settings import presets
@@ -279,7 +279,7 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         _plan(args, loaded)
     elif args.verb == "dag":
         _dag(loaded)
-    elif args.what == "count":
+    elif args.action == "count":
         _count(loaded)
     else:
         runs = " ".join(f"{m}-{s}" for m in loaded.run.methods for s in loaded.run.seeds)
@@ -288,7 +288,7 @@ def _dispatch(args: argparse.Namespace) -> int | None:
 
 
 def _say_last(text: str) -> None:
-    """To stderr; if what read it is gone (a signal to a whole job ends `tee` first), the exit status must still tell."""
+    """Print to stderr. Its reader may be gone (a signal to a whole job ends `tee` first); the exit status must be right even then."""
     try:
         print(text, file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -298,18 +298,18 @@ def _say_last(text: str) -> None:
             os.dup2(nowhere, stream)
 
 
-def _hear_signals() -> None:
-    """In a Slurm job, the workflow shields its shells from the signal that says stop; what they start would ignore it too."""
+def _restore_signals() -> None:
+    """In a Slurm job, the workflow's shells ignore the stop signals, and their children inherit that; a verb must react to them."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; one message and exit status 2 for what the user can mend, 75 after a stop at a checkpoint."""
+    """Run one verb. A mistake of the user gives one message and exit status 2; a stop at a checkpoint gives 75."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv, argparse.Namespace(argv=argv))
-    _hear_signals()
+    _restore_signals()
     try:
         status = _dispatch(args)
         sys.stdout.flush()

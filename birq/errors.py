@@ -2,7 +2,7 @@
 
 
 class BirqError(Exception):
-    """A mistake in what birq was given: the message names the file, the value and the way out.
+    """A mistake in the input of birq. The message names the file, the value and the way out.
 
     The command line prints the message without a traceback and exits with `status`.
     """
@@ -18,7 +18,7 @@ class Diverged(BirqError):
 
 
 class Stopped(BirqError):
-    """Training was asked to stop and has left a checkpoint: the same command goes on there."""
+    """Training was asked to stop and has left a checkpoint. The same command resumes from it."""
 
     everywhere = True
     status = 75  # EX_TEMPFAIL of sysexits.h: try again

@@ -1,4 +1,4 @@
-"""Several processes that train one model: which one this is, and how the first tells the others what to do. Starts without torch.
+"""Several processes that train one model: the number of this one, and the message from rank 0 to the others. Starts without torch.
 
 The variables are those that torchrun sets. Only rank 0 locks, looks into the store, writes and publishes (birq/pipeline/stage.py).
 """
@@ -36,19 +36,19 @@ def world_size() -> int:
 
 @cache
 def store() -> Any:
-    """What the ranks can read and write together before they form a group."""
+    """The key-value store that the ranks share before they form a group."""
     from torch.distributed import rendezvous
 
-    found, _, _ = next(rendezvous("env://", timeout=PATIENCE))
-    return found
+    shared, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    return shared
 
 
-def tell(word: str) -> None:
-    """Rank 0 says what is to be done, once; alone, nobody listens."""
+def announce(key: str) -> None:
+    """Rank 0 announces the key to compute ("" for none), once. A single process announces nothing."""
     if world_size() > 1:
-        store().set("birq/word", word)
+        store().set("birq/key", key)
 
 
-def hear() -> str:
-    """Wait for rank 0's word."""
-    return store().get("birq/word").decode()
+def receive() -> str:
+    """Wait for the key that rank 0 announces."""
+    return store().get("birq/key").decode()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from tiny import tree
 
 from benchmarks import __main__ as command
-from benchmarks import equal_time, harness, models, profile, report
+from benchmarks import earlier, equal_time, harness, house, models, profile, report, same_steps, training
 from benchmarks.harness import Contender, Part, race
+
+BEFORE_ROOMS = "4f4994a"
 
 
 def test_contenders_take_turns():
@@ -108,7 +113,9 @@ def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     """Without a name it lists; without opponents it says how to get them; what it does not know, it refuses."""
     command.main([])
     listed = capsys.readouterr().out
-    assert all(name in listed for name in command.BENCHMARKS)
+    assert all(name in listed for name in (*command.BENCHMARKS, *command.EXPERIMENTS))
+    for name in (*command.BENCHMARKS, *command.EXPERIMENTS):
+        assert (harness.ROOT / "benchmarks" / f"{name}.py").exists()
     monkeypatch.setattr(command, "VENV", tmp_path)
     with pytest.raises(SystemExit, match="python -m benchmarks setup"):
         command.main(["fbank"])
@@ -153,3 +160,58 @@ def test_labels_and_time_are_told_apart():
 def test_kinds_of_operations(name: str, kind: str):
     """The profile's parts, by operations' names on a CPU and on a GPU."""
     assert profile.kind_of(name) == kind
+
+
+def test_values_of_params_are_replaced():
+    """By dotted names, checked as params.yaml is."""
+    params = training.load(harness.ROOT / "params.yaml")
+    assert training.changed(params, {"birq.label_share": 0.5, "model.d_model": 64}).birq.label_share == 0.5
+    assert training.by_section({"a.b": 1, "a.c": 2, "d.e": 3}) == {"a": {"b": 1, "c": 2}, "d": {"e": 3}}
+    with pytest.raises(ValueError, match="label_share"):
+        training.changed(params, {"birq.label_share": 2.0})
+
+
+@pytest.mark.parametrize("method", ["best_rq", "birq"])
+def test_code_from_before_the_rooms_still_runs(method: str, tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch):
+    """It reads today's params.yaml and features, and its steps are those of today's code."""
+    known = ["git", "-C", str(harness.ROOT), "cat-file", "-e", f"{BEFORE_ROOMS}^{{commit}}"]
+    if subprocess.run(known, check=False, capture_output=True).returncode:
+        pytest.skip(f"this clone's history has no {BEFORE_ROOMS}")
+    (tmp_path / "data/features").mkdir(parents=True)
+    (tmp_path / "data/features/tones").symlink_to(features)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree()))
+    monkeypatch.chdir(tmp_path)
+    with earlier.code_of(BEFORE_ROOMS) as code:
+        assert not (code / "birq" / "settings").exists()
+        sides = [same_steps.by(c, method, steps=2) for c in (code, harness.ROOT)]
+    assert len(sides[0]) == 2 and ("enhanced_loss" in sides[0][0]) == (method == "birq")
+    for name in sides[0][0]:
+        assert max(same_steps.apart(*sides, name)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("here", "moved", "different"),
+    [
+        ([0.0] * 20, [0.0] * 20, False),
+        ([1e-7] * 10 + [6e-3], [1e-7] * 10 + [3e-3], False),
+        ([1e-7] * 10 + [6e-3], [1e-7] * 11, True),
+        ([1e-4] + [1e-7] * 10, [1e-7] * 10 + [3e-3], True),
+    ],
+)
+def test_when_steps_differ(here: list[float], moved: list[float], different: bool):
+    """From the first steps on by more than last digits, or later by more than a moved weight makes of them."""
+    assert same_steps.differs(here, moved) == different
+
+
+def test_the_house_is_counted():
+    """Lines of code are neither empty, comment nor docstring; a method's name has its class; modules of the root are told apart."""
+    text = '"""A module."""\n\nX = """two\nlines"""\n\n\nclass A:\n    """A class."""\n\n'
+    text += "    def f(self):\n        # none\n        return 1\n"
+    tree = {"birq/__init__.py": "", "birq/room/a.py": text, "dvc.yaml": "stages:\n", "README.md": "# a\n\nb\n"}
+    tree["pyproject.toml"] = '[[tool.importlinter.contracts]]\ntype = "layers"\nlayers = ["a", "b | c"]\n'
+    h = house.House(tree)
+    assert house.code_lines(text) == 5 and h.in_root == ["birq/__init__.py"]
+    assert h.longest_function == (3, "birq/room/a.py: A.f") and h.longest_module == (12, "birq/room/a.py")
+    assert (len(h.contracts), h.layers, h.lines("README.md"), h.lines("dvc.yaml")) == (1, 2, 3, 1)
+    shown = house.table({"x": h, "here": house.House(house.tree_of(None))})
+    assert "| modules in the root of birq/ | 1 | " in shown and len(shown.splitlines()) == 2 + len(house.FIGURES)

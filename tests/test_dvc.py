@@ -97,11 +97,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
 
 
 def test_outside_audio_is_never_stale(project: Project, speech: Path) -> None:
-    """DVC does not look into the corpus' folder; the stage `sources` does, so a changed file counts and a touched one does not."""
-    assert stages(project.run("dvc", "repro", UPTO)) == {"sources"}
+    """DVC does not look into the corpus' folder; the stage `digests` does, so a changed file counts and a touched one does not."""
+    assert stages(project.run("dvc", "repro", UPTO)) == {"digests"}
     path = sorted(speech.rglob("*.wav"))[0]
     os.utime(path, (1, 1))
-    assert stages(project.run("dvc", "repro", UPTO)) == {"sources"}
+    assert stages(project.run("dvc", "repro", UPTO)) == {"digests"}
     good, before = path.read_bytes(), project.digests()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     said = project.run("dvc", "repro", UPTO)
@@ -142,9 +142,9 @@ def round_trip(project: Project, clone: Path) -> None:
     """What was pushed comes back in a fresh clone, byte for byte, and neither DVC nor a verb by itself makes it again."""
     assert "files pushed" in project.run("dvc", "push")
     fresh = project.clone(clone)
-    fresh.run("dvc", "pull", "--allow-missing", "sources", "corpus", "features", UPTO)
+    fresh.run("dvc", "pull", "--allow-missing", "digests", "corpus", "features", UPTO)
     assert fresh.digests() == project.digests()
-    assert stages(fresh.run("dvc", "repro", UPTO)) == {"sources"}
+    assert stages(fresh.run("dvc", "repro", UPTO)) == {"digests"}
     assert "up to date" in fresh.run(sys.executable, "-m", "birq", "tokenizer"), "pulled artifacts are taken into the store"
 
 
@@ -156,8 +156,8 @@ def test_local_remote(project: Project, tmp_path: Path) -> None:
         round_trip(project, tmp_path / "clone")
         (tmp_path / "remote").rename(tmp_path / "elsewhere")
         lost = project.clone(tmp_path / "lost")
-        said = lost.run("dvc", "pull", "sources", fails=True)
-        assert "ERROR: failed to pull data from the cloud" in said and not list(lost.folder.glob("data/sources/*"))
+        said = lost.run("dvc", "pull", "digests", fails=True)
+        assert "ERROR: failed to pull data from the cloud" in said and not list(lost.folder.glob("data/digests/*"))
     finally:
         project.run("git", "reset", "-q", "--hard", "HEAD~1")
 
@@ -170,7 +170,7 @@ def test_s3_remote(project: Project, tmp_path: Path, s3: str) -> None:
     try:
         said = project.run("dvc", "push", fails=True)
         assert said.count("ERROR") == 1 and "Could not connect to the endpoint URL" in said
-        assert project.digests() == before and stages(project.run("dvc", "repro", UPTO)) == {"sources"}
+        assert project.digests() == before and stages(project.run("dvc", "repro", UPTO)) == {"digests"}
         project.run("dvc", "remote", "modify", "storage", "endpointurl", s3)
         project.commit()
         round_trip(project, tmp_path / "clone")
@@ -271,7 +271,8 @@ def test_dvclive_reads_along(project: Project) -> None:
     """The curve that a training writes, each step once also where it was resumed, half a line left for later; no key depends on it."""
     pytest.importorskip("dvclive", reason="dvclive is missing: pip install -e '.[dev]'")
     run = "dict(method='scratch', seed='0')"
-    script = f"from birq import params, stage; print(stage.key_of(stage.key_parts('pretrain', {run}, params.load('params.yaml'))))"
+    script = "from birq.pipeline import dag, stage; from birq.settings import params; "
+    script += f"print(stage.current_key(dag.node('pretrain', {run}, params.load('params.yaml'))))"
     key = project.run(sys.executable, "-c", script).strip()
     curve = project.folder / "data" / ".work" / "pretrain" / key / "scratch" / "curve.jsonl"
     curve.parent.mkdir(parents=True)

@@ -147,15 +147,16 @@ def test_w1_0_is_best_rq_bit_for_bit() -> None:
     best_rq = BestRq(Encoder(birq.encoder.shape), AnchorObjective(**constants), seed=0)
     assert not birq.enhanced and not best_rq.enhanced and pretrainer().enhanced
     optimisers = [torch.optim.AdamW(p.parameters(), lr=1e-2) for p in (birq, best_rq)]
+    weights, same_weights = birq.state_dict(), best_rq.state_dict()
+    assert list(weights) == list(same_weights)
     for step in range(5):
-        weights, same_weights = birq.state_dict(), best_rq.state_dict()
-        assert list(weights) == list(same_weights)
         assert all(torch.equal(w, same_weights[name]) for name, w in weights.items()), step
         b = batch(LENGTHS, seed=step)
         for p, optimiser in zip((birq, best_rq), optimisers, strict=True):
             optimiser.zero_grad()
             p(b.feats_BTF, b.lengths_B, every_other(b.lengths_B), noise(step)).total.backward()
             optimiser.step()
+    assert all(torch.equal(w, same_weights[name]) for name, w in weights.items())
 
 
 def test_the_anchoring_part_is_the_same_with_and_without_f() -> None:

@@ -39,7 +39,8 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
     loaded = params.load(ROOT / "params.yaml")
     with pytest.raises(Exception, match="frozen"):
         loaded.pretrain.steps = 1
-    assert params.section(loaded, "pretrain") == tree["pretrain"]
+    assert loaded.pretrain.model_dump() == tree["pretrain"]
+    assert params.section(loaded, "birq") == tree["birq"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,8 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("birq.gumbel_noise", "yes please", ["birq.gumbel_noise", "boolean"]),
         ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "batch_seconds = 60.0"]),
         ("pretrain.dropout", 1.0, ["pretrain.dropout", "1.0", "less than 1"]),
-        ("run.methods", ["hubert"], ["run.methods.0", "'hubert'", "'birq', 'best_rq' or 'scratch'"]),
+        ("run.methods", ["hubert"], ["run.methods", "'hubert'", "birq, best_rq, scratch"]),
+        ("pretrain.label_layer", 2, ["pretrain.label_layer", "unknown key", "it is birq.label_layer now"]),
         ("run.methods", [], ["run.methods", "at least 1"]),
         ("run.seeds", [0, 0], ["run.seeds", "twice"]),
         ("run.pretrain_corpora", ["an4"], ["run.pretrain_corpora", "'an4'", "synth"]),
@@ -81,6 +83,50 @@ def test_a_bad_value_is_named_with_the_way_out(tree: dict[str, Any], key: str, v
     for name in ["params.yaml", *names]:
         assert name in str(error.value), f"{name!r} is not in:\n{error.value}"
     assert "tagged-union" not in str(error.value)
+
+
+VARIANT = {"method": "birq", "birq.label_layer": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "names"),
+    [
+        ("birq_k2", {"method": "hubert"}, ["variants.birq_k2.method", "'hubert'", "birq, best_rq, scratch"]),
+        ("birq_k2", {"birq.label_layer": 2}, ["variants.birq_k2.method", "None", "birq, best_rq, scratch"]),
+        ("scratch", VARIANT, ["variants.scratch", "is the name of a method"]),
+        ("birq_k2", VARIANT | {"birq.label_layerz": 2}, ["birq.label_layerz", "did you mean birq.label_layer"]),
+        ("rq_k2", {"method": "best_rq", "birq.label_layer": 2}, ["birq.label_layer is not read by a variant of best_rq", "pretrain"]),
+        ("raw", {"method": "scratch", "pretrain.steps": 2}, ["pretrain.steps is not read by a variant of scratch", "random_projection"]),
+        ("raw", {"method": "scratch", "random_projection.anchor_weight": 1.0}, ["random_projection.anchor_weight is not read"]),
+        ("birq_k9", {"method": "birq", "birq.label_layer": 9}, ["variants.birq_k9", "label_layer: 9", "1 to model.n_layers = 4"]),
+        ("birq_k2", {"method": "birq", "birq.labels": "firm"}, ["variants.birq_k2", "birq.labels", "'firm'"]),
+        ("birq_k2", {"method": "birq", "score.seed": 1}, ["score.seed is not read by a variant"]),
+        ("birq_k2", {"method": "birq", "birq": {"label_layer": 2}}, ["birq is not read by a variant", "such as birq.label_layer"]),
+        ("Birq-2", VARIANT, ["variants.Birq-2"]),
+    ],
+)
+def test_a_wrong_variant_is_refused_with_the_legal_ones(tree: dict[str, Any], name: str, variant: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(BirqError) as error:
+        params.parse(put(tree, "variants", {name: variant}))
+    for text in names:
+        assert text in str(error.value), f"{text!r} is not in:\n{error.value}"
+
+
+def test_a_variant_is_its_method_with_other_numbers(tree: dict[str, Any]) -> None:
+    """And nothing else: what it does not name follows params.yaml."""
+    tree = put(put(tree, "variants", {"birq_k2": VARIANT | {"finetune.steps": 7}}), "run.methods", ["birq", "birq_k2"])
+    loaded = params.parse(tree)
+    assert loaded.method("birq_k2") is loaded.method("birq")
+    varied = loaded.of_run("birq_k2")
+    assert (varied.birq.label_layer, varied.finetune.steps) == (2, 7)
+    assert varied.birq.model_dump() == loaded.birq.model_dump() | {"label_layer": 2}
+    assert varied.pretrain == loaded.pretrain and loaded.of_run("birq").birq.label_layer == 3
+
+
+def test_a_method_that_is_no_row_and_no_variant_is_refused(tree: dict[str, Any]) -> None:
+    tree = put(put(tree, "variants", {"birq_k2": VARIANT}), "run.methods", ["birq_k3"])
+    with pytest.raises(BirqError, match=r"'birq_k3' is neither a method nor in variants; legal: birq, best_rq, scratch, birq_k2"):
+        params.parse(tree)
 
 
 def test_every_mistake_is_told_at_once(tree: dict[str, Any]) -> None:
@@ -122,11 +168,13 @@ def test_every_key_is_read_by_a_stage_that_declares_it() -> None:
     """A number that nobody reads is a promise that is not kept."""
     loaded = params.load(ROOT / "params.yaml")
     unread = []
-    for name in set(params.Params.model_fields) - {"corpora"}:
-        readers = {m for s in dag.STAGES.values() if any(x.split(".")[0] == name for x in s.sections) for m in code.modules(s.code)}
-        known = _read_names(readers | {"birq.pipeline.dag"})
+    nodes = dag.nodes(loaded)
+    corpora = code.modules("birq.stages.corpus", *(f"birq.corpora.{kind}" for kind in ("synth", "an4", "librispeech", "local")))
+    for name in set(params.Params.model_fields) - {"corpora", "variants"}:
+        readers = {m for n in nodes if any(x.split(".")[0] == name for x in n.sections) for m in n.code}
+        known = _read_names(readers | {"birq.pipeline.dag"} | (set(corpora) if name == "features" else set()))
         unread += [f"{name}.{key}" for key in type(getattr(loaded, name)).model_fields if key not in known]
-    known = _read_names({m for m in code.modules(dag.STAGES["corpus"].code)} | {"birq.pipeline.stage"})
+    known = _read_names({*corpora, "birq.pipeline.sources"})
     for kind in (params.SynthCorpus, params.An4Corpus, params.LibriSpeechCorpus, params.LocalCorpus):
         unread += [f"{kind.__name__}.{key}" for key in kind.model_fields if key not in known]
     assert not unread, f"no stage reads {unread}"

@@ -20,11 +20,12 @@ import pytest
 import report_artifacts as artifacts
 
 from birq.errors import BirqError
-from birq.pipeline.dag import STAGES
+from birq.pipeline import dag
 from birq.report import build, claims, dagdraw, glossary, health, plots, tables, verdict
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
 from birq.report.page import render
+from birq.settings import methods, params, variants
 
 ROOT = Path(__file__).parent.parent
 PAIR = {
@@ -44,7 +45,11 @@ def make(root: Path, methods: dict[str, float], seeds: tuple[int, ...], **option
 
 def write(inputs: dict[str, list[Path]], out: Path, methods: Iterable[str], seeds: tuple[int, ...] = (0,)) -> None:
     p = artifacts.params(methods=list(methods), seeds=list(seeds))
-    build.report(inputs, out, p.report, p.run)
+    build.report(inputs, out, p.report, p.run, dag.nodes(tracked()))
+
+
+def tracked() -> params.Params:
+    return params.load(ROOT / "params.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +164,11 @@ def test_a_comparison_shows_the_pretraining_time_of_both(report: Path):
     assert (second["pretrain_seconds_b"], second["time_ratio"], second["equal_time"]) == (None, None, False) and not third["equal_time"]
     page, table = (report / "index.html").read_text(), tables.from_file(report / "metrics.json")
     (headline,) = re.findall("<h1>(.*)</h1>", page)
-    assert "(pre-training time × 1.27)" in headline and "(pre-training time +4.3 min)" in headline and "better" not in page
+    assert (
+        "(pre-training time × 1.27, equal time not tried)" in headline
+        and "(pre-training time +4.3 min)" in headline
+        and "better" not in page
+    )
     assert "4.3 min / 3.4 min" in page and page.count(f">{claims.NOT_TRIED}<") == 3
     assert f"pre-training took 1.27 times as long; {claims.NOT_TRIED}" in table
 
@@ -173,7 +182,7 @@ def test_equal_time_is_named_where_it_was_tried(tmp_path: Path):
     assert rows["birq", "best_rq"]["equal_time_in"] == ["birq", "best_rq_long"]
     assert rows["best_rq", "best_rq_long"]["equal_time_in"] is None
     page = (out / "index.html").read_text()
-    assert "see BiRQ and best_rq_long (BEST-RQ)" in page
+    assert "see BiRQ and BEST-RQ (best_rq_long)" in page
     assert "for equal time see birq against best_rq_long" in tables.from_file(out / "metrics.json")
 
 
@@ -264,7 +273,7 @@ def test_the_page_shows_what_it_promises(report: Path, facts: Facts):
         assert f'id="fig-{name}"' in page
     for u in facts.runs_of("birq")[0].worst:
         assert u["id"] in page
-    for stage in STAGES:
+    for stage in dag.STAGES:
         assert f'class="dag-name">{stage}<' in page
     for run in facts.runs:
         for record in run.provenance.values():
@@ -381,7 +390,7 @@ def test_variants_have_titles_and_colours_of_their_own(tmp_path: Path):
     names = {"scratch": 0.4, "best_rq": 0.3} | {f"birq_k{k}": 0.3 for k in range(1, 5)}
     out = make(tmp_path, names, (0,), n=20)
     page = (out / "index.html").read_text()
-    assert "<h1>The birq_k1 (BiRQ) model of seed 0: " in page
+    assert "<h1>The BiRQ (birq_k1) model of seed 0: " in page
     colours = re.findall(r'class="tile" style="--c:(#\w+)"', page)
     assert len(colours) == len(set(colours)) == len(names)
     assert {r["method"] for r in json.loads((out / "metrics.json").read_text())} == set(names)
@@ -429,23 +438,56 @@ def _reachable(pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
     return out
 
 
-def test_the_picture_orders_the_stages_as_the_table_does():
-    """Fewer arrows, the same order of work; every arrow points right; no box covers another."""
-    pairs = dagdraw.edges()
+def in_order(nodes: list[dag.Node]) -> int:
+    """Fewer arrows, the same order of work; every arrow points right; no box covers another. How many boxes there are."""
+    boxes, pairs = dagdraw.boxes(nodes)
     assert _reachable(dagdraw.reduced(pairs)) == _reachable(pairs)
-    columns = dagdraw.ranks(pairs)
+    columns = dagdraw.ranks(list(boxes), pairs)
     assert all(columns[a] < columns[b] for a, b in pairs)
-    root = ElementTree.fromstring(dagdraw.svg({}))
-    boxes = [(float(r.get("x")), float(r.get("y"))) for r in root.iter() if r.tag.endswith("rect")]
-    assert len(boxes) == len(STAGES)
-    for i, (x, y) in enumerate(boxes):
-        assert all(abs(x - u) >= dagdraw.BOX_W or abs(y - v) >= dagdraw.BOX_H for u, v in boxes[:i])
+    root = ElementTree.fromstring(dagdraw.svg(nodes))
+    corners = [(float(r.get("x")), float(r.get("y"))) for r in root.iter() if r.tag.endswith("rect")]
+    assert len(corners) == len(boxes)
+    for i, (x, y) in enumerate(corners):
+        assert all(abs(x - u) >= dagdraw.BOX_W or abs(y - v) >= dagdraw.BOX_H for u, v in corners[:i])
+    return len(boxes)
+
+
+def test_the_picture_orders_the_stages_as_the_table_does():
+    """One box a stage."""
+    assert in_order(dag.nodes(tracked())) == len(dag.STAGES)
+
+
+def test_labels_that_another_method_made_are_rows_of_two_tables(monkeypatch: pytest.MonkeyPatch):
+    """HuBERT's second iteration learns from labels of the first one's encoder: a stage comes twice on one path, and nothing recurses."""
+
+    def own(p: params.Params, wildcards: dict[str, str]) -> dag.Own:
+        origin = p.method(wildcards["method"]).labels_from
+        return dag.Own(inputs=("+features:pretrain",) if origin == "features" else (f"pretrain@{origin}",))
+
+    rows = {
+        "hubert1": methods.Method("hubert1", "HuBERT 1", "labels from a file", ("pretrain",), "birq.model.quantized", "features"),
+        "hubert2": methods.Method("hubert2", "HuBERT 2", "labels from a file", ("pretrain",), "birq.model.quantized", "hubert1"),
+    }
+    monkeypatch.setattr(methods, "METHODS", methods.METHODS | rows)
+    for module in (params, variants):
+        monkeypatch.setattr(module, "METHODS", methods.METHODS)
+    labels = dag.Stage("labels", (), (), dag.RUN, own=own, methods=lambda m: m.labels_from is not None)
+    stages = {"labels": labels} | dag.STAGES
+    monkeypatch.setattr(dag, "STAGES", stages)
+    tree = tracked().model_dump(mode="json")
+    loaded = params.parse(tree | {"run": tree["run"] | {"methods": ["best_rq", "hubert2"]}})
+    order = [n.name for n in dag.nodes(loaded)]
+    chain = ["features/synth", "labels/hubert1-0", "pretrain/hubert1-0", "labels/hubert2-0", "pretrain/hubert2-0", "finetune/hubert2-0"]
+    assert [n for n in order if n in chain] == chain
+    assert not {"labels/best_rq-0", "finetune/hubert1-0"} & set(order), "only the second iteration was asked for"
+    assert {n.name for n in dag.find("pretrain/hubert2-0", loaded).before} == {"features/synth", "labels/hubert2-0"}
+    assert in_order(dag.nodes(loaded)) == len(dag.STAGES) + 2, "labels and pretrain come twice"
 
 
 def test_the_readmes_picture_is_the_present_pipeline():
     """`python -m birq dag > docs/dag.svg` writes it; how often a stage runs is up to params.yaml."""
-    tracked = (ROOT / "docs/dag.svg").read_text(encoding="utf-8")
-    assert re.sub(r"\d+ ×", "n ×", tracked) == re.sub(r"\d+ ×", "n ×", dagdraw.svg({}))
+    drawn = (ROOT / "docs/dag.svg").read_text(encoding="utf-8")
+    assert re.sub(r"\d+ ×", "n ×", drawn) == re.sub(r"\d+ ×", "n ×", dagdraw.svg(dag.nodes(tracked())))
 
 
 def test_the_glossary_page_says_what_the_report_says():

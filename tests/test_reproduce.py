@@ -25,9 +25,8 @@ EVERY_STAGE = """
 from birq.pipeline import dag, stage
 from birq.settings import params
 loaded = params.load("params.yaml")
-for name in dag.STAGES:
-    for wildcards in dag.instances(name, loaded):
-        stage.run(name, wildcards, loaded)
+for node in dag.nodes(loaded):
+    stage.run(node)
 """
 Birq = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -154,13 +154,13 @@ def test_copies_are_writable_and_leave_the_store_alone(tmp_path: Path) -> None:
     (out / "page").write_text("a")
     files = artifact.describe(out)
     artifact.store(out, stored, {"key": "key", "digest": artifact.content_digest(files), "files": files, "parts": {}})
-    assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
+    assert artifact.restore(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
     page = tmp_path / "data" / "page"
     page.write_text("b")
     assert (stored / "page").read_text() == "a"
-    assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
+    assert artifact.restore(stored, tmp_path / "data", tmp_path / "transit", link=False) is False
     assert page.read_text() == "a"
-    assert artifact.place(stored, tmp_path / "data", tmp_path / "transit", link=False) is True
+    assert artifact.restore(stored, tmp_path / "data", tmp_path / "transit", link=False) is True
 
 
 def _on_small_disk(toy_project: Path, script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -197,6 +197,6 @@ def test_a_disk_that_fills_up_while_publishing_costs_nothing(toy_project: Path, 
 
 def test_code_closure_holds_what_a_stage_imports() -> None:
     """Decoding runs the model's code; scoring does not, so a change in the model must not rerun it on equal hypotheses."""
-    decode, score = code.modules("birq.recognise.decode"), code.modules("birq.evaluate.rates")
+    decode, score = code.modules("birq.stages.decode"), code.modules("birq.stages.score")
     assert "birq.model.encoder" in decode and "birq.model.encoder" not in score
-    assert not set(decode) & code.SHARED
+    assert not [m for m in decode if m.startswith(code.OUTSIDE) or m in ("birq", "birq.errors", "birq.progress", "birq.files")]

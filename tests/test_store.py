@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from toy import edit, provenance
 
-from birq.pipeline import artifact, hashes, places, store
+from birq.pipeline import artifact, dag, hashes, locations, snakemake, store
+from birq.settings import params
 
 FIRST = ("batch_seconds: 240.0", "batch_seconds: 120.0")  # a change of the params of `first`
 
@@ -205,21 +206,24 @@ def test_a_temporary_experiment_uses_the_projects_store(tmp_path: Path, monkeypa
     inside = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
-    assert places.store_root() == tmp_path / "data" / ".store"
-    assert places.data_root().resolve() == inside / "data"
+    assert locations.store_root() == tmp_path / "data" / ".store"
+    assert locations.data_root().resolve() == inside / "data"
     monkeypatch.chdir(tmp_path)
-    assert places.store_root().resolve() == tmp_path / "data" / ".store"
+    assert locations.store_root().resolve() == tmp_path / "data" / ".store"
 
 
-def test_an_artifact_is_not_older_than_what_it_was_made_from(tmp_path: Path) -> None:
+def test_an_artifact_is_not_older_than_what_it_was_made_from(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snakemake goes by time; a machine whose clock is behind would make the same artifact again and again."""
-    folder, stamp = tmp_path / "made", tmp_path / "stamp"
-    folder.mkdir()
-    for path in (folder / "provenance.json", folder / "page", stamp):
-        path.touch()
+    monkeypatch.chdir(tmp_path)
     ahead = time.time() + 3600
+    stamp = tmp_path / "stamp"
+    stamp.touch()
     os.utime(stamp, (ahead, ahead))
-    artifact.not_older(folder, [stamp, tmp_path / "absent"], all_files=False)
-    assert (folder / "provenance.json").stat().st_mtime >= stamp.stat().st_mtime > (folder / "page").stat().st_mtime
-    artifact.not_older(folder, [stamp], all_files=True)
-    assert (folder / "page").stat().st_mtime >= stamp.stat().st_mtime
+    loaded = params.load(root / "params.yaml")
+    for name, declared in (("tokenizer", ["provenance.json"]), ("report", ["provenance.json", "page"])):
+        node = dag.find(name, loaded)
+        node.folder.mkdir(parents=True)
+        for file in ("provenance.json", "page"):
+            (node.folder / file).touch()
+        snakemake.after_verb(node, stamp)
+        assert sorted(p.name for p in node.folder.iterdir() if p.stat().st_mtime >= stamp.stat().st_mtime) == sorted(declared)

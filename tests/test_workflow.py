@@ -17,8 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from birq.errors import BirqError
-from birq.pipeline import code, dag, stamps
-from birq.settings import params, presets
+from birq.pipeline import dag
+from birq.pipeline import snakemake as adapter
+from birq.settings import params, presets, variants
+from birq.settings.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ("Snakefile", "workflow", "params.yaml", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", "birq")
@@ -32,7 +34,6 @@ class Spec:
     inputs: frozenset[str]  # artifact folders
     outputs: frozenset[str]
     params: frozenset[str]
-    code: frozenset[str]  # files
 
 
 def tracked_copy(target: Path) -> Path:
@@ -52,11 +53,17 @@ def tracked_copy(target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two corpora with different roles, two methods, two seeds: enough to tell every input apart."""
+    """Two corpora with different roles, two methods and a variant, two seeds: enough to tell every input apart."""
     folder = tracked_copy(tmp_path_factory.mktemp("workflow"))
     tree = yaml.safe_load((folder / "params.yaml").read_text())
     tree["corpora"]["other"] = dict(tree["corpora"]["synth"])
-    tree["run"] = {"methods": ["birq", "scratch"], "seeds": [0, 1], "pretrain_corpora": ["other", "synth"], "finetune_corpora": ["synth"]}
+    tree["variants"] = {"birq_k2": {"method": "birq", "birq.label_layer": 2, "finetune.steps": 900}}
+    tree["run"] = {
+        "methods": ["birq", "birq_k2", "scratch"],
+        "seeds": [0, 1],
+        "pretrain_corpora": ["other", "synth"],
+        "finetune_corpora": ["synth"],
+    }
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     return folder
 
@@ -66,18 +73,12 @@ def loaded(project: Path) -> params.Params:
     return params.load(project / "params.yaml")
 
 
-def code_files(stage: str) -> frozenset[str]:
-    return frozenset(str(code.module_source(m).relative_to(ROOT)) for m in code.modules(dag.STAGES[stage].code))
-
-
 def expected(loaded: params.Params) -> dict[str, Spec]:
     specs = {}
-    for name in dag.STAGES:
-        for w in dag.instances(name, loaded):
-            inputs = frozenset(str(p) for paths in dag.inputs(name, w, loaded).values() for p in paths)
-            command = " ".join(["python -m birq", name, *(f"--{k} {v}" for k, v in w.items())])
-            folder = str(dag.artifact(name, w))
-            specs[folder] = Spec(command, inputs, frozenset([folder]), frozenset(dag.sections(name, w)), code_files(name))
+    for node in dag.nodes(loaded):
+        command = " ".join(["python -m birq", node.stage.name, *(f"--{k} {v}" for k, v in node.wildcards.items())])
+        inputs = frozenset(str(n.folder) for n in node.before)
+        specs[str(node.folder)] = Spec(command, inputs, frozenset([str(node.folder)]), frozenset(node.sections))
     return specs
 
 
@@ -108,55 +109,66 @@ def test_snakefile_equals_the_stage_table(project: Path, loaded: params.Params, 
         inputs, outputs = job["input"].split(", "), job["output"].split(", ")
         stamp = next(i for i in inputs if ".stamps" in i)
         record = json.loads((project / stamp).read_text())
-        assert record["code"] == code.digests(dag.STAGES[job["rule"]].code)
+        wildcards = dict(x.split("=") for x in job.get("wildcards", "").split(", ") if x)
+        node = dag.node(job["rule"], wildcards, loaded)
+        assert stamp == str(adapter.stamp_path(node)) and record["code"] == node.code
+        assert record["params"] == {s: params.section(node.params, s) for s in node.sections}
         folders = {i.removesuffix("/provenance.json") for i in inputs if i != stamp}
         command, _, log = job["command"].partition(" 2>&1 | tee -a ")
         assert log == job["log"], "what a job says is shown and kept"
         assert outputs[0].endswith("/provenance.json")
         folder = outputs[0].removesuffix("/provenance.json")
         assert all(o.startswith(folder + "/") for o in outputs)
-        seen[folder] = Spec(command, frozenset(folders), frozenset([folder]), frozenset(record["params"]), code_files(job["rule"]))
-        wildcards = dict(x.split("=") for x in job.get("wildcards", "").split(", ") if x)
-        assert stamp == str(stamps.path(job["rule"], wildcards))
+        seen[folder] = Spec(command, frozenset(folders), frozenset([folder]), frozenset(record["params"]))
     assert seen == expected(loaded)
 
 
-def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> None:
-    """A dependency on `data/features` stands for all corpora; code dependencies are the files that the stage's module imports.
+def declared(sections: frozenset[str], read: frozenset[str]) -> frozenset[str]:
+    """The keys of a node that DVC's declarations cover: DVC names a section where a stage reads some of its keys."""
+    return frozenset(s for s in sections if s in read or s.partition(".")[0] in read)
 
-    One stage is DVC's only: `sources` looks into corpora outside the project, as the stamps do for Snakemake, and `corpus` waits for it.
+
+def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> None:
+    """A dependency on `data/features` stands for all corpora, one on a section for those of its keys that the stage reads.
+
+    Code, and corpora outside the project, reach a stage through its digest, which DVC's own stage `digests` writes. A stage of a method
+    names the sections of all methods and `variants`: its verb restores where its own method does not read what has changed.
     """
     from dvc.repo import Repo
 
-    def expand(path: str) -> set[str]:
-        return {str(p.relative_to(project)) for p in (project / path).rglob("*.py")} if (project / path).is_dir() else {path}
-
     want = expected(loaded)
     seen = {}
+    by_stage: dict[str, set[str]] = {}
     for stage in Repo(str(project)).index.stages:
         deps = [d.def_path for d in stage.deps if type(d).__name__ != "ParamsDependency"]
         read = frozenset(k for d in stage.deps if type(d).__name__ == "ParamsDependency" for k in d.params)
         (out,) = [o.def_path for o in stage.outs]
         name = out.split("/")[1]
-        if name == "sources":
+        if name == "digests":
             assert stage.always_changed and not deps
             continue
-        if name == "corpus":
-            deps.remove(f"data/sources/{out.split('/')[2]}.json")
+        node = dag.find(out, loaded)
+        own = node.wildcards.get("corpus") or node.wildcards.get("method")
+        deps.remove(f"data/digests/{name}-{own}.json" if own else f"data/digests/{name}.json")
         whole = {s.removeprefix("+").partition(":")[0] for s in dag.STAGES[name].inputs if s.startswith("+")}
         inputs = set()
-        for dep in (d for d in deps if d.startswith("data/")):
+        for dep in deps:
             part = dep.split("/")[1]
             if part in whole:
                 assert dep == f"data/{part}"
                 inputs |= {i for i in want[out].inputs if i.startswith(dep + "/") or i == dep}
             else:
                 inputs.add(dep)
-        files = frozenset(f for d in deps if d.startswith("birq") for f in expand(d))
-        missing, idle = code_files(name) - files, files - code_files(name)
-        assert not missing and not idle, f"dvc.yaml, {name}: deps lack {sorted(missing)}, and do not need {sorted(idle)}"
-        seen[out] = Spec(stage.cmd, frozenset(inputs), frozenset([out]), read, files)
+        seen[out] = Spec(stage.cmd, frozenset(inputs), frozenset([out]), declared(want[out].params, read))
+        by_stage.setdefault(name, set()).update(s for s in read if s != "variants")
+        varied = {s.partition(".")[0] for s in node.sections} & {*variants.VARIED, *(s for m in METHODS.values() for s in m.sections)}
+        assert ("variants" in read) == bool(varied), f"dvc.yaml, {name}: a variant may change {sorted(varied)}"
     assert seen == want
+    for name, read in by_stage.items():
+        needed = {s for n in dag.nodes(loaded, name) for s in n.sections} | {
+            s for m in METHODS.values() for s in m.sections if name == "pretrain"
+        }
+        assert all(any(s == r or s.startswith(r + ".") for s in needed) for r in read), f"dvc.yaml, {name}: a param that it does not read"
 
 
 def test_dvc_orders_stages_by_their_parent_folders(project: Path) -> None:
@@ -265,7 +277,7 @@ def test_the_schema_refuses_what_birq_refuses(loaded: params.Params) -> None:
     for change in (
         {"pretrain": {"steps": 0}},
         {"pretrain": {"step": 7}},
-        {"run": {"methods": ["bork"]}},
+        {"run": {"methods": ["Bork"]}},
         {"model": {"positions": "absolute"}},
         {"features": {"n_mels": "80"}},
         {"corpora": {"synth": {"kind": "song"}}},

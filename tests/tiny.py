@@ -19,6 +19,7 @@ import yaml
 from birq.model import objectives
 from birq.model.encoder import Encoder, Shape
 from birq.model.objectives import BiRq, Objective
+from birq.model.quantized import constants
 from birq.pipeline import artifact, dag
 from birq.pipeline.stage import Job
 from birq.settings.methods import METHODS
@@ -27,7 +28,6 @@ from birq.speech import shards
 from birq.speech.batches import Batch
 from birq.speech.fbank import fbank
 from birq.stages import pretrain
-from birq.train.pretraining import constants
 
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "abcdefgh"

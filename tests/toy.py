@@ -64,7 +64,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def main() -> int:
     from birq.errors import BirqError
-    from birq.pipeline import dag, places, stage, store, why
+    from birq.pipeline import dag, locations, stage, store, why
     from birq.settings import params
 
     dag.STAGES.clear()
@@ -82,7 +82,7 @@ def main() -> int:
             case ["store", "verify"]:
                 print(store.check())
             case [name]:
-                places.register_user()
+                locations.register_user()
                 stage.run(dag.node(name, {}, loaded))
     except BirqError as e:
         print(f"error: {e}", file=sys.stderr)

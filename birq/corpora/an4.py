@@ -47,7 +47,7 @@ def pinned(corpus: An4Corpus) -> dict[str, str]:
 
 
 def sources(corpus: An4Corpus) -> tuple[dict[str, str], list[Path]]:
-    """What the corpus is made from: (archive -> SHA-256 where it is downloaded or will be, folders of the user's own files)."""
+    """The sources of the corpus: (archive -> SHA-256 where it is downloaded or will be, folders of the user's own files)."""
     checksums, root = pinned(corpus), Path(corpus.root)
     if _home(root) is None or (checksums and download.downloaded(root, checksums) == checksums):
         return checksums, []

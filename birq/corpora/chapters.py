@@ -26,7 +26,7 @@ def _by_recipe(part: Path, id: str, text: str) -> tuple[str, str] | None:
 
     try:
         parsed = parse_utterance(part, f"{id} {text}", {})
-    except Exception:  # damaged audio: the check says what is wrong with it
+    except Exception:  # damaged audio: the check reports the reason
         return None
     return None if parsed is None else (parsed[1].speaker, parsed[1].text)
 
@@ -54,8 +54,10 @@ def read(root: Path, part: Path, split: str | None) -> list[Item]:
             elif text is None and split in ("dev", "test"):
                 item = item.bad("no transcript", f"a recording of the {split} split needs one")
             items.append(item)
-        heard = {path.stem for path in by_folder[folder]}
+        recorded = {path.stem for path in by_folder[folder]}
         items += [
-            Item(id, "", "", text).bad("no audio", f"no recording beside {lists[0].name}") for id, text in texts.items() if id not in heard
+            Item(id, "", "", text).bad("no audio", f"no recording beside {lists[0].name}")
+            for id, text in texts.items()
+            if id not in recorded
         ]
     return items

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from birq import files
 from birq.corpora.items import Item, Scan, normalise, outside
 from birq.progress import Progress
 
@@ -86,7 +87,7 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
     kept = scratch / "checked"
     kept.mkdir(parents=True, exist_ok=True)
     progress = Progress(f"corpus {name}", len(paths), "recording")
-    heard: dict[str, Sound] = {}
+    sounds_by_path: dict[str, Sound] = {}
     hours = 0.0
     # decoding and hashing leave Python's lock, so threads are enough
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
@@ -97,14 +98,12 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
                 sounds = [Sound(**s) for s in json.loads(record.read_text(encoding="utf-8"))]
             else:
                 sounds = list(pool.map(lambda p: listen(scan.root / p), chunk))
-                fresh = record.with_suffix(".part")
-                fresh.write_text(json.dumps([asdict(s) for s in sounds]), encoding="utf-8")
-                fresh.rename(record)
-            heard.update(zip(chunk, sounds, strict=True))
+                files.write_text(record, json.dumps([asdict(s) for s in sounds]))
+            sounds_by_path.update(zip(chunk, sounds, strict=True))
             hours += sum(s.n_samples / max(s.sample_rate_hz, 1) for s in sounds) / 3600
-            progress.update(len(heard), hours=hours)
+            progress.update(len(sounds_by_path), hours=hours)
     progress.close()
-    return heard
+    return sounds_by_path
 
 
 def _judge_text(item: Item, alphabet: str) -> Item:

@@ -1,6 +1,6 @@
 """Archives of public corpora: downloaded, compared with a pinned SHA-256, then unpacked.
 
-A folder that came this way carries a mark, so it can be told from files of the user's own.
+A downloaded folder carries a mark that distinguishes it from the user's own files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import http.client
 import json
-import os
 import shutil
 import tarfile
 import urllib.error
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from birq import files
 from birq.errors import BirqError
 from birq.progress import Progress, say
 
@@ -62,7 +62,7 @@ def marks(root: Path) -> dict[str, str]:
     try:
         read = json.loads((root / MARK).read_text(encoding="utf-8"))["archives"]
         return {str(name): str(sha256) for name, sha256 in read.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or spoiled: then the files are the user's own
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: then the files are the user's own
         return {}
 
 
@@ -74,9 +74,7 @@ def downloaded(root: Path, wanted: Iterable[str]) -> dict[str, str] | None:
 
 
 def _mark(root: Path, name: str, sha256: str) -> None:
-    fresh = root / f"{MARK}.{os.getpid()}"
-    fresh.write_text(json.dumps({"archives": marks(root) | {name: sha256}}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(fresh, root / MARK)
+    files.write_text(root / MARK, json.dumps({"archives": marks(root) | {name: sha256}}, indent=1, sort_keys=True) + "\n")
 
 
 # ---- the download
@@ -100,7 +98,7 @@ def fetch(name: str, archive: Archive, root: Path, target: Path, key: str, remed
             _download(name, archive, part, key, remedy)
             _unpack(name, archive, part, root, target, key)
         finally:
-            with contextlib.suppress(OSError):  # it still holds what a next call goes on with
+            with contextlib.suppress(OSError):  # it still holds the part that the next call resumes
                 work.rmdir()
 
 

@@ -75,7 +75,7 @@ class Espeak:
 
     @contextlib.contextmanager
     def _loaded(self) -> Iterator[tuple[Any, int]]:
-        """The library, fresh, and its sample rate; nobody holds it afterwards, or the next one would not be fresh."""
+        """The library, fresh, and its sample rate; no reference to it may remain, or the next one would not be fresh."""
         try:
             lib = ctypes.CDLL(self._library)
         except OSError as e:

@@ -1,4 +1,4 @@
-"""What a corpus reader and the check share: items, limits, files of a folder, the normal form of transcripts."""
+"""Shared by corpus readers and the check: items, limits, files of a folder, the normal form of transcripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from birq.errors import BirqError
-from birq.speech import audio
+
+SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Item:
-    """A recording with what is known of it. `path` is relative to the corpus' audio root, "" where there is no audio.
+    """A recording and its known facts. `path` is relative to the corpus' audio root, "" where there is no audio.
 
     `split` is set where the corpus fixes it. `reason` and `detail` are set once the item is to be quarantined.
     """
@@ -53,7 +54,7 @@ class Scan:
     sample_rate_hz: int | None = None  # where every file must have it
 
 
-def audio_files(folder: Path, suffixes: tuple[str, ...] = audio.SUFFIXES) -> Iterator[Path]:
+def audio_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
     """Audio files below a folder, links followed, in a stable order; hidden files are left out."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -90,7 +91,7 @@ _DROPPED = '.,!?;:"“”„«»()[]'
 def normalise(text: str, alphabet: str) -> str:
     """Unicode NFKC, lower case, straight apostrophes, hyphens and dashes as spaces, no punctuation, single spaces.
 
-    A character that the alphabet holds is always kept. What else the alphabet lacks stays too, for `outside` to find.
+    A character that the alphabet holds is always kept. Other characters outside the alphabet stay too, for `outside` to find.
     """
     text = unicodedata.normalize("NFKC", text.translate(_TO_APOSTROPHE)).lower()
     table = {c: " " for c in _TO_SPACE if c not in alphabet} | {c: "" for c in _DROPPED if c not in alphabet}

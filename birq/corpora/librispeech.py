@@ -53,7 +53,7 @@ def pinned(corpus: LibriSpeechCorpus) -> dict[str, str]:
 
 
 def sources(corpus: LibriSpeechCorpus) -> tuple[dict[str, str], list[Path]]:
-    """What the corpus is made from: (archive -> SHA-256 of parts that are downloaded or will be, folders of the user's own files)."""
+    """The sources of the corpus: (archive -> SHA-256 of parts that are downloaded or will be, folders of the user's own files)."""
     checksums, root = pinned(corpus), Path(corpus.root)
     marks = download.marks(root)
     own = []

@@ -58,7 +58,7 @@ def write_cuts(folder: Path, split: str, cuts: Iterable[dict[str, Any]]) -> None
 
 
 def summary(cuts: list[dict[str, Any]]) -> dict[str, Any]:
-    """What corpus.json says of a split."""
+    """A split's entry in corpus.json."""
     labelled = [c for c in cuts if c["supervisions"][0].get("text") is not None]
     return {
         "utterances": len(cuts),

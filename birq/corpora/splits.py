@@ -30,7 +30,7 @@ def _crossing(items: list[Item], key: str) -> None:
 
 
 def assign(items: list[Item], dev_share: float, test_share: float, seed: int, key: str) -> list[Item]:
-    """Give every item a split. What the corpus fixes stays; speakers for a missing dev or test split are drawn from the rest.
+    """Give every item a split. A split that the corpus fixes stays. Speakers for a missing dev or test split are drawn from the rest.
 
     Only speakers whose recordings all have transcripts are drawn; a corpus without transcripts is all training speech.
     Errors: BirqError (naming `key`, such as `corpora.local`) where a speaker is in two splits or a split has no speakers.

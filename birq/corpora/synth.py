@@ -1,4 +1,4 @@
-"""The embedded corpus: speech synthesised offline by espeak-ng. It is synthetic: a result on it says nothing of recorded speech."""
+"""The embedded corpus: speech synthesised offline by espeak-ng. It is synthetic: results on it do not carry over to recorded speech."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from birq import files
 from birq.corpora import espeak, grammar, manifests
 from birq.corpora.items import Limits
 from birq.errors import BirqError
@@ -159,12 +160,12 @@ def spoken(sentence: grammar.Sentence, rng: np.random.Generator) -> tuple[str, n
     text, owner = "", []
     for i, word in enumerate(sentence.words):
         # espeak-ng reads a lone "a" as the article
-        told = "eigh" if word == "a" else word
+        word_text = "eigh" if word == "a" else word
         if i in sentence.pauses and rng.random() < PAUSE_SHARE:
-            told += ","
-        told += " "
-        text += told
-        owner += [i] * len(told)
+            word_text += ","
+        word_text += " "
+        text += word_text
+        owner += [i] * len(word_text)
     return text.strip(), np.array(owner)
 
 
@@ -181,7 +182,7 @@ def phones_of(
             continue
         silent = name.startswith("_") or not name
         if (name in (";", "-", "|", "?") or (silent and out and out[-1][2] == "SIL")) and out:
-            # a glide or a hyphen without a sound of its own, or one more pause: part of what came before
+            # a glide or a hyphen without a sound of its own, or one more pause: part of the phone before
             out[-1] = (out[-1][0], end_s, *out[-1][2:])
         elif silent:
             out.append((start_s, end_s, "SIL", None))
@@ -277,11 +278,8 @@ def _speak_all(task: _Task) -> Path:
         sha = hashlib.sha256(path.read_bytes()).hexdigest()
         made.append({"id": id, "n_samples": len(u.wave), "text": u.text, "sha256": sha, "phones": u.phones})
         seconds += duration_s
-    record.parent.mkdir(parents=True, exist_ok=True)
-    fresh = record.with_suffix(".part")
-    fresh.write_text(json.dumps({"split": task.split, "speaker": task.voice.id, "seconds": seconds, "utterances": made}), encoding="utf-8")
-    fresh.rename(record)
-    return record
+    facts = {"split": task.split, "speaker": task.voice.id, "seconds": seconds, "utterances": made}
+    return files.write_text(record, json.dumps(facts))
 
 
 def _speak(tasks: list[_Task], workers: int) -> list[Path]:

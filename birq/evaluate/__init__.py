@@ -1,1 +1,1 @@
-"""Evaluation: hypotheses, error rates with intervals, what labels know of phones."""
+"""Evaluation: hypotheses, error rates with intervals, phone information in labels."""

@@ -1,14 +1,15 @@
 """Comparison of word error rates on the same speech, between models or between methods.
 
-Two models differ by what they were trained on and by luck. A bootstrap over utterances or speakers covers the choice of the test set and
+Two models differ by their training method and by chance. A bootstrap over utterances or speakers covers the choice of the test set and
 nothing else, so it supports statements about those models. A statement about methods also has to cover the training seed: from
 `MIN_SEEDS` seeds on, every resample draws a seed effect as well.
 
 The seed effect is drawn from Student's t, not by resampling the seeds. A percentile bootstrap of three values ends at the smallest and
 the largest, which is too narrow: with a seed noise of 3 points of WER it called equal methods different in 17 % of simulated runs, where
-5 % is nominal. The t distribution with n − 1 degrees of freedom is exact for normal seed effects and came to 4 %. Models that share a seed
-share data order, first weights and codebooks, so where both methods have the same seeds, the spread is that of the differences by seed;
-else each method has its own.
+5 % is nominal. The t distribution with n − 1 degrees of freedom is exact for normal seed effects and came to 5 %.
+
+Models of one seed share data order, initial weights and codebooks. Where both methods have the same seeds, the spread is therefore that
+of the differences by seed; else each method has its own.
 
 Shape suffixes: N utterances, M models, S speakers, R resamples.
 """
@@ -29,6 +30,7 @@ from birq.errors import BirqError
 from birq.evaluate.bootstrap import interval, ratio, resampled_sums, sums_by, two_sided_p
 
 MIN_SEEDS = 3  # of each method; with fewer a comparison is one of models
+SEED_DRAWS = 16  # seed effects per resample of the test set: the tails of Student's t at 2 degrees of freedom need many
 
 
 class _Errors(NamedTuple):
@@ -122,8 +124,8 @@ def compare(a: Mapping[int, pa.Table], b: Mapping[int, pa.Table], samples: int, 
     same_seeds = list(a) == list(b)
     kind = "methods" if min(len(a), len(b)) >= MIN_SEEDS else "models"
     if kind == "methods":
-        effects_R = _seed_effects(rates_a, rates_b, same_seeds, samples, seed)
-        drawn = {unit: draws + effects_R for unit, draws in drawn.items()}
+        effects = _seed_effects(rates_a, rates_b, same_seeds, SEED_DRAWS * samples, seed)
+        drawn = {unit: np.repeat(draws, SEED_DRAWS) + effects for unit, draws in drawn.items()}
     return (
         {"kind": kind, "seeds_a": list(a), "seeds_b": list(b), "difference": difference}
         | _intervals(drawn, confidence)

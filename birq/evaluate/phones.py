@@ -42,6 +42,6 @@ def frame_centres_s(n_frames: int, n_stack: int, frame_shift_ms: float, frame_le
 def phones_at(segments: Segments, times_s: np.ndarray) -> np.ndarray:
     """Phone number at each time, `NO_PHONE` outside all segments. A time on a boundary belongs to the later segment."""
     start, end, number = segments
-    place = np.searchsorted(start, times_s + 1e-9, side="right") - 1
-    inside = (place >= 0) & (times_s + 1e-9 < end[place])
-    return np.where(inside, number[place], NO_PHONE)
+    position = np.searchsorted(start, times_s + 1e-9, side="right") - 1
+    inside = (position >= 0) & (times_s + 1e-9 < end[position])
+    return np.where(inside, number[position], NO_PHONE)

@@ -21,7 +21,7 @@ from birq.speech.shards import Split
 
 BATCH_SECONDS = 60.0  # all layers of a batch are held at once
 SEED = 20  # of the choice of utterances; fixed, so that all methods are probed on the same frames
-DIGITS = 6  # more would only show in which order a machine adds
+DIGITS = 6  # further digits depend on the order in which a machine adds
 
 
 def choose(split: Split, max_minutes: float, n_stack: int, preferred: set[str]) -> np.ndarray:
@@ -63,9 +63,9 @@ class Frames:
         """Phone number of every frame, int64 [M]; NO_PHONE where none is known."""
         out = np.full(self.total, NO_PHONE, np.int64)
         for i, n in zip(self.index.tolist(), self.lengths.tolist(), strict=True):
-            if found := segments.get(self.split.ids[i]):
+            if own_segments := segments.get(self.split.ids[i]):
                 centres = frame_centres_s(n, self.front_end.n_stack, self.front_end.frame_shift_ms, self.front_end.about["frame_length_ms"])
-                out[self.begin[i] : self.begin[i] + n] = phones_at(found, centres)
+                out[self.begin[i] : self.begin[i] + n] = phones_at(own_segments, centres)
         return out
 
 
@@ -78,9 +78,9 @@ def _layers(frames: Frames, batch: Batch) -> list[torch.Tensor]:
 
 
 def layer_statistics(frames: Frames, progress: Progress) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and deviation per dimension of every layer's output over all frames: what enhanced labels are standardised with.
+    """Mean and deviation per dimension of every layer's output over all frames; they standardise the input of enhanced labels.
 
-    Training uses each batch's statistics; over so many frames these are what those scatter around.
+    Training uses each batch's statistics; those scatter around these, which cover many more frames.
     """
     sums: list[list[torch.Tensor]] = []
     done = 0

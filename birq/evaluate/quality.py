@@ -61,9 +61,9 @@ def usage(codes_M: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def shifted(codes: np.ndarray) -> np.ndarray:
-    """The stream turned by half its length: frequencies and durations stay, the tie to the frame goes.
+    """The stream rotated by half its length. Frequencies and durations stay, but labels no longer belong to their frames.
 
-    What is left of a figure is its bias.
+    The value of a figure on such labels is its bias.
     """
     return np.roll(codes, len(codes) // 2, axis=0)
 

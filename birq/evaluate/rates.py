@@ -53,7 +53,7 @@ def _per_utterance(output: jiwer.WordOutput | jiwer.CharacterOutput) -> np.ndarr
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Words and characters: two int64 [N, 4] arrays of units in the reference, S, D, I per utterance.
 
-    Runs of white space are one space; an empty reference counts what was said as insertions, an empty hypothesis as deletions.
+    Runs of white space are one space. With an empty reference all words are insertions, with an empty hypothesis all are deletions.
     """
     if not references:
         return np.zeros((0, 4), np.int64), np.zeros((0, 4), np.int64)
@@ -73,7 +73,7 @@ def rates(words_N4: np.ndarray, chars_N4: np.ndarray, speakers: list[str], confi
     cer_low, cer_high = interval(ratio(drawn_R4[:, 2], drawn_R4[:, 3]), confidence)
     by_speaker_S4 = sums_by(speakers, counts_N4)
     speaker_low = speaker_high = None
-    if len(by_speaker_S4) > 1:  # one speaker says nothing about others, and an interval of width 0 would be a lie
+    if len(by_speaker_S4) > 1:  # one speaker says nothing about others, and an interval of width 0 would be wrong
         drawn_R4 = resampled_sums(by_speaker_S4, samples, seed)
         speaker_low, speaker_high = interval(ratio(drawn_R4[:, 0], drawn_R4[:, 1]), confidence)
     w, c = words_N4.sum(0).tolist(), chars_N4.sum(0).tolist()

@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.shape, self.dropout = shape, dropout
         self.recompute = False  # activations of a block in the backward pass, instead of keeping them
-        self.always_masks = False  # a mask also where nothing is padded: compiled blocks then see one kind of call
+        self.always_masks = False  # a mask even without padding, so that compiled blocks see one kind of call
         self.project = nn.Linear(shape.n_stack * shape.n_mels, shape.d_model)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
 

@@ -23,7 +23,7 @@ def span_frames(span_ms: float, frame_shift_ms: float, n_stack: int) -> int:
 def span_mask(n_frames: int, start_probability: float, span: int, seed: int, epoch: int, utterance: str) -> np.ndarray:
     """Masked frames of one utterance, [n_frames] bool: every frame starts a span with the same chance, spans may overlap.
 
-    At least one frame is masked, or the utterance would teach nothing.
+    At least one frame is masked, else the utterance would have no loss.
     """
     key = hashlib.blake2b(f"{seed}/{epoch}/{utterance}".encode(), digest_size=16).digest()
     rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))

@@ -7,7 +7,7 @@
     min w1 F(θ) + w2 (G(θ) − min G)                           eq. 9, its penalty form; min G is a constant
     θ ← θ − η (w1 ∇F + w2 ∇G)                                 algorithm 1: one loop, one step
 
-∇F runs through the prediction and through the labels. docs/method.md derives what is added here: the entropy H of the mean label,
+∇F runs through the prediction and through the labels. docs/method.md derives two additions: the entropy H of the mean label,
 w1 (F − β H) + w2 G, and a weight on the label path's gradient.
 
 Shape suffixes: B utterances, T encoder frames, S stacked bins, D width, M masked frames, L of them with an enhanced label, R of a chunk,
@@ -92,7 +92,7 @@ def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.G
 def mean_label_entropy(sum_NV: Tensor, log_mean_NV: Tensor) -> Tensor:
     """−Σ p ln(mean p), mean over codebooks, of labels' sum over frames. Over all frames of a batch it is their number times H.
 
-    H's gradient is this one's with ln(mean p) held constant, but for a constant that a softmax takes away: so H adds up over chunks.
+    H's gradient equals this one's with ln(mean p) held constant, up to a constant that the softmax cancels. So H adds up over chunks.
     """
     return -(sum_NV * log_mean_NV).sum(-1).mean()
 
@@ -117,7 +117,7 @@ class BiRq(BestRq):
 
     @property
     def enhanced(self) -> bool:
-        """Are there enhanced labels?"""
+        """Whether there are enhanced labels."""
         return self.objective.enhanced_weight > 0
 
     def label_directions(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, share: Share | None = None) -> Tensor:
@@ -136,7 +136,7 @@ class BiRq(BestRq):
             return self.quantizer.directions(z_MD)
 
     def label_logits(self, v_MNh: Tensor) -> Tensor:
-        """−s ‖v − C‖² but for a constant (eq. 4): [M, N, V]."""
+        """−s ‖v − C‖² up to a constant (eq. 4): [M, N, V]."""
         return self.quantizer.logits(self.objective.logit_scale * v_MNh.transpose(0, 1))
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class BiRq(BestRq):
         n_labelled: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, ...]:
-        """What frames with an enhanced label add to the total, and their sums of G, correct predictions, F and faithful samples.
+        """The contribution of frames with an enhanced label to the total, and their sums of G, correct predictions, F and faithful samples.
 
         frames: outputs [L, D], anchoring labels [L, N], directions [L, N, h], nearest codes [L, N].
         """

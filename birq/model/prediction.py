@@ -1,7 +1,7 @@
-"""BEST-RQ (Chiu et al. 2022): the encoder predicts the codes of masked frames. Also what BiRQ builds on it.
+"""BEST-RQ (Chiu et al. 2022): the encoder predicts the codes of masked frames. BiRQ builds on this module.
 
 Logits over all codes of all masked frames, M × N × V, would be the largest tensor of a step, and autograd would hold several of them.
-`sum_over_chunks` takes a loss and its gradient for a few frames at a time: what they need fits a CPU's cache, or little of a GPU's memory.
+`sum_over_chunks` computes a loss and its gradient for a few frames at a time, which fit a CPU's cache or take little of a GPU's memory.
 
 Shape suffixes: B utterances, T encoder frames, F mel bins, S stacked bins, D width, M masked frames, R of a chunk, N codebooks, V codes,
 K = N · V outputs of a head.
@@ -32,7 +32,7 @@ class AnchorObjective(Quantization):
 
 @dataclass(frozen=True)
 class Share:
-    """Which utterances of a batch are here, where the others are computed elsewhere at the same time.
+    """The utterances of a batch that this process computes, while others compute the rest.
 
     Means over frames, statistics of z and the mean label are those of the whole batch; the losses of all shares add up to the batch's.
     """
@@ -57,7 +57,7 @@ class Share:
 
 @dataclass(kw_only=True)
 class Forward:
-    """One forward pass; of a share of a batch, what it adds to the batch's losses. Enhanced parts are None for BEST-RQ.
+    """Figures of one forward pass; for a share of a batch, its part of the batch's losses. Enhanced parts are None for BEST-RQ.
 
     Only `total` has a gradient.
     """
@@ -122,7 +122,7 @@ def frames_at_once(device: torch.device, n_values: int) -> int:
 def sum_over_chunks(
     loss: Callable[..., tuple[Tensor, ...]], frames: list[Tensor], weights: list[Tensor], n_values: int
 ) -> tuple[Tensor, ...]:
-    """Sums over chunks of frames of what `loss(*frames, *weights)` returns. The first sum has a gradient, taken chunk by chunk.
+    """Sums of the values of `loss(*frames, *weights)` over chunks of frames. The first sum has a gradient, taken chunk by chunk.
 
     frames: tensors with one row a frame; n_values: numbers a frame in the largest tensor inside `loss`, which reads nothing else that
     has a gradient. Runs in float32. No frames are a chunk of none, so that every input still gets a gradient, of zeros.
@@ -163,7 +163,7 @@ class BestRq(QuantizedEncoder):
 
     @property
     def enhanced(self) -> bool:
-        """Are there enhanced labels?"""
+        """Whether there are enhanced labels."""
         return False
 
     def masked_pass(

@@ -6,12 +6,14 @@ Shape suffixes: B utterances, T log-mel or encoder frames, F mel bins, S stacked
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from birq.model.encoder import Encoder
+from birq.model.encoder import Encoder, Shape
 from birq.model.quantizer import RandomQuantizer
 
 QUANTIZER_SEED = 1 << 31  # above every legal seed; the generator takes 32 bits
@@ -46,6 +48,17 @@ class QuantizedEncoder(nn.Module):
         x_BTS = self.encoder.stack(feats_BTF)
         b, t, s = x_BTS.shape
         return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
+
+
+def constants(module: ModuleType, values: dict[str, Any]) -> Any:
+    """The constants of a method's objective, from the params that it reads. `module`: the method's."""
+    return module.Constants(**{f.name: values[f.name] for f in fields(module.Constants)})
+
+
+def build(module: ModuleType, shape: Shape, objective: Any, seed: int, dropout: float = 0.0) -> QuantizedEncoder:
+    """A method's model with weights that follow from the seed; the encoder's are the same for every method."""
+    torch.manual_seed(seed)
+    return module.Model(Encoder(shape, dropout), objective, seed)
 
 
 Model, Constants = QuantizedEncoder, Quantization

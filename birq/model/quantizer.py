@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHUNK_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}  # frames × codes looked at together: 4 MiB stay in cache; 256 MiB need few kernels
-BLOCK = 128  # codes of which the largest is looked for first
+BLOCK = 128  # codes of a block whose maximum is searched first
 
 
 def standardise(z_MD: Tensor, mean_D: Tensor | None = None, std_D: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -31,7 +31,7 @@ def layer_norm(z_MD: Tensor) -> Tensor:
 def argmax(score_MV: Tensor) -> Tensor:
     """argmax over the last dimension, the first one where several are equal: [M] int64.
 
-    A CPU finds a maximum several times faster than its place, so the place is looked for in the best of many short blocks only.
+    A CPU finds a maximum several times faster than its index, so the index is searched in the best of many short blocks only.
     """
     m, v = score_MV.shape
     if v % BLOCK or v == BLOCK:

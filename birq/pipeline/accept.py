@@ -1,6 +1,6 @@
 """Accept an artifact under changed code: for an edit that cannot change the result, where computing it again would take days.
 
-`snakemake --touch` and `dvc commit` are the like elsewhere. Here the artifact keeps its bytes, gets the present key, and says so.
+`snakemake --touch` and `dvc commit` are the equivalents. Here the artifact keeps its bytes, gets the present key, and says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, places, snakemake, stage, why
+from birq.pipeline import artifact, code, dag, locations, snakemake, stage, why
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -34,7 +34,9 @@ class Stale:
 
 
 def _stale(node: Node, asked: bool) -> Stale | None:
-    """The artifact if its code has changed and nothing else has; None if it is up to date, or (not `asked`) for another reason stale.
+    """The artifact if its code has changed and nothing else has.
+
+    None if it is up to date, or if it is stale for another reason and not `asked` for.
 
     Errors: BirqError if it was `asked` for and is missing, damaged, or made from other params or inputs.
     """
@@ -59,13 +61,13 @@ def _stale(node: Node, asked: bool) -> Stale | None:
 def _accept(stale: Stale, say: Say) -> None:
     """Store the artifact under its present key, and put it in the workspace."""
     node, key = stale.node, stage.key_of(stale.parts)
-    stored = places.store_path(node.stage.name, key)
+    stored = locations.store_path(node.stage.name, key)
     entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "from": stale.record["key"], "code": stale.changes}
     record = stale.record | {"key": key, "parts": stale.parts, "accepted": [*stale.record.get("accepted", []), entry]}
     with stage.lock(stored, say):
         if not stored.exists():
             artifact.adopt(node.folder, stored, link=not node.stage.files_declared, record=record)
-            code.keep(stale.parts["code"], places.code_root())
+            code.keep(stale.parts["code"], locations.code_root())
         stage.publish(node, stored)
     snakemake.after_verb(node, snakemake.write_stamp(node))
 
@@ -78,7 +80,7 @@ def accept(texts: list[str], params: Params, say: Say, ask: Callable[[str], bool
     asked = [dag.find(text, params) for text in texts]
     names = {n.name for n in asked}
     stale = [s for n in dag.downstream(asked, params) if (s := _stale(n, n.name in names))]
-    if any(not s.node.stage.shows_provenance for s in stale):  # the report shows what was accepted, so it is made again
+    if any(not s.node.stage.shows_provenance for s in stale):  # the report lists accepted artifacts, so it is made again
         stale = [s for s in stale if not s.node.stage.shows_provenance]
     if not stale:
         say("nothing to accept: the artifacts are up to date")

@@ -1,4 +1,4 @@
-"""Artifacts: a folder of files with a provenance.json that says what made them, and how it gets to its place."""
+"""Artifacts: folders of files with a provenance.json that names their origin. They are stored, adopted and restored here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from birq.pipeline.dag import PROVENANCE
 from birq.pipeline.hashes import sha256_file, sha256_files
 
 _NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
-# files that tell how a run went rather than what it made; they stay out of the digest
+# files about the course of a run, not its result; they stay out of the digest
 VOLATILE = frozenset({*_NOT_CONTENT, "timing.jsonl"})
 FORMAT = 3  # of provenance.json; raised when an older birq could misread it
 PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "jiwer", "pyarrow", "numpy", "safetensors", "espeakng-loader", "soundfile")
@@ -38,8 +38,8 @@ def sha256_json(value: Any) -> str:
 
 def list_files(folder: Path) -> list[str]:
     """Relative paths of an artifact's files, sorted, provenance and Snakemake's timestamp left out."""
-    found = (p for p in folder.rglob("*") if p.is_file())
-    return sorted(p.relative_to(folder).as_posix() for p in found if p.name not in _NOT_CONTENT)
+    paths = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in paths if p.name not in _NOT_CONTENT)
 
 
 def describe(folder: Path) -> dict[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:
-    """Digest of what an artifact says: its files' hashes, without those that only tell how the run went."""
+    """Digest of an artifact's content: its files' hashes, without those of files about the course of the run."""
     return sha256_json({name: f["sha256"] for name, f in files.items() if Path(name).name not in VOLATILE})
 
 
@@ -70,7 +70,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = None) -> str | None:
-    """What is wrong with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since."""
+    """The first problem with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since."""
     for name, want in files.items():
         path = folder / name
         if not path.is_file():
@@ -78,9 +78,9 @@ def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = N
         if path.stat().st_size != want["bytes"]:
             return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}"
     paths = [folder / name for name in files]
-    for path, found, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
-        if found != want["sha256"]:
-            # the file may be a hard link into DVC's cache, and what is read-only there DVC believes without a look
+    for path, sha256, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
+        if sha256 != want["sha256"]:
+            # the file may be a hard link into DVC's cache, and DVC trusts read-only files there without hashing them
             with contextlib.suppress(OSError):
                 os.chmod(path, path.stat().st_mode | stat.S_IWUSR)
             return f"{path} has changed since it was made (SHA-256 differs)"
@@ -92,19 +92,19 @@ def remove(folder: Path) -> None:
 
 
 def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]], memo: Path | None) -> bool:
-    """True if the target already holds just what is stored: the same files, or others with the same content."""
+    """True if the target already equals the stored artifact: the same files, or others with the same content."""
     if not target.is_dir() or target.is_symlink() or list_files(target) != sorted(files):
         return False
     others = {n: f for n, f in files.items() if not os.path.samefile(stored / n, target / n)}
     return damage(target, others, memo) is None
 
 
-def place(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
-    """Put a stored artifact in its place, all of it at once; True if it was there already.
+def restore(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
+    """Put a stored artifact into the workspace in one rename; True if it was there already.
 
     A reader sees the old artifact or the new one. `link`: data files become hard links to the store's read-only files,
     else copies. The provenance is always a copy, and always new: its time says when the artifact was last found good.
-    `transit` is a folder on the target's file system, for what is half done.
+    `transit` is a folder on the target's file system, for unfinished copies.
     """
     files = read_provenance(stored)["files"]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _linked(source: Path, target: Path) -> bool:
 
 @contextlib.contextmanager
 def _beside(stored: Path) -> Iterator[Path]:
-    """A folder beside an artifact's place in the store, which becomes it when all went well. The lock of its key must be held."""
+    """A folder beside an artifact's path in the store, renamed to that path on success. The lock of its key must be held."""
     near = stored.with_name(f".{stored.name}.new")
     remove(near)
     try:
@@ -189,7 +189,7 @@ def store(out: Path, stored: Path, record: dict[str, Any]) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what an artifact was made."""
+    """The machine, software and commit of a run, for its provenance."""
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),

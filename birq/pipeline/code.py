@@ -11,13 +11,13 @@ from pathlib import Path
 
 from birq import files
 
-# folders with code that decides when, where or how fast a stage runs, not what comes out; so do the modules at birq's root
+# folders with code that decides when, where or how fast a stage runs, not its result; so do the modules at birq's root
 OUTSIDE = ("birq.pipeline", "birq.settings", "birq.train.runtime")
 TEXTS = (".html", ".css", ".js")  # a template beside a module counts as its package's code
 
 
 def keyed(module: str) -> bool:
-    """Whether a module can change what a stage makes."""
+    """Whether a module can change a stage's result."""
     if module.split(".")[0] != "birq":
         return True
     in_folder = module.count(".") > 1 or (module != "birq" and module_source(module).name == "__init__.py")
@@ -58,14 +58,14 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def _imports(module: str) -> set[str]:
     """Modules of birq that a module imports, anywhere in its text."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
+            names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-            found |= {f"{node.module}.{a.name}" for a in node.names}
-    return {m for m in found if m.split(".")[0] == "birq" and _find(m)}
+            names.add(node.module)
+            names |= {f"{node.module}.{a.name}" for a in node.names}
+    return {m for m in names if m.split(".")[0] == "birq" and _find(m)}
 
 
 @cache

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from birq.errors import BirqError
-from birq.pipeline import code, places
+from birq.pipeline import code, locations
 from birq.settings.methods import Method
 from birq.settings.params import Params
 
@@ -22,7 +22,7 @@ Wildcards = dict[str, str]
 
 @dataclass(frozen=True)
 class Own:
-    """What a node reads besides its stage's sections and inputs: of its corpus' kind, or of its run's method."""
+    """Modules, sections and inputs of a node besides its stage's: those of its corpus' kind, or of its run's method."""
 
     modules: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
 
 def _of_method(params: Params, wildcards: Wildcards) -> Own:
     method = params.method(wildcards["method"])
-    return Own((method.module,), method.sections, ("labels",) if method.labels_from else ())
+    return Own(method.modules, method.sections, ("labels",) if method.labels_from else ())
 
 
 RUN = ("method", "seed")
@@ -77,14 +77,14 @@ STAGES: dict[str, Stage] = {
         Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
         Stage("features", (*FEATURES, "features.storage", "features.shard_utterances"), ("corpus",), ("corpus",)),
         Stage("tokenizer", ("tokenizer", "run.finetune_corpora"), ("+features:finetune",)),
-        Stage("pretrain", ("model", *FEATURES, "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
+        Stage("pretrain", ("model", "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
         Stage("score", ("score",), ("decode",), RUN),
         Stage("probe", ("probe", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
         Stage(
             "report",
-            ("report", "run", "variants"),
+            ("report", "run"),
             ("+corpus:all", "+features:all", "+pretrain", "+finetune", "+score", "+probe"),
             shows_provenance=True,
             files_declared=True,
@@ -95,7 +95,7 @@ STAGES: dict[str, Stage] = {
 
 @dataclass(frozen=True)
 class Node:
-    """A stage with its wildcards filled in: what one call of a verb makes."""
+    """A stage with its wildcards filled in: one call of a verb, which makes one artifact."""
 
     stage: Stage
     wildcards: Wildcards
@@ -119,7 +119,7 @@ class Node:
     @property
     def folder(self) -> Path:
         """The artifact's folder, relative to the project."""
-        return places.data_root() / self.name
+        return locations.data_root() / self.name
 
     @property
     def provenance(self) -> Path:
@@ -185,7 +185,7 @@ def _instances(stage: Stage, params: Params) -> Iterator[Node]:
 
 
 def upstream(*wanted: Node) -> list[Node]:
-    """Nodes and everything that they are made from, inputs before what reads them."""
+    """Nodes and everything that they are made from, inputs before their readers."""
     seen: dict[str, Node] = {}
 
     def visit(node: Node) -> None:
@@ -200,7 +200,7 @@ def upstream(*wanted: Node) -> list[Node]:
 
 
 def nodes(params: Params, stage: str | None = None) -> list[Node]:
-    """Every node of these params, or of one stage, stage by stage, and inputs before what reads them."""
+    """Every node of these params, or of one stage, stage by stage, and inputs before their readers."""
     every = upstream(*(node for s in STAGES.values() for node in _instances(s, params)))
     return [n for n in every if stage in (None, n.stage.name)]
 
@@ -229,7 +229,7 @@ def node(stage: str, wildcards: Wildcards, params: Params) -> Node:
 def find(text: str, params: Params) -> Node:
     """The node given as `data/finetune/birq-0`, `finetune/birq-0` or `report`. Errors: BirqError lists the artifacts of these params."""
     legal = {n.name: n for n in nodes(params)}
-    asked = text.rstrip("/").removesuffix(f"/{PROVENANCE}").removeprefix(f"{places.data_root()}/")
+    asked = text.rstrip("/").removesuffix(f"/{PROVENANCE}").removeprefix(f"{locations.data_root()}/")
     if asked in legal:
         return legal[asked]
     close = difflib.get_close_matches(asked, legal, n=1)

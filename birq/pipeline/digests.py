@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 
 from birq import files
-from birq.pipeline import dag, places, sources
+from birq.pipeline import dag, locations, sources
 from birq.settings.params import Params
 
 
 def write(params: Params) -> list[Path]:
     """Bring `data/digests/STAGE.json`, `STAGE-CORPUS.json` and `STAGE-METHOD.json` up to date."""
-    folder = places.data_root() / "digests"
+    folder = locations.data_root() / "digests"
     content = {}
     for node in dag.nodes(params):
         own = node.wildcards.get("corpus") or node.wildcards.get("method")

@@ -1,4 +1,4 @@
-"""What git knows of a project."""
+"""Queries to git about a project."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from birq import files
 from birq.progress import Progress
 
 SETTLED_SECONDS = 2.0  # a file younger than this may change again without a new time
-SHOWN_BYTES = 4 << 30  # hashing more than this is told
+SHOWN_BYTES = 4 << 30  # hashing more than this is announced
 
 
 def sha256_file(path: Path) -> str:
@@ -43,7 +43,7 @@ def sha256_files(paths: Sequence[Path], memo: Path | None = None) -> list[str]:
     now = time.time()
     settled = {marks[i] for i in todo if now - stats[i].st_mtime > SETTLED_SECONDS}
     if memo and settled:
-        # only what these files need: the memo does not grow with the past
+        # only the entries of these files, or the memo would grow without bound
         here = set(marks)
         _write(memo, {m: d for m, d in (known | fresh).items() if m in settled or (m in known and m in here)})
     return [fresh.get(m) or known[m] for m in marks]

@@ -1,6 +1,6 @@
 """Training curves in DVCLive while they grow: `python -m birq live`.
 
-Training writes its curve as JSON lines and knows nothing of this; whoever wants to watch reads along. No key and no result depends on it.
+Training writes its curve as JSON lines and does not know this module, which reads it as it grows. No key and no result depends on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, stage
+from birq.pipeline import artifact, dag, locations, stage
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -56,7 +56,7 @@ def _key(node: Node) -> str | None:
 
 
 def follow(params: Params, folder: Path, say: Callable[[str], Any], *, once: bool, every_seconds: float = 3.0) -> None:
-    """Write `folder`/STAGE/RUN until every training of these params is done; `once`: only what is there now.
+    """Write `folder`/STAGE/RUN until every training of these params is done; `once`: only the lines that are there now.
 
     Errors: BirqError if the package dvclive is not installed.
     """
@@ -71,9 +71,9 @@ def follow(params: Params, folder: Path, say: Callable[[str], Any], *, once: boo
         for run, node in runs.items():
             if run in done or (key := _key(node)) is None:
                 continue
-            stored = places.store_path(node.stage.name, key)
+            stored = locations.store_path(node.stage.name, key)
             finished = stored.exists()
-            curve = (stored if finished else places.work_root() / node.stage.name / key / "scratch") / "curve.jsonl"
+            curve = (stored if finished else locations.work_root() / node.stage.name / key / "scratch") / "curve.jsonl"
             if curve.exists() and (run not in followers or followers[run].key != key):
                 followers[run] = Follower(folder / run, key)
             if run in followers and (count := followers[run].take(curve)):

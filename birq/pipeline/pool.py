@@ -53,7 +53,7 @@ def _here(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: the number of threads may change a result's last bits
+    torch.set_num_threads(1)  # as in a worker: the number of threads may change a result by float rounding
     try:
         for task in tasks:
             yield task, function(task)

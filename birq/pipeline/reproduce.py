@@ -1,4 +1,4 @@
-"""From a recorded result to the same number: what a run was is written down (`record`), and run and compared again (`reproduce`)."""
+"""From a recorded result to the same number: `record` writes a run's settings and results, `reproduce` runs it again and compares."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from birq import __version__
+from birq import __version__, files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, verify, why
+from birq.pipeline import artifact, dag, locations, verify, why
 from birq.pipeline.git import answer, git
-from birq.settings import params, presets
+from birq.settings import params, presets, yamlfile
 
 RESULTS = Path("benchmarks/results")
 LOCK = Path("requirements.lock")
 FORMAT = 1  # of a record
-CODE = ("birq", "workflow", "Snakefile", str(LOCK))  # what a record's commit must hold unchanged
+CODE = ("birq", "workflow", "Snakefile", str(LOCK))  # files that a record's commit must hold unchanged
 RATES = ("wer", "cer")
 DONE = "reproduced.json"  # marks a folder whose run was compared: the next one begins anew
 Say = Callable[[str], None]
@@ -38,17 +36,17 @@ Say = Callable[[str], None]
 def software(lock: Path) -> dict[str, Any]:
     """Python, kind of machine, and the installed version of every package that the lock file names."""
     names = re.findall(r"^([A-Za-z0-9_.-]+)==", lock.read_text(encoding="utf-8"), flags=re.M)
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # for another platform, or not needed on this one
             continue
-    return {"python": platform.python_version(), "machine": platform.machine(), "packages": found}
+    return {"python": platform.python_version(), "machine": platform.machine(), "packages": versions}
 
 
 def software_differences(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs, a line each. A package that only one side has is named too: it may be a dependency of another build of torch."""
+    """The differences, a line each. A package that only one side has is named too: it may be a dependency of another build of torch."""
     pairs = [(k, recorded[k], here[k]) for k in ("python", "machine")]
     both = recorded["packages"].keys() | here["packages"].keys()
     pairs += [(n, recorded["packages"].get(n), here["packages"].get(n)) for n in sorted(both)]
@@ -63,24 +61,24 @@ def _artifacts(loaded: params.Params) -> tuple[dict[str, Any], dict[str, str]]:
 
     The report is left out: it shows minutes and hosts, which differ from run to run.
     """
-    found: dict[str, Any] = {}
+    artifacts: dict[str, Any] = {}
     code: dict[str, str] = {}
     for node in dag.nodes(loaded):
         if node.stage.shows_provenance:
             continue
         made = artifact.read_provenance(node.folder)
-        found[node.name] = {
+        artifacts[node.name] = {
             "key": made["key"],
             "digest": made["digest"],
             "sources": made["parts"]["sources"],
             "device": made["notes"].get("device"),
         }
         code |= made["parts"]["code"]
-    return found, code
+    return artifacts, code
 
 
 def record(name: str, loaded: params.Params) -> Path:
-    """Write benchmarks/results/NAME.json: everything that says what the present run was, and its numbers. Returns the file.
+    """Write benchmarks/results/NAME.json: settings, software, digests and numbers of the present run. Returns the file.
 
     Errors: BirqError if something in data/ is stale or damaged, or if the code is not that of a commit.
     """
@@ -115,17 +113,17 @@ def read(source: str) -> dict[str, Any]:
     """A record, by name or as a file. Errors: BirqError if there is none, or it holds no more than metrics."""
     path = Path(source) if source.endswith(".json") else RESULTS / f"{source}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in RESULTS.glob("*.json"))) or "none"
         raise BirqError(f"{path}: no such record; in {RESULTS}: {known}") from None
     except ValueError as e:
         raise BirqError(f"{path}: not readable as JSON ({e})") from None
-    if not isinstance(found, dict) or "artifacts" not in found:
+    if not isinstance(record, dict) or "artifacts" not in record:
         raise BirqError(f"{path} holds figures, but not the params, software and digests of their run; `birq record` writes these")
-    if found["format"] > FORMAT:
-        raise BirqError(f"{path}: written by birq {found['birq']}, this is birq {__version__} and cannot read it; update birq")
-    return found
+    if record["format"] > FORMAT:
+        raise BirqError(f"{path}: written by birq {record['birq']}, this is birq {__version__} and cannot read it; update birq")
+    return record
 
 
 # ---- running it again
@@ -157,7 +155,7 @@ def _prepare(recorded: dict[str, Any], folder: Path, settings: list[str], presen
     tree = json.loads(json.dumps(recorded["params"]))
     for setting in settings:
         presets.assign(tree, setting)
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    files.write_text(folder / "params.yaml", yamlfile.text(tree, yamlfile.plain()))
     return Path.cwd() if present else folder
 
 
@@ -177,7 +175,7 @@ def _run(folder: Path, code: Path, cores: str, store: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rerun gave, beside the record."""
+    """The result of a rerun compared with the record."""
 
     verdict: str  # same, within the interval, different
     lines: list[str]
@@ -195,11 +193,11 @@ def _dotted(tree: Any, path: str) -> Any:
 
 def _input(label: str, run: str) -> str:
     """The name in a record of an input that a key names."""
-    return why.input_folder(label, run).relative_to(places.data_root()).as_posix()
+    return why.input_folder(label, run).relative_to(locations.data_root()).as_posix()
 
 
 def _reasons(name: str, recorded: dict[str, Any], made: dict[str, Any]) -> list[str]:
-    """Why an artifact may have come out different: what its key covers, compared with the record."""
+    """Possible reasons for a different artifact: the parts of its key that differ from the record."""
     parts, run = made["parts"], name.partition("/")[2]
     old = {
         "params": {s: _dotted(recorded["params"], s) for s in parts["params"]},
@@ -238,11 +236,11 @@ def _by_run(metrics: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, An
 def figures(recorded: list[dict[str, Any]], now: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     """Does every rate of the rerun lie within the recorded interval? With a line per method, seed and split."""
     within, lines = True, []
-    found = _by_run(now)
+    rerun = _by_run(now)
     for run, old in _by_run(recorded).items():
         texts = []
         for rate in RATES:
-            new, low, high = found.get(run, {}).get(rate), old[f"{rate}_low"], old[f"{rate}_high"]
+            new, low, high = rerun.get(run, {}).get(rate), old[f"{rate}_low"], old[f"{rate}_high"]
             good = new == old[rate] if None in (new, low, high) else low <= new <= high
             within &= good
             shown = [f"{100 * x:.2f}" if x is not None else "none" for x in (old[rate], low, high, new)]
@@ -267,12 +265,12 @@ def compare(recorded: dict[str, Any], data: Path) -> Outcome:
 def reproduce(source: str, folder: Path | None, settings: list[str], cores: str, present: bool, use_store: bool, say: Say) -> Outcome:
     """Run a recorded result again in a folder of its own and compare.
 
-    The folder (data/.reproduce/NAME) has its own store, so that nothing is taken from what was computed before; `use_store` takes
-    what the project's store has. A rerun that was killed goes on; one that was compared begins anew.
+    The folder (data/.reproduce/NAME) has its own store, so that everything is computed again; with `use_store`, artifacts come from
+    the project's store. A killed rerun resumes; a rerun that was compared already begins anew.
     Errors: BirqError for a record or a commit that is not there, params that are not legal, a stage that fails.
     """
     recorded = read(source)
-    folder = folder or places.data_root() / ".reproduce" / recorded["name"]
+    folder = folder or locations.data_root() / ".reproduce" / recorded["name"]
     tag = f", {recorded['tag']}" if recorded["tag"] else ""
     say(f"{recorded['name']}: birq {recorded['birq']}, commit {recorded['commit'][:12]}{tag}")
     differs = software_differences(recorded["software"], software(LOCK))
@@ -281,7 +279,7 @@ def reproduce(source: str, folder: Path | None, settings: list[str], cores: str,
     if differs:
         say(f"the versions of the result: python -m pip install -c {code / LOCK} -e .")
     say(f"running it again in {folder}, with {'the present code' if present else 'the code of that commit'}")
-    _run(folder, code, cores, places.store_root() if use_store else None)
+    _run(folder, code, cores, locations.store_root() if use_store else None)
     outcome = compare(recorded, folder / "data")
     (folder / DONE).write_text(json.dumps({"verdict": outcome.verdict, "lines": outcome.lines}, indent=1) + "\n", encoding="utf-8")
     return outcome

@@ -1,12 +1,13 @@
-"""The adapter to Snakemake, which compares nothing but the times of files: stamps for what it cannot see, and repairs of what it sees.
+"""The adapter to Snakemake, which compares only the times of files: stamps for changes that it cannot see, and repairs of times.
 
-A stamp is one small file that holds what decides a node's result besides its inputs: params, code, a corpus' own files. Its rule has it
-as input. It is rewritten only when its content changes; comments in params.yaml or in the code change nothing.
+A stamp is a small file with everything that decides a node's result besides its inputs: params, code, a corpus' own files. Its rule
+has it as input. It is rewritten only when its content changes; comments in params.yaml or in the code change nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, sources, stage
+from birq.pipeline import artifact, dag, locations, sources, stage
 from birq.pipeline.dag import Node
-from birq.settings.params import Params, section
+from birq.settings import presets, yamlfile
+from birq.settings.params import Params, parse, section
 
 CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
 
@@ -30,11 +33,11 @@ CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
 def stamp_path(node: Node) -> Path:
     """A corpus and a method have a stamp of their own; the seeds of a method share one."""
     own = node.wildcards.get("corpus") or node.wildcards.get("method")
-    return places.data_root() / ".stamps" / (f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json")
+    return locations.data_root() / ".stamps" / (f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json")
 
 
 def stamp_content(node: Node) -> str:
-    """What decides the node's result besides its inputs, under these params and this code."""
+    """Everything that decides the node's result besides its inputs, under these params and this code."""
     record = {
         "code": node.code,
         "params": {s: section(node.params, s) for s in node.sections},
@@ -58,7 +61,7 @@ def write_stamps(params: Params) -> list[Path]:
 
 
 def prepare(params: Params, say: Callable[[str], None]) -> None:
-    """Before Snakemake looks at the files: stamps, and times that say what is to be made."""
+    """Before Snakemake looks at the files: write stamps, and date stale artifacts so that it makes them again."""
     write_stamps(params)
     nodes = dag.nodes(params)
     unprotect(nodes)
@@ -76,7 +79,7 @@ def after_verb(node: Node, stamp: Path) -> None:
         if path.stat().st_mtime_ns < newest:
             os.utime(path, ns=(newest, newest))
     with contextlib.suppress(FileNotFoundError):
-        os.utime(places.data_root() / "logs" / f"{node.name}.benchmark.tsv")
+        os.utime(locations.data_root() / "logs" / f"{node.name}.benchmark.tsv")
 
 
 def _declared(node: Node) -> list[Path]:
@@ -127,7 +130,32 @@ def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
         if problem:
             say(f"{problem}: will be made again")
         else:
-            stage.keep(node, places.store_path(node.stage.name, record["key"]), say)
+            stage.keep(node, locations.store_path(node.stage.name, record["key"]), say)
         # without a current key an input is missing or damaged: the stage is run anyway
         if problem or stage.current_key(node) not in (None, record["key"]):
             os.utime(node.provenance, (1, 1))
+
+
+# ---- --config
+
+
+def _read_again(value: Any) -> Any:
+    """Snakemake hands nested values of --config over as text: `{steps: 7}` arrives as {"steps": "7"}."""
+    if isinstance(value, dict):
+        return {k: _read_again(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_read_again(v) for v in value]
+    return presets.plain(yamlfile.with_comments().load(value)) if isinstance(value, str) else value
+
+
+def overridden(config: dict[str, Any], path: Path, folder: Path) -> Path:
+    """params.yaml with `snakemake --config pretrain='{steps: 7}'` merged over it, as a file in `folder`; params.yaml stays as it is.
+
+    Errors: BirqError for a result that is not legal.
+    """
+    tree = presets.read(path)
+    presets.merge(tree, _read_again(config))
+    parse(presets.plain(tree), f"{path} with --config")
+    text = presets.dump(tree)
+    target = folder / f"params-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    return files.write_text(target, text)

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from birq.pipeline import artifact, places
+from birq.pipeline import artifact, locations
 from birq.pipeline.dag import Node
 from birq.pipeline.hashes import sha256_files
 
@@ -28,5 +28,5 @@ def digest(node: Node) -> str | None:
         paths += sorted(p for p in outside.rglob("*") if p.is_file()) if outside.is_dir() else [outside] * outside.is_file()
     if not paths and not archives:
         return None
-    digests = sha256_files(paths, places.memo(f"sources-{node.wildcards['corpus']}"))
+    digests = sha256_files(paths, locations.memo(f"sources-{node.wildcards['corpus']}"))
     return artifact.sha256_json([sorted(archives.items()), [[str(p), d] for p, d in zip(paths, digests, strict=True)]])

@@ -20,13 +20,13 @@ from typing import Any
 
 from birq import __version__, ranks
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, places, sources
+from birq.pipeline import artifact, code, locations, sources
 from birq.pipeline.dag import Node
 from birq.progress import say as say_line
 from birq.settings.methods import Method
 from birq.settings.params import at, section
 
-# freed when an artifact is published, so that a disk that fills up just then does not cost what was computed
+# freed when an artifact is published, so that a disk that fills up just then does not cost the computed result
 RESERVE_BYTES = 4 << 20
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Part = tuple[int, int]  # the first of three is (1, 3)
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage's `compute` gets: params that it may read, inputs, the folder to fill, a folder that outlives a kill."""
+    """The argument of a stage's `compute`: params that it may read, inputs, the folder to fill, a folder that outlives a kill."""
 
     node: Node
     key: str
@@ -71,7 +71,7 @@ class Job:
     def read(self, dotted: str) -> Any:
         """A section of params, or one of its keys. Where only some keys of a section are declared, an object with just these.
 
-        Reading what the stage does not declare is a bug, because its key would not notice a change.
+        Reading an undeclared section is a bug, because the key would not notice a change of it.
         """
         declared = self.node.sections
         if any(dotted == d or dotted.startswith(d + ".") for d in declared):
@@ -85,7 +85,7 @@ class Job:
 
 
 def key_parts(node: Node) -> dict[str, Any]:
-    """Everything that decides what a node makes. Errors: BirqError for an input that is missing or damaged.
+    """Everything that decides a node's result. Errors: BirqError for an input that is missing or damaged.
 
     The name of a run is not in it: a variant that changes nothing the stage reads has the same key as its method.
     """
@@ -129,13 +129,13 @@ def _sound(node: Node) -> dict[str, Any]:
     """The provenance of an input. Errors: BirqError if it is missing or damaged."""
     record = artifact.read_provenance(node.folder)
     if problem := artifact.damage(node.folder, record["files"], memo(node, record["key"])):
-        raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {places.store_root()} or made anew")
+        raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {locations.store_root()} or made anew")
     return record
 
 
 def memo(node: Node, key: str) -> Path:
     """Where the hashes of an artifact's files are remembered."""
-    return places.memo(f"{node.stage.name}-{key}")
+    return locations.memo(f"{node.stage.name}-{key}")
 
 
 # ---- lock
@@ -145,7 +145,7 @@ def memo(node: Node, key: str) -> Path:
 def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a key; another holder is named and waited for. The kernel frees it when its holder dies.
 
-    It lies in the store, which several clones may share. Where that is read-only nothing can be made, and what is there needs no lock.
+    It lies in the store, which several clones may share. In a read-only store nothing can be made, and stored artifacts need no lock.
     """
     path, kind = stored.with_suffix(".lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -156,7 +156,7 @@ def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
             raise
         if not stored.exists():
             raise BirqError(
-                f"the store {places.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
+                f"the store {locations.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
                 "that can be written, or unset it"
             ) from None
         yield
@@ -170,7 +170,7 @@ def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
             fcntl.flock(f, kind)
         f.seek(0)
         f.truncate()
-        # a note for whoever waits; a full disk must not stop what can still be restored
+        # a note for waiting processes; a full disk must not prevent a restore
         with contextlib.suppress(OSError):
             f.write(f"process {os.getpid()} on {socket.gethostname()}")
             f.flush()
@@ -189,19 +189,19 @@ def run(
     """Make a node's artifact, or put the stored one in place; return its folder.
 
     `part` (I, N): do only this part of the work, where the stage can be divided; the run without it finds all parts done and publishes.
-    `launch`: asked when the artifact has to be computed; returns what does so in other processes, which go through `run` and `follow`.
-    Errors: BirqError for bad input, a full or a read-only disk; the work folder keeps what was done for the next try.
+    `launch`: called if the artifact has to be computed. It returns a function that computes it in other processes, by `run` and `follow`.
+    Errors: BirqError for bad input, a full or a read-only disk; finished work stays in the work folder for the next try.
     """
-    work = places.work_root() / node.stage.name
+    work = locations.work_root() / node.stage.name
     try:
         parts = key_parts(node)
         key = key_of(parts)
-        stored, work = places.store_path(node.stage.name, key), work / key
+        stored, work = locations.store_path(node.stage.name, key), work / key
         with lock(stored, say, shared=part is not None):
             origin = _find(node, key, stored, say)
             elsewhere = launch() if launch and not origin else None
             if origin:
-                ranks.tell("")
+                ranks.announce("")
             elif part:
                 _make_part(_job(node, key), part, say)
             elif not elsewhere:
@@ -214,26 +214,26 @@ def run(
             elsewhere()
     except Exception as e:
         if isinstance(e, OSError) and e.errno in READ_ONLY:
-            raise BirqError(f"{node.name}: {e.filename} cannot be written ({e.strerror}); {work} keeps what is done") from e
+            raise BirqError(f"{node.name}: {e.filename} cannot be written ({e.strerror}); finished work stays in {work}") from e
         if _disk_full(e, work):
-            raise BirqError(f"{node.name}: the disk is full ({e}); {work} keeps what is done: free space and run again") from e
+            raise BirqError(f"{node.name}: the disk is full ({e}); finished work stays in {work}: free space and run again") from e
         raise
     return node.folder
 
 
 def follow(node: Node) -> None:
-    """The part of ranks other than 0: wait for its word, and compute with it if there is something to compute. They publish nothing."""
-    if key := ranks.hear():
+    """The part of ranks other than 0: wait for the key that rank 0 announces, and compute with it if there is one. They publish nothing."""
+    if key := ranks.receive():
         importlib.import_module(node.stage.module).compute(_job(node, key))
 
 
 def _job(node: Node, key: str) -> Job:
-    work = places.work_root() / node.stage.name / key
+    work = locations.work_root() / node.stage.name / key
     return Job(node, key, work / "out", work / "scratch")
 
 
 def _disk_full(error: Exception, folder: Path) -> bool:
-    """Libraries wrap the operating system's error in their own, so the disk is asked as well."""
+    """Libraries wrap the operating system's error in their own, so the free space is checked as well."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if isinstance(error, BirqError):
@@ -262,7 +262,7 @@ def _usable(stored: Path, say: Say) -> bool:
         return False
     try:
         record = artifact.read_provenance(stored)
-        problem = artifact.damage(stored, record["files"], places.memo(f"{stored.parent.name}-{stored.name}"))
+        problem = artifact.damage(stored, record["files"], locations.memo(f"{stored.parent.name}-{stored.name}"))
     except artifact.NewerFormatError:
         raise
     except BirqError as e:
@@ -320,17 +320,17 @@ def _make_part(job: Job, part: Part, say: Say) -> None:
 def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -> None:
     """Compute an artifact and move it into the store."""
     say(f"{job.name}: computing ({job.key[:12]})")
-    artifact.remove(job.out)  # `out` is rebuilt; scratch keeps what a stage wants to find after a kill
+    artifact.remove(job.out)  # `out` is rebuilt; scratch keeps finished work over a kill
     job.out.mkdir(parents=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     _reserve(work / "reserve")
-    ranks.tell(job.key)
+    ranks.announce(job.key)
     with _timed(work / "seconds") as seconds:
         try:
             importlib.import_module(job.node.stage.module).compute(job)
         finally:
             (work / "reserve").unlink()
-    code.keep(parts["code"], places.code_root())
+    code.keep(parts["code"], locations.code_root())
     described = artifact.describe(job.out)
     if not described:
         raise RuntimeError(f"stage {job.node.stage.name} made no files")
@@ -376,4 +376,5 @@ def _timed(spent: Path) -> Iterator[Callable[[], float]]:
 
 def publish(node: Node, stored: Path) -> bool:
     """Put a stored artifact in its folder in the workspace; True if it was there."""
-    return artifact.place(stored, node.folder, places.transit(node.name), link=not node.stage.files_declared, memo=memo(node, stored.name))
+    link, remembered = not node.stage.files_declared, memo(node, stored.name)
+    return artifact.restore(stored, node.folder, locations.transit(node.name), link=link, memo=remembered)

@@ -1,4 +1,4 @@
-"""The store from outside: what is kept, why, how big; what may go; whether all of it is whole."""
+"""The store from outside: list artifacts with their sizes and references, remove unused ones, hash everything again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, git, places, stage
+from birq.pipeline import artifact, dag, git, locations, stage
+from birq.settings import yamlfile
 from birq.settings.params import Params
 
 
@@ -36,7 +37,7 @@ class Kept:
 
 
 def _records() -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    for folder in sorted(f for f in places.store_root().glob("[a-z]*/*/") if not f.name.startswith(".")):
+    for folder in sorted(f for f in locations.store_root().glob("[a-z]*/*/") if not f.name.startswith(".")):
         try:
             yield folder, artifact.read_provenance(folder)
         except BirqError:
@@ -58,19 +59,19 @@ def listing() -> list[Kept]:
     return sorted(kept, key=lambda k: k.made)
 
 
-# ---- who refers to what
+# ---- references
 
 
 def _users() -> list[Path]:
-    return [Path(m.read_text(encoding="utf-8")) for m in places.user_marks()]
+    return [Path(m.read_text(encoding="utf-8")) for m in locations.user_marks()]
 
 
 def _workspaces() -> dict[str, set[str]]:
     """Key -> the workspaces where it is in place."""
-    here, uses = places.project().resolve(), {}
+    here, uses = locations.project().resolve(), {}
     for project in {here, *_users()}:
         name = "workspace" if project == here else str(project)
-        for path in (project / places.data_root()).glob("[a-z]*/**/" + artifact.PROVENANCE):
+        for path in (project / locations.data_root()).glob("[a-z]*/**/" + artifact.PROVENANCE):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 uses.setdefault(json.loads(path.read_text(encoding="utf-8"))["key"], set()).add(name)
     return uses
@@ -78,23 +79,23 @@ def _workspaces() -> dict[str, set[str]]:
 
 def _lock_files() -> dict[str, dict[str, set[str]]]:
     """dvc.lock in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
-    found = {}
-    for project in {places.project().resolve(), *_users()}:
+    locks = {}
+    for project in {locations.project().resolve(), *_users()}:
         with contextlib.suppress(OSError):
-            found[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
+            locks[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
         refs = (git.answer("for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags", "refs/exps", cwd=project) or "").split()
         for ref in refs:
             if text := git.answer("show", f"{ref}:dvc.lock", cwd=project):
-                found[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
-    return found
+                locks[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
+    return locks
 
 
 def _outs(lock: str) -> dict[str, set[str]]:
     outs: dict[str, set[str]] = {}
     try:
-        stages = (yaml.safe_load(lock) or {}).get("stages", {})
-    except yaml.YAMLError as e:
-        raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while it is not known what it refers to") from None
+        stages = (yamlfile.plain().load(lock) or {}).get("stages", {})
+    except YAMLError as e:
+        raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while its references are unknown") from None
     for name, entry in stages.items():
         outs.setdefault(name.split("@")[0], set()).update(o["md5"] for o in entry.get("outs", []) if "md5" in o)
     return outs
@@ -116,7 +117,7 @@ def _in_lock(kept: Kept, outs: dict[str, set[str]]) -> bool:
     wanted = outs.get(kept.stage, set())
     if not wanted or kept.runs == "damaged":
         return False
-    memo = places.memo(f"dvc-{kept.stage}-{kept.key}")
+    memo = locations.memo(f"dvc-{kept.stage}-{kept.key}")
     try:
         digest = json.loads(memo.read_text())
     except (OSError, ValueError):
@@ -142,14 +143,14 @@ def ls() -> str:
     ]
     total, free = sum(k.bytes for k in kept), sum(k.bytes for k in kept if not k.uses)
     lines.append(
-        f"{len(kept)} artifacts, {total / 2**20:.1f} MiB in {places.store_root()}; `birq store gc` would remove {free / 2**20:.1f} MiB"
+        f"{len(kept)} artifacts, {total / 2**20:.1f} MiB in {locations.store_root()}; `birq store gc` would remove {free / 2**20:.1f} MiB"
     )
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
 def _free(lock: Path) -> Iterator[bool]:
-    """Whether nobody is making what the lock stands for; held meanwhile."""
+    """Whether nobody is making the artifact of this lock, which is held meanwhile."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+") as f:
         try:
@@ -166,15 +167,15 @@ def _wanted_work(params: Params) -> set[str]:
 
 
 def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
-    """Remove what nothing refers to: neither a workspace nor a dvc.lock; and the work folders of killed runs of other params.
+    """Remove artifacts to which no workspace and no dvc.lock refers, and the work folders of killed runs of other params.
 
     Errors: BirqError if a clone that uses the store cannot be seen; `forget` names clones that are gone.
     """
-    for mark in places.user_marks():
+    for mark in locations.user_marks():
         if mark.read_text(encoding="utf-8") in forget:
             mark.unlink()
     for user in _users():
-        if not (user / places.data_root()).is_dir():
+        if not (user / locations.data_root()).is_dir():
             raise BirqError(f"{user} uses this store and is not to be seen from here; nothing was removed. If it is gone: --forget {user}")
     removed, size, busy = 0, 0, 0
     for kept in listing():
@@ -187,20 +188,20 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
             removed, size = removed + 1, size + kept.bytes
             if not dry_run:
                 gone = kept.folder.with_name(f".{kept.folder.name}.gone")
-                os.rename(kept.folder, gone)  # by rename: nobody meets half of it
+                os.rename(kept.folder, gone)  # by rename, so that no process sees half an artifact
                 artifact.remove(gone)
     work = _old_work(params, dry_run)
     if not dry_run:
         _half_copied()
         _forget_past()
     verb = "would be removed" if dry_run else "removed"
-    said = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
-    return said + (f"; {busy} are being made and stay" if busy else "")
+    summary = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
+    return summary + (f"; {busy} are being made and stay" if busy else "")
 
 
 def _half_copied() -> None:
-    """What a killed run had not yet copied to its place in the store."""
-    for folder in places.store_root().glob("[a-z]*/.*/"):
+    """Remove the unfinished copies of killed runs."""
+    for folder in locations.store_root().glob("[a-z]*/.*/"):
         with _free(folder.parent / f"{folder.name.split('.')[1]}.lock") as free:
             if free:
                 artifact.remove(folder)
@@ -208,10 +209,10 @@ def _half_copied() -> None:
 
 def _old_work(params: Params, dry_run: bool) -> int:
     wanted, n = _wanted_work(params), 0
-    for folder in places.work_root().glob("[a-z]*/*/"):
-        if folder.parent.name == "placing" or folder.name in wanted:
+    for folder in locations.work_root().glob("[a-z]*/*/"):
+        if folder.parent.name == "restoring" or folder.name in wanted:
             continue
-        with _free(places.store_path(folder.parent.name, folder.name).with_suffix(".lock")) as free:
+        with _free(locations.store_path(folder.parent.name, folder.name).with_suffix(".lock")) as free:
             if free:
                 n += 1
                 if not dry_run:
@@ -220,19 +221,19 @@ def _old_work(params: Params, dry_run: bool) -> int:
 
 
 def _forget_past() -> None:
-    """Texts of code and hashes that belong to nothing in the store any more."""
+    """Remove code texts and remembered hashes to which no stored artifact refers."""
     code = {d for _, r in _records() if r and isinstance(r["parts"].get("code"), dict) for d in r["parts"]["code"].values()}
-    for path in places.code_root().glob("*.py"):
+    for path in locations.code_root().glob("*.py"):
         if path.stem not in code:
             path.unlink()
     keys = {k.name for k, _ in _records()}
-    for path in places.memo("x").parent.glob("*-*.json"):
+    for path in locations.memo("x").parent.glob("*-*.json"):
         if not path.name.startswith("sources-") and path.stem.rpartition("-")[2] not in keys:
             path.unlink()
 
 
 def check() -> str:
-    """Hash everything in the store again. Errors: BirqError lists what is damaged."""
+    """Hash everything in the store again. Errors: BirqError lists the damaged artifacts."""
     damaged, n, size = [], 0, 0
     for folder, record in _records():
         n += 1
@@ -244,6 +245,6 @@ def check() -> str:
     if damaged:
         lines = "\n".join(damaged)
         raise BirqError(
-            f"{len(damaged)} of {n} artifacts in {places.store_root()} are damaged; delete their folders, they are made again:\n{lines}"
+            f"{len(damaged)} of {n} artifacts in {locations.store_root()} are damaged; delete their folders, they are made again:\n{lines}"
         )
-    return f"{n} artifacts, {size / 2**20:.1f} MiB in {places.store_root()}: every hash holds"
+    return f"{n} artifacts, {size / 2**20:.1f} MiB in {locations.store_root()}: every hash holds"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, places, stage
+from birq.pipeline import artifact, dag, locations, stage
 from birq.pipeline.dag import Node
 from birq.pipeline.why import differences
 from birq.settings.params import Params
@@ -18,7 +18,7 @@ def node(one: Node) -> dict:
     folder = one.folder
     record = artifact.read_provenance(folder)
     if problem := artifact.damage(folder, record["files"]):
-        raise BirqError(f"{problem}; delete {folder} and {places.store_path(one.stage.name, record['key'])}, then {WAY_OUT}")
+        raise BirqError(f"{problem}; delete {folder} and {locations.store_path(one.stage.name, record['key'])}, then {WAY_OUT}")
     if extra := sorted(set(artifact.list_files(folder)) - set(record["files"])):
         raise BirqError(f"{folder / extra[0]} was not made by the stage; remove it")
     if artifact.content_digest(record["files"]) != record["digest"]:
@@ -39,9 +39,9 @@ def everything(params: Params) -> str:
         if module is not None:  # the first stage knows the files outside of the project
             audio += module.check_sources(one.folder)
     files = [f for r in records.values() for f in r["files"].values()]
-    heard = f", {audio} recordings" if audio else ""
+    recordings = f", {audio} recordings" if audio else ""
     size = sum(f["bytes"] for f in files) / 2**20
-    lines = [f"{len(order)} artifacts, {len(files)} files{heard}, {size:.1f} MiB: every hash and every key holds"]
+    lines = [f"{len(order)} artifacts, {len(files)} files{recordings}, {size:.1f} MiB: every hash and every key holds"]
     for name, record in records.items():
         for accepted in record.get("accepted", []):
             lines.append(f"{name} was accepted on {accepted['when']} under changed code of {', '.join(sorted(accepted['code']))}")

@@ -1,4 +1,4 @@
-"""Why an artifact would be made again: the param, the input, the line of code that is not what it was."""
+"""Why an artifact would be made again: the param, the input, the line of code that has changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, places, stage
+from birq.pipeline import artifact, code, dag, locations, stage
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -32,7 +32,7 @@ def _code_lines(module: str, old_digest: str) -> list[str]:
     """The lines that differ between the module and its text in the store; comments and empty lines are left out."""
     path = code.module_source(module)
     try:
-        old = (places.code_root() / f"{old_digest}.py").read_text(encoding="utf-8").splitlines()
+        old = (locations.code_root() / f"{old_digest}.py").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return [f"{module} has changed since it was made (its old text is not in the store)"]
     new = path.read_text(encoding="utf-8").splitlines()
@@ -48,8 +48,8 @@ def _code_lines(module: str, old_digest: str) -> list[str]:
                     if shown[sign] <= LINES_SHOWN:
                         lines.append(f"    {number + 1:>4} {sign} {line}")
     more = sum(max(0, n - LINES_SHOWN) for n in shown.values())
-    place = Path(*module.split(".")).with_suffix(".py") if path.name != "__init__.py" else Path(*module.split("."), "__init__.py")
-    return [f"{place} has changed since it was made:", *lines, *([f"    … and {more} more lines"] if more else [])]
+    source = Path(*module.split(".")).with_suffix(".py") if path.name != "__init__.py" else Path(*module.split("."), "__init__.py")
+    return [f"{source} has changed since it was made:", *lines, *([f"    … and {more} more lines"] if more else [])]
 
 
 def code_changes(made: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -66,7 +66,7 @@ def code_changes(made: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def input_folder(label: str, run: str) -> Path:
     """The folder of an input that a key names: one of the same run is named by its stage alone."""
     of_run = "/" not in label and label in dag.STAGES and bool(dag.STAGES[label].wildcards)
-    return places.data_root() / (f"{label}/{run}" if of_run else label)
+    return locations.data_root() / (f"{label}/{run}" if of_run else label)
 
 
 def other_changes(run: str, made: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -99,7 +99,7 @@ def _state(node: Node) -> list[str]:
     except BirqError as e:
         return [str(e)]
     reasons = [problem] if problem else []
-    with contextlib.suppress(BirqError):  # an input is missing or damaged: told where it stands
+    with contextlib.suppress(BirqError):  # an input is missing or damaged: its own node reports that
         reasons += differences(node.run, record["parts"], stage.key_parts(node))
     return reasons
 
@@ -124,4 +124,4 @@ def _way(node: Node) -> str:
     key = stage.current_key(node)
     if key is None:
         return "made again"
-    return "restored from the store" if places.store_path(node.stage.name, key).exists() else "computed"
+    return "restored from the store" if locations.store_path(node.stage.name, key).exists() else "computed"

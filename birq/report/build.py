@@ -34,7 +34,7 @@ def records(facts: Facts) -> list[dict[str, Any]]:
                     "confidence": facts.score_params["confidence"],
                     "unlabelled_hours": r.unlabelled_hours,
                     "labelled_hours": r.labelled_hours,
-                    "pretrain_seconds": r.seconds("pretrain"),
+                    "pretrain_seconds": r.seconds("pretrain") if r.pretrained else None,
                     "finetune_seconds": r.seconds("finetune"),
                     "keys": {stage: record["key"] for stage, record in r.provenance.items()},
                 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from birq.report.claims import scope
 from birq.report.gather import Facts
-from birq.report.verdict import lead
+from birq.report.verdict import lead, statement_kind
 from birq.report.words import amount, listed
 
 
@@ -26,11 +27,12 @@ def _models(facts: Facts) -> str:
     m, f = config["model"], config["features"]
     size = f"{config['n_parameters'] / 1e6:.2f} M parameters, " if config.get("n_parameters") else ""
     rate = 1000 / (f["frame_shift_ms"] * m["n_stack"])
+    seeds = f"seed{'' if len(facts.seeds) == 1 else 's'} {listed([str(s) for s in facts.seeds])}"
     return (
         f"A Conformer encoder ({size}{m['n_layers']} layers of width {m['d_model']}, {rate:g} frames per second) "
         f"on {f['n_mels']} log-mel bins at {f['sample_rate_hz'] / 1000:g} kHz, with a linear CTC layer; "
         f"greedy decoding, no language model. "
-        f"Methods: {listed([facts.title(n) for n in facts.names])}; seeds {listed([str(s) for s in facts.seeds])}."
+        f"Methods: {listed([facts.title(n) for n in facts.names])}; {seeds}."
     )
 
 
@@ -47,6 +49,7 @@ def _limits(facts: Facts) -> str:
 def card(facts: Facts, health: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Headings and texts."""
     held = [h for h in health if h["held"] is not None]
+    about = [scope(len(facts.seeds), statement_kind(facts))] if facts.comparisons else []
     codes = ""
     if held:
         codes = (
@@ -58,7 +61,7 @@ def card(facts: Facts, health: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [
         ("Models", _models(facts)),
         ("Data", _data(facts)),
-        ("Result", " ".join(lead(facts)) + codes),
+        ("Result", " ".join([*lead(facts), *about]) + codes),
         ("Intended use", "Research on self-supervised pre-training: comparing methods under equal data, model, steps and fine-tuning."),
         ("Not for", "Transcribing people's speech where an error has a cost; identifying speakers; judging them."),
         ("Limits", _limits(facts)),

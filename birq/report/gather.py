@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from birq.errors import BirqError
+from birq.files import read_json
 from birq.pipeline.artifact import read_provenance
 from birq.settings.methods import METHODS, Method
 
@@ -39,8 +40,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        """`BiRQ`; of a variant `birq_k2 (BiRQ)`."""
-        return self.method.title if self.name == self.method.name else f"{self.name} ({self.method.title})"
+        """`BiRQ`; of a variant `BiRQ (birq_k2)`."""
+        return self.method.title if self.name == self.method.name else f"{self.method.title} ({self.name})"
 
     @property
     def pretrained(self) -> bool:
@@ -123,16 +124,6 @@ class Facts:
     def synthetic(self) -> list[bool]:
         """For each corpus that is scored: was its speech synthesised?"""
         return [bool(c.info.get("synthetic")) for c in self.corpora if c.name in self.finetune_corpora]
-
-
-def read_json(path: Path) -> Any:
-    """Errors: BirqError where the file is missing or is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BirqError(f"{path}: missing; delete {path.parent} and run again") from None
-    except ValueError as e:
-        raise BirqError(f"{path}: not readable as JSON ({e}); delete {path.parent} and run again") from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TERMS: dict[str, str] = {
     "WER": "Word error rate: substituted, deleted and inserted words over the words of the reference. It can exceed 100 %.",
-    "CER": "Character error rate: the same, over characters, the space between words being one.",
+    "CER": "Character error rate: the same over characters. A space between words counts as one.",
     "S, D, I": "Substitutions, deletions and insertions in the cheapest alignment of reference and hypothesis.",
     "Interval": (
         "The range of a rate over other draws of test utterances (or speakers), by a bootstrap over them. A comparison of methods with "

@@ -6,8 +6,6 @@ import json
 import re
 from typing import Any
 
-from markupsafe import Markup
-
 from birq.report import claims, verdict
 from birq.report.aligned import align, counts
 from birq.report.card import card
@@ -16,12 +14,12 @@ from birq.report.glossary import TERMS
 from birq.report.templates import environment
 
 
-def figure(name: str, svg: str) -> Markup:
+def figure(name: str, svg: str) -> str:
     """An SVG inside the page. Its ids get the figure's name: inside one page they must be unique, or one figure clips another."""
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    return Markup(f'<figure id="fig-{name}">{svg[svg.index("<svg") :]}</figure>')
+    return f'<figure id="fig-{name}">{svg[svg.index("<svg") :]}</figure>'
 
 
 def _utterances(facts: Facts) -> list[dict[str, Any]]:
@@ -72,7 +70,7 @@ def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str]) -> 
             verdict=verdict,
             size=facts.runs[0].scores[facts.main_split],
             worst=_utterances(facts),
-            pipeline=Markup(facts.pipeline),
+            pipeline=facts.pipeline,
             environments=_environments(facts),
             describe=describe,
             params=_params(facts),

@@ -182,7 +182,7 @@ def differences(facts: Facts) -> dict[str, Any]:
     return _finish(
         alt.layer(zero, span, point),
         title,
-        f"{about}; {facts.main_split}, {sure} % intervals; below 0: fewer errors of the first",
+        f"{about}; {facts.main_split}, {sure} % intervals",
         height=max(HEIGHT, 100 + 60 * len(order)),
     )
 

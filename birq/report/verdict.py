@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from birq.report.claims import ADVERBS, Comparison, cost, models, outcome, scope, spread, subject, turned
+from birq.report.claims import ADVERBS, NOT_TRIED, Comparison, cost, models, outcome, scope, spread, subject, turned
 from birq.report.gather import Facts
 from birq.report.words import amount, counted, duration, listed, mean, percent, points, sentence_start
 
@@ -45,7 +45,7 @@ def wer(facts: Facts, name: str, key: str = "wer") -> float | None:
 
 
 def headline(facts: Facts) -> str:
-    """`BiRQ: 31.2 % word error rate on synthetic speech; significantly lower than BEST-RQ (pre-training time × 1.28)`."""
+    """`BiRQ: 31.2 % word error rate on synthetic speech; no significant difference from BEST-RQ`; a difference comes with its cost."""
     name = protagonist(facts)
     text = f"{sentence_start(who(facts, name))}: {percent(wer(facts, name))} word error rate on {speech_kind(facts)}"
     sides: dict[str, list[str]] = {word: [] for word in ADVERBS}
@@ -58,7 +58,8 @@ def _short_cost(c: Comparison) -> str:
     if c["equal_time"] in (None, True):
         return ""
     if c["time_ratio"] is not None:
-        return f" (pre-training time × {c['time_ratio']:.2f})"
+        untried = "" if c["equal_time_in"] else ", equal time not tried"
+        return f" (pre-training time × {c['time_ratio']:.2f}{untried})"
     more = c["pretrain_seconds_a"] or c["pretrain_seconds_b"]
     return f" (pre-training time {'+' if c['pretrain_seconds_a'] else '−'}{duration(more)})"
 
@@ -112,10 +113,10 @@ def caveats(facts: Facts, codes: list[dict[str, Any]]) -> list[str]:
     notes.append(spread({facts.title(n): facts.rates(n) for n in facts.names}))
     if facts.runs[0].scores[facts.main_split]["speakers"] == 1:
         notes.append("There is one test speaker. Other speakers may give another result.")
-    if any(c["equal_time"] is False and c["time_ratio"] and not c["equal_time_in"] for c in facts.comparisons):
-        notes.append(
-            "Pre-training times differ and equal time was not tried in this run. docs/results.md has a recorded study at equal time."
-        )
+    unequal = [c for c in facts.comparisons if c["equal_time"] is False and c["time_ratio"] and not c["equal_time_in"]]
+    if unequal:
+        pairs = "; ".join(f"{facts.title(c['a'])} and {facts.title(c['b'])}" for c in unequal)
+        notes.append(f"Pre-training times of {pairs} differ, and {NOT_TRIED}. docs/results.md has a recorded study at equal time.")
     lost = _without_gain(facts)
     if lost:
         notes.append(f"Pre-training with {listed(lost)} gave no significantly lower WER than no pre-training.")

@@ -29,8 +29,10 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def points(value: float | None) -> str:
-    """A difference of two rates, given as a fraction, in signed percentage points."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    """A difference of two rates, given as a fraction, in signed percentage points; a second decimal where the first would hide the sign."""
+    if value is None:
+        return "–"
+    return f"{100 * value:+.{2 if 0 < abs(100 * value) < 0.05 else 1}f}".replace("-", "−")
 
 
 def amount(hours: float) -> str:

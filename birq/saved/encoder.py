@@ -18,7 +18,7 @@ FILE = "encoder.safetensors"
 
 @dataclass
 class SavedEncoder:
-    """What every method leaves, whatever it was trained with: heads and masks stay behind."""
+    """The part of a model that every method saves; heads and masks are not saved."""
 
     model: QuantizedEncoder
     front_end: FrontEnd

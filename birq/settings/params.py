@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from birq.errors import BirqError
+from birq.settings import variants, yamlfile
 from birq.settings.methods import METHODS, Method
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -24,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change what a stage makes: no key holds them
+    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a stage's result: no key holds them
 
 
 def _ordered(name: str, pair: tuple[float, float]) -> None:
@@ -33,7 +32,7 @@ def _ordered(name: str, pair: tuple[float, float]) -> None:
 
 
 class Run(Section):
-    """What one DAG compares."""
+    """The methods, seeds and corpora of one DAG."""
 
     methods: Annotated[list[Name], Field(min_length=1)]  # of birq/settings/methods.py, or names from `variants`
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -157,9 +156,9 @@ class Model(Section):
 
 
 class Optimisation(Section):
-    """What pre-training and fine-tuning share."""
+    """Params shared by pre-training and fine-tuning."""
 
-    unkeyed: ClassVar = frozenset({"checkpoint_seconds"})  # decides when, not what
+    unkeyed: ClassVar = frozenset({"checkpoint_seconds"})  # decides the time of a checkpoint, not its content
 
     steps: Count
     batch_seconds: Positive
@@ -252,15 +251,11 @@ class Report(Section):
     worst_utterances: Count
 
 
-VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method
-Variant = dict[str, Any]
-
-
 class Params(Section):
     """All of params.yaml, frozen."""
 
     run: Run
-    variants: dict[Name, Variant] = {}
+    variants: dict[Name, dict[str, Any]] = {}  # checked in birq/settings/variants.py
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     features: Features
     tokenizer: Tokenizer
@@ -311,57 +306,15 @@ class Params(Section):
     @cached_property
     def _runs(self) -> dict[str, Params]:
         """The params under which each variant runs."""
-        return {name: _varied(self, name, variant) for name, variant in self.variants.items()}
+        return {name: variants.varied(self, name, variant) for name, variant in self.variants.items()}
 
     def method(self, run: str) -> Method:
-        """The method of a name in run.methods: a row of the table, or what a variant varies."""
+        """The method of a name in run.methods: a row of the table, or the base of a variant."""
         return METHODS[self.variants[run]["method"] if run in self.variants else run]
 
     def of_run(self, run: str) -> Params:
         """These params as a name in run.methods reads them: a variant has numbers of its own."""
         return self._runs.get(run, self)
-
-
-def readable(method: Method) -> dict[str, list[str]]:
-    """The keys that a variant of a method may change, by section."""
-    legal: dict[str, list[str]] = {}
-    for dotted in (*method.sections, *VARIED):
-        section, _, key = dotted.partition(".")
-        fields = Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
-        legal.setdefault(section, []).extend([key] if key else fields)
-    return legal
-
-
-def _varied(params: Params, name: str, variant: Variant) -> Params:
-    """Params with a variant's numbers. Errors: ValueError names the variant, its key and the legal ones."""
-    where = f"variants.{name}"
-    if name in METHODS:
-        raise ValueError(f"{where}: is the name of a method; choose another one")
-    if variant.get("method") not in METHODS:
-        raise ValueError(f"{where}.method: {variant.get('method')!r} is not a method; legal: {', '.join(METHODS)}")
-    method = METHODS[variant["method"]]
-    legal = readable(method)
-    tree = params.model_dump(mode="python", exclude={"variants"})
-    tree["run"]["methods"] = [method.name]
-    for dotted, value in variant.items():
-        if dotted == "method":
-            continue
-        section, _, key = dotted.partition(".")
-        if key not in legal.get(section, ()):
-            close = difflib.get_close_matches(dotted, [f"{s}.{k}" for s, keys in legal.items() for k in keys], n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it reads {', '.join(legal)}"
-            raise ValueError(f"{where}: {dotted} is not read by a variant of {method.name}; {hint}")
-        tree[section][key] = value
-    try:
-        return Params.model_validate(tree)
-    except ValidationError as e:
-        raise ValueError(f"{where}: " + "; ".join(_reason(x) for x in e.errors())) from None
-
-
-def _reason(error: Any) -> str:
-    """One of pydantic's errors as key, value and why."""
-    key, why = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
-    return why if isinstance(error["input"], (dict, BaseModel)) else f"{key}: {error['input']!r} is not legal: {why}"
 
 
 def _explain(path: Path, error: ValidationError) -> str:
@@ -400,28 +353,13 @@ def _lists_to_pairs(tree: Any) -> Any:
     return tree
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, as DVC reads them: `1e-4` is one, where YAML 1.1 sees a string."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml.
 
     Errors: BirqError names the key, its value and the legal range.
     """
     path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise BirqError(f"{path}: no such file; run birq from the project's root folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise BirqError(f"{path}: not readable as YAML: {e}") from None
-    if not isinstance(tree, dict):
-        raise BirqError(f"{path}: holds no sections; `git checkout {path}` brings the tracked one back")
-    return parse(tree, path)
+    return parse(yamlfile.read(path, yamlfile.plain()), path)
 
 
 def parse(tree: dict[str, Any], path: str | Path = "params.yaml") -> Params:
@@ -441,13 +379,13 @@ def at(params: Params, dotted: str) -> Any:
 
 
 def section(params: Params, dotted: str) -> Any:
-    """The plain (JSON-ready) value of a section such as `pretrain` or `run.seeds`, without what no key holds."""
+    """The plain (JSON-ready) value of a section such as `pretrain` or `run.seeds`, without the unkeyed fields."""
     value = at(params, dotted)
     return value.model_dump(mode="json", exclude=set(value.unkeyed)) if isinstance(value, Section) else value
 
 
 def numbers(params: Params, method: Method) -> dict[str, Any]:
-    """All that a method reads besides what every encoder reads: keys of its sections and their values."""
+    """The params that a method reads besides those of every encoder: keys of its sections and their values."""
     out: dict[str, Any] = {}
     for dotted in method.sections:
         value = at(params, dotted)

@@ -1,40 +1,22 @@
-"""Presets: files that hold only what differs, merged into params.yaml with its comments kept."""
+"""Presets: files that hold only the differences from params.yaml, merged into it with its comments kept."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
+from birq import files
 from birq.errors import BirqError
-from birq.settings import params
+from birq.settings import params, yamlfile
 
 
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.width = 4096  # a long line stays one line
-    yaml.preserve_quotes = True
-    return yaml
-
-
-def _read(path: Path) -> CommentedMap:
-    try:
-        tree = _yaml().load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BirqError(f"{path}: no such file; run birq from the project's root folder") from None
-    except (YAMLError, UnicodeDecodeError) as e:
-        raise BirqError(f"{path}: not readable as YAML: {e}") from None
-    if not isinstance(tree, dict):
-        raise BirqError(f"{path}: holds no sections")
-    return tree
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file with its comments. Errors: BirqError as `yamlfile.read`."""
+    return yamlfile.read(path, yamlfile.with_comments())
 
 
 def names(folder: Path) -> list[str]:
@@ -76,9 +58,9 @@ def assign(tree: dict[str, Any], setting: str) -> None:
     if not isinstance(node, dict):
         raise BirqError(f"--set {setting}: {'.'.join(parents)} holds a value, not keys")
     try:
-        node[last] = _yaml().load(text)
+        node[last] = yamlfile.with_comments().load(text)
     except YAMLError as e:
-        raise BirqError(f"--set {setting}: the value is not readable as YAML: {e}") from None
+        raise BirqError(f"--set {setting}: the value is not readable as YAML: {yamlfile.reason(e)}") from None
 
 
 def plain(tree: Any) -> Any:
@@ -100,62 +82,32 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _dump(tree: CommentedMap) -> str:
-    buffer = io.StringIO()
-    _yaml().dump(tree, buffer)
+def dump(tree: dict[str, Any]) -> str:
+    """A tree as the text of params.yaml, comments kept."""
     # a replaced mapping takes the blank line before the next section with it
-    text = re.sub(r"(?<=[^\n])\n(?=[a-z_]+:)", "\n\n", buffer.getvalue())
+    text = re.sub(r"(?<=[^\n])\n(?=[a-z_]+:)", "\n\n", yamlfile.text(tree, yamlfile.with_comments()))
     text = re.sub(r"\n{3,}", "\n\n", text)
     # comments follow their value by one space, whatever column they stood in
     return re.sub(r"(?<=\S) {2,}(?=# )", " ", text)
 
 
 def apply(name: str | None, settings: list[str], path: Path) -> list[str]:
-    """Merge a preset and settings into params.yaml; returns what changed, a line each.
+    """Merge a preset and settings into params.yaml; returns the changes, a line each.
 
     Errors: BirqError for an unknown preset, and for a result that is not legal: then nothing is written.
     """
-    tree = _read(path)
+    tree = read(path)
     before = plain(tree)
     if name:
-        merge(tree, _read(find(name, path.parent / "presets")))
+        merge(tree, read(find(name, path.parent / "presets")))
     for setting in settings:
         assign(tree, setting)
     after = plain(tree)
     params.parse(after, path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(_dump(tree), encoding="utf-8")
-    params.load(fresh)
-    os.replace(fresh, path)
+    files.write_text(path, dump(tree))
     old, new = _flat(before), _flat(after)
     lines = [f"{k}: {old[k]} -> {new[k]}" if k in old else f"{k}: {new[k]} (new)" for k in new if old.get(k, ...) != new[k]]
     return lines + [f"{k}: removed" for k in old if k not in new]
-
-
-def _read_again(value: Any) -> Any:
-    """Snakemake hands nested values of --config over as text: `{steps: 7}` arrives as {"steps": "7"}."""
-    if isinstance(value, dict):
-        return {k: _read_again(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_read_again(v) for v in value]
-    return plain(_yaml().load(value)) if isinstance(value, str) else value
-
-
-def overridden(config: dict[str, Any], path: Path, folder: Path) -> Path:
-    """params.yaml with `snakemake --config pretrain='{steps: 7}'` merged over it, as a file in `folder`; params.yaml stays as it is.
-
-    Errors: BirqError for a result that is not legal.
-    """
-    tree = _read(path)
-    merge(tree, _read_again(config))
-    params.parse(plain(tree), f"{path} with --config")
-    text = _dump(tree)
-    target = folder / f"params-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, target)
-    return target
 
 
 def command(name: str | None, settings: list[str], path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from birq.errors import BirqError
 
-SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga")
 RESAMPLE_PIECE = 1 << 14  # samples
 
 
@@ -27,8 +26,8 @@ def _refuse(function: Callable[..., Any]) -> Callable[..., Any]:
 def torchaudio() -> types.ModuleType:
     """The torchaudio module, its compiled extension reported as absent.
 
-    torchaudio's wheels are built for CUDA and fail to import beside a CPU-only torch. What birq uses (fbank, resampling,
-    masks) is Python on torch, so the extension is left out everywhere, and the same code runs with and without a GPU.
+    torchaudio's wheels are built for CUDA and fail to import beside a CPU-only torch. The functions that birq uses (fbank, resampling,
+    masks) are Python on torch, so the extension is left out everywhere. The same code runs with and without a GPU.
     """
     name = "torchaudio._extension"
     if "torchaudio" not in sys.modules and name not in sys.modules:
@@ -60,7 +59,7 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
         return wave
     import torch
 
-    # torch prepares a convolution anew for every length (3 ms), so lengths are few; the zeros added are what the filter pads with
+    # torch prepares a convolution anew for every length (3 ms), so lengths are few; the added zeros equal the padding of the filter
     padded = np.zeros(-(-len(wave) // RESAMPLE_PIECE) * RESAMPLE_PIECE, np.float32)
     padded[: len(wave)] = wave
     with torch.inference_mode():
@@ -71,8 +70,8 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 def _whole_flac(path: str | Path) -> tuple[np.ndarray, int] | None:
     """Samples [n, channels] and their rate by dr_flac, which takes 0.6 of libsndfile's time and gives the same samples to the bit.
 
-    None for what it should not be asked: no plain FLAC, more than 24 bits, or fewer samples than the header promises, because dr_flac
-    leaves damaged frames out without a word; libsndfile then says what is wrong.
+    None for files that libsndfile must read: no plain FLAC, more than 24 bits, or fewer samples than the header promises. The last kind
+    is damaged: dr_flac leaves out bad frames silently, libsndfile reports the error.
     """
     import miniaudio
 
@@ -86,13 +85,13 @@ def _whole_flac(path: str | Path) -> tuple[np.ndarray, int] | None:
     if data[:4] != b"fLaC" or bits > 24:
         return None
     try:
-        found = miniaudio.flac_read_s16(data) if bits <= 16 else miniaudio.flac_read_f32(data)
+        decoded = miniaudio.flac_read_s16(data) if bits <= 16 else miniaudio.flac_read_f32(data)
     except miniaudio.DecodeError:
         return None
-    if not promised or found.num_frames != promised:
+    if not promised or decoded.num_frames != promised:
         return None
-    wave = np.frombuffer(found.samples, np.int16 if bits <= 16 else np.float32).reshape(-1, found.nchannels)
-    return (wave * np.float32(1 / 32768) if bits <= 16 else wave), found.sample_rate
+    wave = np.frombuffer(decoded.samples, np.int16 if bits <= 16 else np.float32).reshape(-1, decoded.nchannels)
+    return (wave * np.float32(1 / 32768) if bits <= 16 else wave), decoded.sample_rate
 
 
 def _mono(wave: np.ndarray) -> np.ndarray:

@@ -39,13 +39,13 @@ class Batch:
     """Some utterances, padded with exact zeros to a common length."""
 
     feats_BTF: torch.Tensor  # float32, normalised per bin by the corpus' mean and deviation; T is a multiple of n_stack
-    lengths_B: torch.Tensor  # int64, in stacked frames: n_frames // n_stack; what is over is cropped
+    lengths_B: torch.Tensor  # int64, in stacked frames: n_frames // n_stack; the remaining frames are cropped
     ids: list[str]
     texts: list[str | None]
     index: np.ndarray  # positions in the split
     seconds: float  # of audio in the micro-batch, all ranks, padding not counted
     first: int = 0  # utterances that other ranks hold before these, of the same micro-batch
-    of: int | None = None  # utterances of the micro-batch, all ranks; None: only those here
+    n_all_ranks: int | None = None  # utterances of the micro-batch, all ranks; None: only those here
 
 
 def _cuts(sorted_frames: np.ndarray, budget: int) -> list[int]:
@@ -65,7 +65,7 @@ def _pack(order: np.ndarray, frames: np.ndarray, budget: int) -> list[np.ndarray
 
 
 def _even_out(groups: list[np.ndarray], frames: np.ndarray, budget: int) -> None:
-    """Share the last two groups evenly where the last is less than half full: a step on a few seconds is all noise."""
+    """Share the last two groups evenly where the last is less than half full: the gradient of a few seconds is mostly noise."""
     if len(groups) < 2 or 2 * frames[groups[-1]].sum() >= budget:
         return
     both = np.concatenate(groups[-2:])
@@ -79,9 +79,9 @@ def _even_out(groups: list[np.ndarray], frames: np.ndarray, budget: int) -> None
 def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, window: int = WINDOW) -> list[np.ndarray]:
     """Batches of one epoch: every utterance in exactly one, none above `batch_frames` (padding not counted).
 
-    Utterances are shuffled, sorted by length within windows and packed greedily. What a window leaves over goes into the next one, so only
-    the epoch's last batch can be short; below half the budget it shares evenly with the one before it. Where one window holds everything,
-    ranks are shaken by about a batch, or an utterance would meet the same mates in every epoch. Then the order of the batches is shuffled.
+    Utterances are shuffled, sorted by length within windows and packed greedily. The rest of a window goes into the next one, so only
+    the epoch's last batch can be short. Below half the budget it shares evenly with the one before it. Where one window holds everything,
+    the sorted order is jittered by about a batch, so that batches differ between epochs. Then the order of the batches is shuffled.
     Errors: BirqError if an utterance is longer than a batch.
     """
     n_frames = np.asarray(n_frames, dtype=np.int64)
@@ -108,7 +108,7 @@ def plan(n_frames: np.ndarray, batch_frames: int, *, seed: int, epoch: int, wind
 def shares(sorted_frames: np.ndarray, ranks: int) -> list[int]:
     """Ends of the runs in which `ranks` ranks share a micro-batch, lengths ascending, so that the largest padded share is smallest.
 
-    Neighbours have like lengths, so there is little padding. With fewer utterances than ranks, the first shares are empty.
+    Neighbours have similar lengths, so there is little padding. With fewer utterances than ranks, the first shares are empty.
     """
 
     def ends(budget: int) -> list[int]:
@@ -124,8 +124,8 @@ def shares(sorted_frames: np.ndarray, ranks: int) -> list[int]:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if len(ends(middle)) <= ranks else (middle + 1, high)
-    found = ends(low)
-    return [0] * (ranks - len(found)) + found[::-1]
+    share_ends = ends(low)
+    return [0] * (ranks - len(share_ends)) + share_ends[::-1]
 
 
 def collate(utterances: Utterances, index: np.ndarray, front_end: FrontEnd) -> Batch:
@@ -218,13 +218,13 @@ class Feed:
         n_frames = self.utterances.n_frames[part]
         first, end = (0, *shares(n_frames, self.ranks))[self.rank : self.rank + 2]
         batch = collate(self.utterances, part[first:end], self.front_end)
-        return replace(batch, seconds=self.front_end.seconds(n_frames.sum()), first=first, of=len(part))
+        return replace(batch, seconds=self.front_end.seconds(n_frames.sum()), first=first, n_all_ranks=len(part))
 
 
 def sequential(
     utterances: Utterances, index: np.ndarray, front_end: FrontEnd, batch_seconds: float, rank: int = 0, ranks: int = 1
 ) -> Iterator[Batch]:
-    """Every utterance once, longest first, for decoding; of several ranks, each gets every so many batches, all the same number of them.
+    """Every utterance once, longest first, for decoding. Ranks take turns by batch, and all get the same number of batches.
 
     Errors as for `Feed`.
     """
@@ -238,9 +238,9 @@ def sequential(
 
 
 def labelled_subset(split: Utterances, minutes: float, seed: int) -> np.ndarray:
-    """Positions of transcribed utterances, ascending, at least `minutes` of them where there is so much.
+    """Positions of transcribed utterances, ascending, at least `minutes` of speech if the split has so much.
 
-    Speakers take turns in a seeded order, so few minutes still hold many voices, and fewer minutes are a part of more minutes.
+    Speakers take turns in a seeded order, so few minutes still hold many voices. A smaller subset is part of a larger one.
     Errors: BirqError if no utterance has a transcript.
     """
     labelled = np.array([i for i, text in enumerate(split.texts) if text], dtype=np.int64)
@@ -250,12 +250,12 @@ def labelled_subset(split: Utterances, minutes: float, seed: int) -> np.ndarray:
     labelled = labelled[np.argsort(np.array([split.ids[i] for i in labelled]), kind="stable")]  # shard order does not matter
     labelled = labelled[rng.permutation(len(labelled))]
     _, speaker = np.unique(np.array([split.speakers[i] for i in labelled]), return_inverse=True)
-    place = rng.permutation(speaker.max() + 1)[speaker]
-    by_speaker = np.argsort(place, kind="stable")
-    counts = np.bincount(place)
-    turn = np.empty(len(place), np.int64)
-    turn[by_speaker] = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order = labelled[np.lexsort((place, turn))]
+    speaker_rank = rng.permutation(speaker.max() + 1)[speaker]
+    by_speaker = np.argsort(speaker_rank, kind="stable")
+    counts = np.bincount(speaker_rank)
+    turn = np.empty(len(speaker_rank), np.int64)
+    turn[by_speaker] = np.arange(len(speaker_rank)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = labelled[np.lexsort((speaker_rank, turn))]
     seconds = np.cumsum(split.duration_s[order])
     n = int(np.searchsorted(seconds, minutes * 60 - 1e-9)) + 1
     return np.sort(order[:n])

@@ -60,7 +60,7 @@ class Fbank:
             raise BirqError(f"features.frame_length_ms, frame_shift_ms: {frame_length_ms:g} and {frame_shift_ms:g} are below one sample")
         self.n_fft = 1 << (self.length - 1).bit_length()
         self.floor = torch.finfo(torch.float32).eps
-        # its first value is 0, so what pre-emphasis does to a frame's first sample never matters
+        # its first value is 0, so the pre-emphasis of a frame's first sample never matters
         self.window = torch.hann_window(self.length, periodic=False).pow(0.85)
         weights_KF = mel_weights(n_mels, self.n_fft, sample_rate_hz, low_hz, high_hz)
         self.bands = []

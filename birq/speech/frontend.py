@@ -16,7 +16,7 @@ STEP_NAT = 1 / 1024  # of int16 storage: 16 times finer than the noise that woul
 
 @dataclass(frozen=True, eq=False)
 class FrontEnd:
-    """How log-mel was made and stored, its statistics over the training frames, and how many frames make one of the encoder's."""
+    """The settings and storage of log-mel, its statistics over the training frames, and the number of frames in one encoder frame."""
 
     about: dict[str, Any]  # the keys of KERNEL, and `dtype`: int16 or float32, as log-mel is stored
     mean_F: np.ndarray  # nat, float32
@@ -34,12 +34,12 @@ class FrontEnd:
 
     @property
     def frame_shift_ms(self) -> float:
-        """Between two log-mel frames."""
+        """Time between two log-mel frames."""
         return float(self.about["frame_shift_ms"])
 
     @property
     def encoder_shift_ms(self) -> float:
-        """Between two encoder frames."""
+        """Time between two encoder frames."""
         return self.frame_shift_ms * self.n_stack
 
     def n_frames(self, seconds: float) -> int:

@@ -1,7 +1,7 @@
 """Feature shards: one utterance per Parquet row, laid out so that a memory map reads any of them in place.
 
 `fbank` is plain, uncompressed binary, one page per column chunk, so the bytes of utterance i are found by arithmetic on `n_frames`.
-Any Parquet reader opens the same files; what the numbers mean stands in the schema metadata.
+Any Parquet reader opens the same files; the schema metadata gives the meaning of the numbers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def metadata(
     low_hz: float = 20.0,
     high_hz: float = 0.0,
 ) -> dict[str, Any]:
-    """What the numbers of a shard mean; `storage` is `int16` (step 1/1024 nat) or `float32`."""
+    """Schema metadata that gives the meaning of a shard's numbers; `storage` is `int16` (step 1/1024 nat) or `float32`."""
     return {
         "sample_rate_hz": sample_rate_hz,
         "n_mels": n_mels,
@@ -68,7 +68,7 @@ def metadata(
 
 
 def encode(logmel_TF: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
-    """Log-mel in nat, float32 [T, F], to what is stored; int16 rounds to the step and saturates."""
+    """Log-mel in nat, float32 [T, F], to stored values; int16 rounds to the step and saturates."""
     if meta["dtype"] == "float32":
         return np.ascontiguousarray(logmel_TF, dtype="<f4")
     scaled = logmel_TF * np.float32(1 / meta["step_nat"])
@@ -187,7 +187,7 @@ def _broken(path: Path, why: object) -> BirqError:
 
 
 def _open_shard(path: Path) -> _Shard:
-    """Index one shard. Errors: BirqError if the file is not what `write_shard` left, by size, header or length prefix."""
+    """Index one shard. Errors: BirqError if size, header or length prefix differ from those that `write_shard` writes."""
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             meta, schema = file.metadata, file.schema_arrow
@@ -235,8 +235,8 @@ def _offsets(path: Path, places: list[tuple[int, int, str]], sizes: np.ndarray) 
 class Split:
     """The utterances of one split, from one or several features artifacts; their frames stay on disk until asked for.
 
-    `ids`, `speakers`, `texts` (None = no transcript): lists; `n_frames` int64 and `duration_s` float64 arrays; `about`: what the numbers
-    mean; `step`: nat per stored unit.
+    `ids`, `speakers`, `texts` (None = no transcript): lists; `n_frames` int64 and `duration_s` float64 arrays; `about`: the meaning of the
+    numbers; `step`: nat per stored unit.
     """
 
     def __init__(self, shards: list[_Shard]):
@@ -267,14 +267,14 @@ class Split:
         return self.__dict__ | {"_maps": OrderedDict()}  # a worker opens its own maps
 
     def _map(self, file: int) -> mmap.mmap:
-        found = self._maps.get(file)
-        if found is None:
+        opened = self._maps.get(file)
+        if opened is None:
             with open(self.paths[file], "rb") as f:
-                found = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[file] = found
+                opened = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[file] = opened
             if len(self._maps) > OPEN_MAPS:
                 self._maps.popitem(last=False)  # views that are still in use keep their map alive
-        return found
+        return opened
 
     def raw(self, i: int) -> np.ndarray:
         """Stored values [T, n_mels] of utterance i, a read-only view of the memory map. Errors: BirqError if the bytes are not its own."""

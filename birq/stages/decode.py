@@ -31,10 +31,10 @@ def transcribed(split: Split, name: str, corpora: list[str], key: str) -> np.nda
     index = np.array([i for i, text in enumerate(split.texts) if text is not None], dtype=np.int64)
     if len(index):
         return index
-    what = f"{len(split)} utterances, none with a transcript" if len(split) else "no utterances"
+    content = f"{len(split)} utterances, none with a transcript" if len(split) else "no utterances"
     way = "" if name == "train" else f"give one of them speech for it (corpora.<name>.{name}_hours, {name}_parts or {name}_share), "
     raise BirqError(
-        f"the {name} split of {', '.join(corpora)} (run.finetune_corpora) has {what}: {way}"
+        f"the {name} split of {', '.join(corpora)} (run.finetune_corpora) has {content}: {way}"
         f"add a corpus that has a transcribed {name} split, or take {name!r} out of {key}"
     )
 
@@ -58,7 +58,7 @@ def compute(job: Job) -> None:
     corpora = list(job.read("run.finetune_corpora"))
     recogniser = Recogniser.load(job.input("finetune"))
     device = for_inference(job.notes)
-    # all splits are looked at before the first is decoded: a missing one should not cost an hour
+    # all splits are checked before the first is decoded: a missing one should not cost an hour
     todo = []
     for name in section.splits:
         split = open_split(job.inputs["features"], name)

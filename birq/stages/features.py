@@ -61,7 +61,7 @@ class _Task:
 
 
 def _make_shard(task: _Task) -> dict[str, Any]:
-    """Write a shard, unless a run before this one did, and say what is in it."""
+    """Write a shard, unless an earlier run did, and return the facts about its content."""
     if task.facts.exists() and task.shard.exists():
         return json.loads(task.facts.read_text(encoding="utf-8"))
     meta = shards.metadata(storage=task.storage, **task.settings)
@@ -115,12 +115,12 @@ def _tasks(corpus: Path, splits: list[str], folder: Path, settings: Any) -> Iter
 
 
 def _utterance(cut: Any) -> _Utterance:
-    said = cut.supervisions[0] if cut.supervisions else None
+    supervision = cut.supervisions[0] if cut.supervisions else None
     whole = cut.start == 0 and abs(cut.duration - cut.recording.duration) < 1e-6
     return _Utterance(
         id=cut.id,
-        speaker=(said.speaker if said else None) or "unknown",
-        text=said.text if said else None,
+        speaker=(supervision.speaker if supervision else None) or "unknown",
+        text=supervision.text if supervision else None,
         path=str(cut.recording.sources[0].source),
         offset_s=float(cut.start),
         duration_s=None if whole else float(cut.duration),
@@ -186,10 +186,10 @@ def compute(job: Job) -> None:
     unreadable, a worker that was killed.
     """
     workers, made = _shards(job, None)
-    found: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in manifests.splits(job.input("corpus"))}
+    finished: dict[str, dict[int, tuple[_Task, dict[str, Any]]]] = {s: {} for s in manifests.splits(job.input("corpus"))}
     for task, facts in made:
-        found[task.split][task.number] = (replace(task, utterances=()), facts)  # what was read need not be kept
-    ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in found.items()}
+        finished[task.split][task.number] = (replace(task, utterances=()), facts)  # without its utterances, which are not needed any more
+    ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in finished.items()}
     for tasks in ordered.values():
         for task, _ in tasks:
             target = job.out / task.split / task.shard.name

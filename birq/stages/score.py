@@ -15,14 +15,14 @@ from birq.settings.params import Score
 
 
 def compute(job: Job) -> None:
-    """Score what decode left: scores.json (figures per split) and utterances.parquet, most errors first, ties by id."""
+    """Score the hypotheses of decode: scores.json (figures per split) and utterances.parquet, most errors first, ties by id."""
     section: Score = job.read("score")
     folder = job.input("decode")
-    found = [s for s in SPLITS if (folder / f"{s}.parquet").exists()]
-    if not found:
+    splits = [s for s in SPLITS if (folder / f"{s}.parquet").exists()]
+    if not splits:
         raise BirqError(f"{folder}: holds no decoded split; delete it and run again")
     scores, tables = {}, []
-    for split in found:
+    for split in splits:
         scores[split], table = score_split(split, read_hypotheses(folder / f"{split}.parquet"), section)
         tables.append(table)
     order = [("errors", "descending"), ("id", "ascending"), ("split", "ascending")]

@@ -11,10 +11,11 @@ import torch
 
 from birq.errors import BirqError
 from birq.model.encoder import Shape
+from birq.model.quantized import build, constants
 from birq.settings.params import Params, Pretrain, numbers
 from birq.speech.batches import Batch
 from birq.train.loop import adamw
-from birq.train.pretraining import PretrainTask, build, constants
+from birq.train.pretraining import PretrainTask
 from birq.train.runtime.devices import name_of
 from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
 
@@ -81,7 +82,7 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
 def largest_micro_batch(params: Params, method: str, utterance_seconds: float, device: torch.device) -> Measured:
     """Doubled until it does not fit. Errors: BirqError without a GPU, or if not even one utterance fits."""
     if device.type != "cuda":
-        raise BirqError("--tune looks for what fits a GPU's memory, and torch sees none here")
+        raise BirqError("--tune looks for the largest micro-batch that fits a GPU, and torch sees none here")
     best, seconds = None, utterance_seconds
     while seconds <= params.pretrain.batch_seconds * 64:
         try:

@@ -14,12 +14,12 @@ from pathlib import Path
 from birq.errors import BirqError
 from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
+from birq.model.quantized import constants
 from birq.pipeline import dag
 from birq.pipeline.dag import Node
 from birq.settings.params import Optimisation, Params, numbers
 from birq.speech.shards import open_split
 from birq.study.measure import device_here, largest_micro_batch, measure
-from birq.train.pretraining import constants
 from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
 from birq.train.runtime.hardware import PEAK_TFLOPS
 
@@ -42,7 +42,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What is assumed of the machines; bandwidths are those that one GPU sees in an all-reduce."""
+    """Assumptions about the machines; bandwidths are those that one GPU sees in an all-reduce."""
 
     gpu: str = "H200"
     mfu: float = 0.25
@@ -72,7 +72,7 @@ class Training:
 
     name: str
     steps: int
-    audio_hours: float  # heard, all passes together
+    audio_hours: float  # of all passes together
     flops: float
     n_parameters: int
     weight_gib: float  # weights, gradients, optimiser
@@ -80,7 +80,7 @@ class Training:
     disk_gib: float
 
     def hours(self, n_gpus: int, machine: Machine) -> float:
-        """Wall time on n GPUs: compute shared evenly, then the sum of gradients, which birq does not hide behind the backward pass."""
+        """Wall time on n GPUs: compute shared evenly, then the sum of gradients, which birq does not overlap with the backward pass."""
         reduce = self.steps * machine.all_reduce_seconds(4 * self.n_parameters, n_gpus)
         return (self.flops / n_gpus / machine.flops_per_second + reduce) / 3600
 
@@ -99,9 +99,9 @@ class Plan:
 
 
 def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
-    """Hours of every corpus: as given, else from its features, else from what is known of it.
+    """Hours of every corpus: as given, else from its features, else from the published size.
 
-    Errors: BirqError where nothing is known, or where a corpus is named that params.yaml does not have.
+    Errors: BirqError where none is known, or where a corpus is named that params.yaml does not have.
     """
     if unknown := set(given) - set(params.corpora):
         raise BirqError(f"--hours {sorted(unknown)[0]}: not in corpora; legal: {', '.join(params.corpora)}")
@@ -124,7 +124,7 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
 
 
 def activation_bytes_per_frame(shape: Shape, n_layers: int, bytes_per_value: int = 2) -> float:
-    """What autograd keeps of `n_layers` Conformer blocks for one encoder frame; attention's probabilities are not kept.
+    """Bytes that autograd keeps of `n_layers` Conformer blocks for one encoder frame; attention's probabilities are not kept.
 
     In units of the width: two feed-forwards of 2 + 2 e, attention 9, convolution 2 + 7 c, the last norm 1; a test holds it against torch.
     """
@@ -210,26 +210,26 @@ def _gib(gib: float) -> str:
 
 
 def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tuple[Machine, list[str]]:
-    """Steps of every method timed here; the machine with the share of peak that was seen, if it has one, and what to print.
+    """Time steps of every method here. Returns the machine with the measured share of peak, if it has one, and the lines to print.
 
     Errors: BirqError as `largest_micro_batch`.
     """
     device, section, lines = device_here(params.pretrain), params.pretrain, []
     for method in (m for m in params.run.methods if params.method(m).trains):
         if tune:
-            found = largest_micro_batch(params, method, plan.utterance_seconds, device)
-            lines.append(f"{method}: pretrain.micro_batch_seconds up to {found.micro_batch_seconds:.0f} fits {found.device}")
+            timed = largest_micro_batch(params, method, plan.utterance_seconds, device)
+            lines.append(f"{method}: pretrain.micro_batch_seconds up to {timed.micro_batch_seconds:.0f} fits {timed.device}")
         else:
-            found = measure(params, method, section.micro_batch_seconds, plan.utterance_seconds, device)
-        whole = section.steps * section.batch_seconds / found.audio_hours_per_hour / 3600
-        share = f", {100 * found.mfu:.1f} % of peak" if found.mfu else ""
+            timed = measure(params, method, section.micro_batch_seconds, plan.utterance_seconds, device)
+        whole = section.steps * section.batch_seconds / timed.audio_hours_per_hour / 3600
+        share = f", {100 * timed.mfu:.1f} % of peak" if timed.mfu else ""
         lines.append(
-            f"{method}: {found.seconds_per_step:.3f} s for {found.micro_batch_seconds:.0f} s of audio ({found.device}, "
-            f"{found.audio_hours_per_hour:,.0f} h of audio per hour{share}), at most {_gib(found.peak_gib)} held; "
+            f"{method}: {timed.seconds_per_step:.3f} s for {timed.micro_batch_seconds:.0f} s of audio ({timed.device}, "
+            f"{timed.audio_hours_per_hour:,.0f} h of audio per hour{share}), at most {_gib(timed.peak_gib)} held; "
             f"{section.steps:,d} steps here: {_time(whole)}"
         )
-        if found.mfu:
-            machine = replace(machine, mfu=found.mfu, mfu_measured=True, gpu=next(g for g in PEAK_TFLOPS if g in found.device))
+        if timed.mfu:
+            machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=next(g for g in PEAK_TFLOPS if g in timed.device))
     return machine, lines
 
 

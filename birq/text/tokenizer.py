@@ -113,13 +113,13 @@ def pieces(kind: str, texts: list[str], vocab_size: int, alphabet: str) -> Token
 def _limit(error: Exception, kind: str, vocab_size: int, n_texts: int, alphabet: str) -> BirqError:
     """sentencepiece's words about the vocabulary, in terms of params.yaml."""
     text = str(error)
-    if found := re.search(r"too high \(\d+\).*?<= (\d+)", text, re.DOTALL):
-        most = int(found[1]) - 1
+    if match := re.search(r"too high \(\d+\).*?<= (\d+)", text, re.DOTALL):
+        most = int(match[1]) - 1
         return BirqError(
             f"tokenizer.vocab_size: {vocab_size} is too many {kind} pieces for {n_texts} transcripts; the legal maximum is {most}"
         )
-    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", text):
-        least = int(found[1]) - 1
+    if match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", text):
+        least = int(match[1]) - 1
         return BirqError(f"tokenizer.vocab_size: {vocab_size} does not hold the alphabet {alphabet!r}; the legal minimum is {least}")
     return BirqError(f"tokenizer: sentencepiece cannot make {vocab_size} {kind} pieces of {n_texts} transcripts: {text}")
 

@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.pt"
 def save_checkpoint(
     folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, task: dict[str, Any], position: dict[str, Any]
 ) -> None:
-    """Write a checkpoint beside the last one and rename: at every moment a whole one is there."""
+    """Write a checkpoint beside the last one and rename: at every moment there is a complete one."""
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "task": task, "position": dict(position)}
     fresh = folder / (CHECKPOINT + ".new")
     with open(fresh, "wb") as f:

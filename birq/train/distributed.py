@@ -1,9 +1,9 @@
-"""Several processes train one model: what they add up, and when. Alone, nothing here calls torch.distributed.
+"""Several processes train one model: their sums and checks. A single process never calls torch.distributed.
 
-Every rank keeps the whole model and optimiser and takes its share of each micro-batch; gradients are summed once per optimiser step, by
-plain all-reduce in buckets, not by DistributedDataParallel. DDP would send the first buckets while the backward pass still runs, but that
-pass holds collective calls of its own (statistics of z and of the mean label), frozen steps and heads without gradients, and shares without
-an utterance: two streams of calls whose order may differ between ranks. docs/scale.md says what the missing overlap costs.
+Every rank keeps the whole model and optimiser and takes its share of each micro-batch. Gradients are summed once per optimiser step, by
+plain all-reduce in buckets, not by DistributedDataParallel. DDP would send the first buckets while the backward pass still runs. But that
+pass makes collective calls of its own (statistics of z and of the mean label). Frozen steps, unused heads and shares without an utterance
+give no gradient. So the order of the two streams of calls could differ between ranks. docs/scale.md gives the cost of the missing overlap.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMEOUT = timedelta(minutes=30)  # for one call; longer than any step, checkpoin
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the ranks; what reaches any rank's result goes back to every rank's summand."""
+    """Sum over the ranks; the gradients of all ranks' results are summed for every rank's summand."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Group:
 
     @property
     def writes(self) -> bool:
-        """True in the one process that writes files and speaks."""
+        """True in the one process that writes files and prints."""
         return self.rank == 0
 
     def total(self, x: Tensor) -> Tensor:
@@ -68,12 +68,6 @@ class Group:
     def any(self, here: bool) -> bool:
         """True on every rank if it is true on one."""
         return bool(self.add(torch.tensor(int(here))))
-
-    def joined(self, own: Tensor, first: int, size: int) -> Tensor:
-        """A vector of `size` numbers of which each rank knows those from `first` on."""
-        whole = own.new_zeros(size)
-        whole[first : first + len(own)] = own
-        return self.add(whole)
 
     def gathered(self, value: Any) -> list[Any]:
         """One value of each rank."""
@@ -140,11 +134,11 @@ def leave() -> None:
 
 def digest(model: nn.Module) -> str:
     """Hash of all weights and buffers."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _buckets(grads: list[Tensor]) -> list[list[Tensor]]:

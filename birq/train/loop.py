@@ -1,7 +1,7 @@
 """The one training loop, for pre-training and fine-tuning.
 
-Everything random at a step follows from (seed, step), and a checkpoint holds all that is summed up but not yet written, so a run
-that was stopped anywhere and resumed ends in the same bits (CPU), its curve included.
+Everything random at a step follows from (seed, step), and a checkpoint holds all sums that are not yet written. So a run that was
+stopped anywhere and resumed ends in the same bits (CPU), its curve included.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from birq.train.schedule import Schedule
 
 
 class Task(Protocol):
-    """What pre-training and fine-tuning differ in."""
+    """The part of a training that differs between pre-training and fine-tuning."""
 
     group: Group  # every method that is called in each step or line is called by all ranks
     flops_per_audio_second: float  # of a training step, by formula
@@ -54,10 +54,10 @@ class Task(Protocol):
         """Whether a line of the curve must be written after this step besides the regular ones."""
 
     def state(self) -> dict[str, Any]:
-        """What the task itself must remember over a kill, of all ranks together; changes nothing."""
+        """The task's own state for a checkpoint, of all ranks together; changes nothing."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; what was summed up belongs to rank 0."""
+        """Go on from a state; its sums go to rank 0."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def precision(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for everything random at a step; `rank` for what each rank draws for itself."""
+    """A seed for everything random at a step; `rank`: for numbers that each rank draws for itself."""
     return (seed * 1_000_003 + step * 7919 + 12345 + (rank << 48)) % (2**63)
 
 
@@ -99,7 +99,7 @@ def adamw(groups: list[dict[str, Any]], section: Optimisation) -> torch.optim.Ad
 
 
 def _steps(feed: Feed, epoch: int, batch: int) -> Iterator[tuple[int, int, list[Batch]]]:
-    """Epoch, the batch after this one, and the micro-batches of every step, for ever."""
+    """Epoch, the batch after this one, and the micro-batches of every step, without end."""
     while True:
         for batches in feed.epoch(epoch, start=batch):
             batch += 1
@@ -165,7 +165,7 @@ class Training:
     def run(self) -> Position:
         """Train to the end; the curve goes into the artifact.
 
-        Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached;
+        Errors: Stopped after SIGTERM, SIGUSR1 or shortly before the end of a Slurm job, with a checkpoint at the step reached.
         Diverged when the loss or the gradient is not finite; the checkpoint before it stays.
         """
         with self.request:

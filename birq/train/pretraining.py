@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,36 +15,38 @@ import torch
 from torch import Tensor
 
 from birq.errors import Diverged
-from birq.model.encoder import Encoder, Shape
 from birq.model.masking import batch_masks, span_frames, stacked_start_probability
 from birq.model.prediction import AnchorObjective, BestRq, Forward, Share
-from birq.model.quantized import QuantizedEncoder
+from birq.pipeline.stage import Job
 from birq.settings.params import Pretrain
 from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
-from birq.train.distributed import ALONE, Group
-from birq.train.loop import precision, step_seed
+from birq.train.distributed import ALONE, Group, join, leave
+from birq.train.loop import Training, adamw, precision, step_seed
+from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
+from birq.train.runtime.hardware import prepare
+from birq.train.schedule import warmup_cosine
 
 COLLAPSED_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What is looked at beside the losses, from the section `birq` of params.yaml."""
+    """Settings of the checks beside the losses, from the section `birq` of params.yaml."""
 
     min_perplexity: float = 1.0  # of the enhanced codes; below it, the run stops
     gradient_cosine_every_steps: int = 0  # 0: never
 
 
 class CodeCounts:
-    """How often each code was used since the last look."""
+    """How often each code was used since the last line of the curve."""
 
     def __init__(self, n_codebooks: int, codebook_size: int):
         self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
 
     @classmethod
-    def of(cls, count_NV: Tensor) -> CodeCounts:
+    def from_counts(cls, count_NV: Tensor) -> CodeCounts:
         """Counts that were taken elsewhere."""
         counts = cls(*count_NV.shape)
         counts.count_NV = count_NV
@@ -107,10 +108,10 @@ class PretrainTask:
         return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
 
     def _shares(self, batches: list[Batch], masks: list[Tensor]) -> list[Share | None]:
-        """What every rank must know of the others' part of each micro-batch; alone, there are no shares."""
+        """This rank's share of each micro-batch, with the masked frames of all ranks; a single process has no shares."""
         if self.group.size == 1:
             return [None] * len(batches)
-        sizes = [b.of or len(b.ids) for b in batches]
+        sizes = [b.n_all_ranks or len(b.ids) for b in batches]
         starts = np.cumsum([0, *sizes])
         masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
         for batch, mask_BT, start in zip(batches, masks, starts, strict=False):
@@ -170,7 +171,7 @@ class PretrainTask:
     def _totals(self) -> tuple[dict[str, float], CodeCounts, CodeCounts]:
         """Sums and counts of all ranks together."""
         sums = self.group.add(torch.tensor(list(self.sums.values()), dtype=torch.float64))
-        counts = [CodeCounts.of(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
+        counts = [CodeCounts.from_counts(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
         return dict(zip(self.sums, sums.tolist(), strict=True)), *counts
 
     def figures(self, step: int) -> dict[str, float | None]:
@@ -236,12 +237,19 @@ def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretr
     return Feed(utterances, np.arange(len(utterances)), front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)
 
 
-def constants(module: ModuleType, values: dict[str, Any]) -> Any:
-    """The constants of a method's objective, from the params that it reads."""
-    return module.Constants(**{f.name: values[f.name] for f in fields(module.Constants)})
-
-
-def build(module: ModuleType, shape: Shape, objective: Any, seed: int, dropout: float = 0.0) -> QuantizedEncoder:
-    """A method's model with weights that follow from the seed; the encoder's are the same for every method."""
-    torch.manual_seed(seed)
-    return module.Model(Encoder(shape, dropout), objective, seed)
+def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, values: dict[str, Any]) -> None:
+    """Train a method's model to the end; the curve goes into the artifact. `values`: the params that the method reads, by key."""
+    section, seed = job.read("pretrain"), int(job.wildcards["seed"])
+    device = for_training(section.cpu_threads, job.notes)
+    group = join(device)
+    model = model.to(device)
+    job.notes["settings"] = prepare(model.encoder)
+    feed = pretraining_feed(utterances, front_end, section, seed, group)
+    mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
+    watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
+    task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
+    optimiser = adamw([{"params": list(model.parameters())}], section)
+    schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
+    position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
+    leave()
+    job.notes.update(steps=position.step, hours_seen=position.audio_seconds / 3600, train_seconds=position.seconds)

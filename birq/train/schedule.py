@@ -15,8 +15,8 @@ def warmup_cosine(steps: int, warmup_steps: int, final_share: float) -> Schedule
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        place = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
-        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, place)))
+        progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
+        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return factor
 
@@ -31,7 +31,7 @@ def tri_stage(steps: int, warmup_share: float, hold_share: float, final_share: f
             return (step + 1) / warmup
         if step < warmup + hold:
             return 1.0
-        place = (step - warmup - hold) / max(1, steps - 1 - warmup - hold)
-        return floor ** min(1.0, place)
+        progress = (step - warmup - hold) / max(1, steps - 1 - warmup - hold)
+        return floor ** min(1.0, progress)
 
     return factor

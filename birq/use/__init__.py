@@ -1,1 +1,1 @@
-"""What a user does with a result, in Python."""
+"""Uses of a trained model in Python."""

@@ -14,7 +14,7 @@ BATCH_SECONDS = 240.0
 
 
 class Recogniser(recogniser.Recogniser):
-    """A saved recogniser that hears samples."""
+    """A saved recogniser that takes samples."""
 
     def transcribe(self, recordings: Sequence[tuple[np.ndarray, int]], batch_seconds: float = BATCH_SECONDS) -> list[str]:
         """Texts of recordings, each mono samples [n] in [-1, 1] with their rate in Hz; the same text as the decode stage gives.

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import edits
 from tinyproject import ROOT, Done, Said
 
 from birq.pipeline import dag
 
 PAGE = ROOT / "docs" / "workflow.md"
 BEGIN, END = "<!-- scenarios:begin -->", "<!-- scenarios:end -->"
+EDITS_BEGIN, EDITS_END = "<!-- edits:begin -->", "<!-- edits:end -->"
 ALL = " ".join(dag.STAGES)
 
 # the page's order
@@ -117,7 +119,9 @@ def write(measured: dict[str, float], page: Path = PAGE) -> None:
     text = page.read_text(encoding="utf-8")
     seconds = _seconds(text) | {TABLE[name].title: f"{s:.0f}" for name, s in measured.items() if name in TABLE}
     head, rest = text.split(BEGIN)
-    page.write_text(head + rendered(seconds) + rest.split(END)[1], encoding="utf-8")
+    text = head + rendered(seconds) + rest.split(END)[1]
+    head, rest = text.split(EDITS_BEGIN)
+    page.write_text(f"{head}{EDITS_BEGIN}\n{edits.table()}\n{EDITS_END}{rest.split(EDITS_END)[1]}", encoding="utf-8")
 
 
 def read_all() -> None:

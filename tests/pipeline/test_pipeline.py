@@ -35,7 +35,7 @@ def synth(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
 
 def everything(project: Project) -> set[str]:
     loaded = project.params()
-    return {str(dag.artifact(s, w)).removeprefix("data/") for s in dag.STAGES for w in dag.instances(s, loaded)}
+    return {node.name for node in dag.nodes(loaded)}
 
 
 def test_kill_everything_while_pretraining(synth: Project) -> None:

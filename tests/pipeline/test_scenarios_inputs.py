@@ -70,7 +70,7 @@ def test_comment_edited(project: Project) -> None:
 def test_comment_edited_dvc(project: Project) -> None:
     """What DVC runs for nothing costs a second, not a computation."""
     before = project.digests()
-    with open(project.root / "birq" / "evaluate" / "score.py", "a") as f:
+    with open(project.root / "birq" / "evaluate" / "rates.py", "a") as f:
         f.write("# a comment\n")
     project.dvc()
     assert project.digests() == before
@@ -79,7 +79,7 @@ def test_comment_edited_dvc(project: Project) -> None:
 @scenario(CODE, "a code line of one module is edited", "the stages that import it, and what other bytes lead to", computed="score report")
 def test_code_edited(project: Project) -> None:
     """`birq why` names the line; scores with another seed are other bytes, so the report follows."""
-    path = project.root / "birq" / "evaluate" / "score.py"
+    path = project.root / "birq" / "evaluate" / "rates.py"
     edit(path, r"section\.confidence, section\.bootstrap_samples, section\.seed\)", "section.confidence, section.bootstrap_samples, 1)")
     said = project.birq("why", "score/best_rq-0").text
     assert "birq/evaluate/rates.py has changed" in said and "section.bootstrap_samples, 1)" in said
@@ -91,16 +91,47 @@ def test_code_edited(project: Project) -> None:
     CODE,
     "a code line is edited that changes no bytes",
     "the stages that import it, nothing after them",
-    computed="decode probe",
+    computed="decode",
     restored="report",
 )
 def test_code_edited_without_effect(project: Project) -> None:
     """Later keys hold the digests of inputs, not their keys: equal bytes end the change there."""
     before = project.digests()
-    edit(project.root / "birq" / "evaluate" / "decode.py", r"(torch\.set_num_threads\(1\))", r"\1\n        assert job.notes is not None")
+    edit(
+        project.root / "birq" / "stages" / "decode.py",
+        r"(    device = for_inference\(job\.notes\))",
+        r"\1\n    assert job.notes is not None",
+    )
     project.snakemake()
     assert project.digests() == before
     project.verify()
+
+
+@scenario(
+    CODE,
+    "`birq accept` after an edit of code that changes no bytes",
+    "the artifacts made by it get the present key, and say so; only the report, which shows it, is made anew",
+    computed="report",
+)
+def test_code_accepted(project: Project) -> None:
+    """A pre-training of days must not be thrown away by an edit that cannot change it. Params and inputs can't be accepted."""
+    before = project.digests()
+    edit(project.root / "birq" / "speech" / "batches.py", r"^WINDOW = 16384", "WINDOW = 1 << 14")
+    assert "WINDOW = 1 << 14" in project.birq("accept", "pretrain/best_rq-0", status=2).text, "nobody is there to answer"
+    said = project.birq("accept", "pretrain/best_rq-0", "--yes").text
+    for name in ("pretrain", "finetune", "decode", "probe"):
+        assert f"{name}/best_rq-0: accepted" in said
+    assert "score/best_rq-0: accepted" not in said, "scoring has no batches"
+    project.snakemake()
+    project.verify()
+    assert "pretrain/best_rq-0 was accepted on" in project.birq("verify").text
+    assert "birq.speech.batches" in (project.root / "data/report/index.html").read_text()
+    after = project.digests()
+    assert {n for n in before if before[n] != after[n]} == {"data/report"}
+    project.nothing_to_do()
+    project.set("pretrain.steps=7")
+    said = project.birq("accept", "pretrain/best_rq-0", "--yes", status=2).text
+    assert "only a change of code can" in said and "pretrain.steps was 6 when it was made, is 7 now" in said
 
 
 @scenario(ARTIFACTS, "an artifact is deleted (Snakemake)", "put back; what comes after it is found", restored="finetune report")

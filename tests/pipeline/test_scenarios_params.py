@@ -40,8 +40,8 @@ test_params_corpora = changed(
 test_params_features = changed(
     "features",
     "features.max_seconds=34.0",
-    "the stages that read the section; their bytes are the same",
-    computed="corpus features pretrain",
+    "the stage that reads the key; its bytes are the same",
+    computed="corpus",
     restored="report",
 )
 test_params_tokenizer = changed(
@@ -56,11 +56,12 @@ test_params_model = changed(
 )
 test_params_pretrain = changed(
     "pretrain",
-    "pretrain.checkpoint_seconds=30.0",
-    "pre-training; its weights are the same, so nothing follows",
-    computed="pretrain",
-    restored="report",
+    "pretrain.steps=7",
+    "pre-training and all after it",
+    computed="pretrain finetune decode score probe report",
 )
+test_params_checkpoint = changed("checkpoint", "pretrain.checkpoint_seconds=30.0", "nothing: it decides when, not what", computed="")
+test_params_birq = changed("birq", "birq.temperature=0.7", "nothing: the runs are of BEST-RQ, which does not read it", computed="")
 test_params_finetune = changed(
     "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode score report"
 )
@@ -82,6 +83,38 @@ def test_method_added(project: Project) -> None:
     assert {s.artifact for s in project.said() if s.what == "computing"} == {
         f"{stage}/scratch-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")
     } | {"report"}
+    project.verify()
+
+
+@scenario(
+    GROUP,
+    "a variant is added that changes fine-tuning",
+    "it shares pre-training and probe with its method; the rest is its own",
+    computed="finetune decode score report",
+    restored="pretrain probe",
+)
+def test_variant_added(project: Project) -> None:
+    """An ablation is one DAG: a variant that changes nothing that a stage reads has that stage's key."""
+    project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
+    project.snakemake()
+    done = {s.artifact for s in project.said() if s.what == "computing"}
+    assert done == {"finetune/short-0", "decode/short-0", "score/short-0", "report"}
+    project.verify()
+
+
+@scenario(
+    GROUP,
+    "the same under DVC",
+    "the same",
+    computed="finetune decode score report",
+    restored="pretrain probe",
+)
+def test_variant_added_dvc(project: Project) -> None:
+    """DVC's matrix runs over the names in `run.methods`, whatever they are."""
+    project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
+    project.dvc()
+    done = {s.artifact for s in project.said() if s.what == "computing"}
+    assert done == {"finetune/short-0", "decode/short-0", "score/short-0", "report"}
     project.verify()
 
 

@@ -120,7 +120,7 @@ class Project:
     def digests(self) -> dict[str, str]:
         """The digest of every artifact of the present params."""
         loaded = self.params()
-        folders = [dag.artifact(s, w) for s in dag.STAGES for w in dag.instances(s, loaded)]
+        folders = [node.folder for node in dag.nodes(loaded)]
         return {str(f): artifact.read_provenance(self.root / f)["digest"] for f in folders}
 
     def verify(self) -> None:
@@ -133,10 +133,10 @@ class Project:
         assert "Nothing to be done" in done.text and not done.said(), done.text[-4000:]
 
     def up_to_date(self) -> None:
-        """DVC finds all in place; it runs no stage but `sources`, which tells it about the audio."""
+        """DVC finds all in place; it runs no stage but `digests`, which tells it about code and audio."""
         done = self.dvc()
         ran = set(re.findall(r"^Running stage '([^']+)'", done.text, flags=re.M))
-        assert ran <= {"sources"} and not done.said(), done.text[-4000:]
+        assert ran <= {"digests"} and not done.said(), done.text[-4000:]
 
     def copy(self, folder: Path) -> Project:
         """A copy with its own store and caches, times kept."""

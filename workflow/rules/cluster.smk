@@ -5,7 +5,7 @@ import time
 container: "birq.sif"
 
 
-# Under `--profile slurm`: what would fail for every job is said once, before the first one is submitted.
+# Under `--profile slurm`: an error that would fail every job is reported once, before the first one is submitted.
 
 
 def ask_slurm(*command):

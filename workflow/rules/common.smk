@@ -15,7 +15,7 @@ from birq.settings import params as birq_params
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-# what a stage prints goes through `tee`, whose success must not stand for the stage's; a prefix replaces Snakemake's own
+# a stage's output goes through `tee`, whose success must not stand for the stage's; a prefix replaces Snakemake's own
 PREFIX = "set -euo pipefail; "
 # rules call `python -m birq` with the Python that runs Snakemake, also where its environment is not activated;
 # with --sdm conda, it is the Python of the rule's environment
@@ -34,9 +34,7 @@ PARAMS, OVERRIDE = Path("params.yaml"), ""
 
 try:
     if config:
-        from birq.settings import presets
-
-        PARAMS = presets.overridden(config, PARAMS, Path("data/.stamps"))
+        PARAMS = adapter.overridden(config, PARAMS, Path("data/.stamps"))
         OVERRIDE = f" --params {PARAMS}"
     P = birq_params.load(PARAMS)
     if workflow.is_main_process:  # jobs on other machines find this done
@@ -103,7 +101,7 @@ def over_nodes(wildcards, resources):
 
 
 def gpus():
-    """1 where a GPU is seen: training jobs then take turns on it. On a cluster the profile says what to ask for."""
+    """1 where a GPU is seen: training jobs then take turns on it. On a cluster the profile names the resources."""
     if not shutil.which("nvidia-smi"):
         return 0
     seen = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
@@ -113,7 +111,7 @@ def gpus():
 GPU = gpus()
 
 
-# this machine's limit is not a cluster's; under the name `gpu` it would also cut down what a job may ask Slurm for
+# this machine's limit is not a cluster's; under the name `gpu` it would also limit the GPUs that a job may ask Slurm for
 resource_scopes:
     local_gpu="local",
 

@@ -54,6 +54,6 @@ class Ahead:
         return value
 
     def close(self) -> None:
-        """End the thread; what it has made is dropped."""
+        """End the thread and drop the values that it has made."""
         self._stopped.set()
         self._thread.join()

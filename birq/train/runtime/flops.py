@@ -1,7 +1,7 @@
 """Floating-point operations of the work that an objective asks for, by formula: 2 per multiply-add, matrix products and convolutions only.
 
-What a program does besides (norms, activations, recomputed activations) is not counted, so share of peak (MFU, Chowdhery et al. 2022) says
-how much of a card went into the work itself. A test holds the formula against the products that run.
+Other operations (norms, activations, recomputed activations) are not counted. So the share of peak (MFU, Chowdhery et al. 2022) is that of
+the useful work. A test holds the formula against the products that run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a device could do, and what a process holds of it."""
+"""The peak rate of a device, the memory that a process holds, and two options of an encoder for training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _asked(name: str) -> bool:
 
 
 def prepare(encoder: Encoder) -> list[str]:
-    """Make an encoder ready for training as the environment asks; returns what was asked for.
+    """Make an encoder ready for training as the environment asks; returns the names of the variables that are on.
 
     BIRQ_COMPILE=1: see `compile_blocks`. BIRQ_RECOMPUTE=1: activations of a block are computed again in the backward pass instead of being
     kept; a third more work, memory of one block.
@@ -54,12 +54,13 @@ def prepare(encoder: Encoder) -> list[str]:
 
 
 def compile_blocks(encoder: Encoder) -> None:
-    """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances; a slow first step, last digits change.
+    """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances.
 
+    The first step is slow, and results are equal up to float rounding.
     The convolution over time stays outside: Inductor fixes the length for the backward pass of one (torch 2.13), would compile anew for
     every other length, and give up after eight.
     """
-    # what differs in kind is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
+    # each kind of call is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     encoder.always_masks = True
     for block in encoder.blocks:
@@ -69,7 +70,7 @@ def compile_blocks(encoder: Encoder) -> None:
 
 
 def peak_gib(device: torch.device) -> float:
-    """The most that this process has held: of the card's memory, or of the machine's where there is no card."""
+    """Peak memory of this process: of the card, or of the machine where there is no card."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -10,7 +10,7 @@ from datetime import datetime
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-MARGIN_SECONDS = 60.0  # before the end of a Slurm job: what a checkpoint of a large model needs
+MARGIN_SECONDS = 60.0  # before the end of a Slurm job: the time that a checkpoint of a large model needs
 MARGIN_SHARE = 0.05  # of the job's time, where that is less
 
 
@@ -46,7 +46,7 @@ class StopRequest:
 
 
 def last_moment(environment: dict[str, str], now: float) -> float | None:
-    """Unix time at which a job must begin to stop, from what Slurm says about its end; None where it says nothing of use."""
+    """Unix time at which a job must begin to stop, from the end that Slurm gives it; None where Slurm gives no end in the future."""
     try:
         begin, end = _limits(environment)
     except (KeyError, ValueError, OSError, subprocess.SubprocessError):  # no job, no limit, or Slurm does not answer
@@ -61,6 +61,6 @@ def _limits(environment: dict[str, str]) -> tuple[float, float]:
     if "SLURM_JOB_END_TIME" in environment:
         return float(environment["SLURM_JOB_START_TIME"]), float(environment["SLURM_JOB_END_TIME"])
     command = ["squeue", "--noheader", "--job", environment["SLURM_JOB_ID"], "--format", "%S %e"]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True).stdout
-    begin, end = (datetime.fromisoformat(t).timestamp() for t in said.split())
+    times = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True).stdout
+    begin, end = (datetime.fromisoformat(t).timestamp() for t in times.split())
     return begin, end

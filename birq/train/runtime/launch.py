@@ -1,7 +1,7 @@
 """Start the ranks of a training: `python -m birq pretrain ...` runs itself once per GPU, over all nodes of a Slurm job.
 
-What torchrun does, through its own interface, so that the verb keeps its exit status and its signals. How many ranks there are is a
-setting, not a param: it changes last digits only. BIRQ_RANKS says how many a node runs; without it, as many as it has visible GPUs.
+This uses torchrun's own interface, so that the verb keeps its exit status and its signals. The number of ranks is a setting, not a
+param: results are equal up to float rounding. BIRQ_RANKS says how many a node runs; without it, as many as it has visible GPUs.
 BIRQ_NODES says how many nodes of the Slurm job take part, where the verb runs in a step on one of them; without it, all.
 """
 
@@ -25,12 +25,12 @@ from birq.errors import BirqError, Stopped
 from birq.progress import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-LINGER_SECONDS = 3  # one launcher holds what the others meet by: it stays until they have seen their own ranks end
+LINGER_SECONDS = 3  # one launcher holds the rendezvous of the others: it stays until they have seen their own ranks end
 SHUTDOWN_SECONDS = 120  # for a checkpoint, before ranks that were asked to stop are killed
 
 
 def needed(argv: list[str]) -> Callable[[], None] | None:
-    """What starts `python -m birq ARGV` as several ranks, or None where this process is enough."""
+    """A function that starts `python -m birq ARGV` as several ranks, or None where this process is enough."""
     if ranks.launched():
         return None
     nodes, each = _nodes(), _per_node()
@@ -39,11 +39,11 @@ def needed(argv: list[str]) -> Callable[[], None] | None:
     return lambda: _finish(_over_nodes(nodes, each, argv) if nodes > 1 else run_node(1, each, "localhost:0", uuid.uuid4().hex, argv))
 
 
-def _asked(name: str, what: str) -> int | None:
+def _asked(name: str, counted: str) -> int | None:
     """A count from the environment. Errors: BirqError where it is none."""
     text = os.environ.get(name, "")
     if text and (not text.isdecimal() or int(text) < 1):
-        raise BirqError(f"{name}={text}: must be the number of {what}, 1 or more")
+        raise BirqError(f"{name}={text}: must be the number of {counted}, 1 or more")
     return int(text) if text else None
 
 
@@ -80,7 +80,7 @@ def run_node(nodes: int, each: int, endpoint: str, run_id: str, argv: list[str])
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # ranks say themselves what went wrong
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # ranks report their own errors
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -88,7 +88,7 @@ def run_node(nodes: int, each: int, endpoint: str, run_id: str, argv: list[str])
         run_id=run_id,
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
-        max_restarts=0,  # whoever started the verb tries again
+        max_restarts=0,  # the program that started the verb tries again
         local_addr="localhost" if nodes == 1 else None,
         signals_to_handle=",".join(s.name for s in SIGNALS),
         shutdown_timeout=SHUTDOWN_SECONDS,
@@ -130,13 +130,13 @@ def _over_nodes(nodes: int, each: int, argv: list[str]) -> int:
         s.bind(("", 0))
         port = s.getsockname()[1]
     endpoint = f"{socket.gethostname()}:{port}"
-    place = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0"]
+    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0"]
     if threads := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it from the job by itself
-        place.append(f"--cpus-per-task={threads}")
+        srun.append(f"--cpus-per-task={threads}")
     node = [sys.executable, "-m", "birq.train.runtime.launch", str(nodes), str(each), endpoint, os.environ["SLURM_JOB_ID"]]
-    # what Slurm told a step on one node (its tasks, its node) would hold for the new step too
+    # else Slurm's variables of a step on one node (its tasks, its node) would hold for the new step too
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_JOB_ID")}
-    child = subprocess.Popen([*place, *node, "--", *argv], env=inherited)
+    child = subprocess.Popen([*srun, *node, "--", *argv], env=inherited)
     # srun hands SIGUSR1, which means nothing to itself, on to every launcher, and that to its ranks
     handlers = {s: signal.signal(s, lambda *_: child.send_signal(signal.SIGUSR1)) for s in (signal.SIGTERM, signal.SIGUSR1)}
     try:

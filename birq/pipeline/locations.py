@@ -38,7 +38,7 @@ def work_root() -> Path:
 
 def transit(name: str) -> Path:
     """For an artifact on its way into the workspace, on the same file system."""
-    return data_root() / ".work" / "placing" / name
+    return data_root() / ".work" / "restoring" / name
 
 
 def memo(name: str) -> Path:
@@ -47,7 +47,7 @@ def memo(name: str) -> Path:
 
 
 def code_root() -> Path:
-    """Source text of the modules that made what is in the store, by digest."""
+    """Source text of the modules that made the stored artifacts, by digest."""
     return store_root() / ".code"
 
 
@@ -57,7 +57,7 @@ def user_marks() -> list[Path]:
 
 
 def register_user() -> None:
-    """Leave word in a shared store that this clone uses it, so that another clone's `store gc` spares what it needs."""
+    """Register this clone in a shared store, so that another clone's `store gc` spares its artifacts."""
     if not os.environ.get("BIRQ_STORE"):
         return
     here = str(project().resolve())

@@ -1,0 +1,45 @@
+"""benchmarks.training for birq as it was up to 4f4994a: modules in its root, one section of params for all methods, BEST-RQ as w1 = 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from birq.shards import open_split, read_stats
+from birq.train.pretrain import PretrainTask, pretraining_feed
+from birq.train.state import build_pretrainer
+
+from benchmarks.steps import Steps, device_of
+from birq import params as birq_params
+
+ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
+MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
+
+
+def load(path: str | Path = "params.yaml") -> Any:
+    """Today's params.yaml, or one of then, as that birq reads it. Variants are left out."""
+    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    tree.pop("variants", None)
+    for section in MERGED:
+        tree["pretrain"] |= tree.pop(section, {})
+    return birq_params.parse(tree, path)
+
+
+class Training(Steps):
+    """One method's model, optimiser and figures. `change`: differences from the section `pretrain`."""
+
+    def __init__(self, params: Any, method: str, change: dict[str, Any], seed: int = 0):
+        section = params.pretrain.model_copy(update=change | ({"enhanced_weight": 0.0} if method == "best_rq" else {}))
+        tree = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "features")}
+        device = device_of(section)
+        model = build_pretrainer({"seed": seed, **tree, "pretrain": section.model_dump(mode="json")}).train().to(device)
+        task = PretrainTask(model, section, "benchmark", device, seed, params.features.frame_shift_ms)
+        super().__init__(model, task, section, seed)
+
+
+def feed(params: Any, seed: int = 0) -> Any:
+    """Every utterance of the pre-training corpora, as the stage fed them."""
+    folders = [Path("data/features") / c for c in params.run.pretrain_corpora]
+    shape = (params.model.n_stack, params.features.frame_shift_ms)
+    return pretraining_feed(open_split(folders, "train"), *read_stats(folders), params.pretrain, *shape, seed)

@@ -1,0 +1,130 @@
+"""Edits of code and params, and the nodes whose own key parts each changes: rows of the table in docs/workflow.md.
+
+A stamp holds a node's code, params and corpus files, so the stamps that an edit changes are the stages that compute. Stages after them
+compute only where the bytes that they read come out different.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METHODS = ("birq", "best_rq", "scratch")
+CORPORA = ("spoken", "synth")  # one of kind local, one of kind synth
+RUN_STAGES = ("pretrain", "finetune", "decode", "score", "probe")
+ORDER = ("corpus", "features", "tokenizer", *RUN_STAGES, "report")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A row. `file` and what replaces what in it; or `setting`, for params.yaml. `computes`: as `python -m birq stamp` names them."""
+
+    title: str
+    computes: str
+    file: str = ""
+    old: str = ""
+    new: str = ""
+    setting: str = ""
+
+
+def _all(*stages: str) -> str:
+    return " ".join(f"{s}-{m}" for s in stages for m in METHODS)
+
+
+def _corpora(stage: str) -> str:
+    return " ".join(f"{stage}-{c}" for c in CORPORA)
+
+
+EDITS = (
+    Edit("a comment", "", "birq/model/objectives.py", "SMALLEST = 1e-12", "SMALLEST = 1e-12  # small"),
+    Edit(
+        "a card in the table of GPU speeds", "", "birq/train/runtime/hardware.py", '"H200": 989.0,', '"H200": 989.0,\n    "X900": 9000.0,'
+    ),
+    Edit(
+        "the margin before the end of a Slurm job", "", "birq/train/runtime/interrupt.py", "MARGIN_SECONDS = 60.0", "MARGIN_SECONDS = 90.0"
+    ),
+    Edit("a new corpus reader", "", "birq/corpora/timit.py", "", "def prepare(*args, **limits):\n    raise NotImplementedError\n"),
+    Edit("the reader of another kind of corpus", "", "birq/corpora/librispeech.py", "SAMPLE_RATE_HZ = 16000", "SAMPLE_RATE_HZ = 16001"),
+    Edit("the reader of local folders", "corpus-spoken", "birq/corpora/local.py", 'TABLE = "transcripts.tsv"', 'TABLE = "texts.tsv"'),
+    Edit("the sentences of the synthetic corpus", "corpus-synth", "birq/corpora/synth.py", "PAUSE_SHARE = 0.3", "PAUSE_SHARE = 0.4"),
+    Edit("the filterbank", _corpora("features"), "birq/speech/fbank.py", "PREEMPHASIS = 0.97", "PREEMPHASIS = 0.98"),
+    Edit(
+        "the batches",
+        "pretrain-birq pretrain-best_rq " + _all("finetune", "decode", "probe"),
+        "birq/speech/batches.py",
+        "WINDOW = 16384",
+        "WINDOW = 8192",
+    ),
+    Edit("the loss of BiRQ", "pretrain-birq", "birq/model/objectives.py", "SMALLEST = 1e-12", "SMALLEST = 1e-13"),
+    Edit(
+        "the loss that BEST-RQ and BiRQ share",
+        "pretrain-birq pretrain-best_rq",
+        "birq/model/prediction.py",
+        "return -logp_RNV.gather",
+        "return -1.0 * logp_RNV.gather",
+    ),
+    Edit(
+        "the encoder",
+        _all("pretrain", "finetune", "decode", "probe"),
+        "birq/model/encoder.py",
+        "RELATIVE_REACH = 512",
+        "RELATIVE_REACH = 256",
+    ),
+    Edit(
+        "the greedy decoder (fine-tuning keeps the model with the best dev WER)",
+        _all("finetune", "decode"),
+        "birq/recognise/greedy.py",
+        "rows, begin = [], 0",
+        "begin, rows = 0, []",
+    ),
+    Edit("the error rates", _all("score"), "birq/evaluate/rates.py", '"hours"] = round', '"hours"] = 1 * round'),
+    Edit("the probe", _all("probe"), "birq/evaluate/probe.py", "SEED = 20", "SEED = 21"),
+    Edit("the report's page", "report", "birq/report/templates/page.html", "<h1>", '<h1 class="large">'),
+    Edit("the stage contract", "", "birq/pipeline/stage.py", "RESERVE_BYTES = 4 << 20", "RESERVE_BYTES = 8 << 20"),
+    Edit("the table of methods: a title", "", "birq/settings/methods.py", '"BEST-RQ"', '"BEST-RQ (2022)"'),
+    Edit("`pretrain.steps`", "pretrain-birq pretrain-best_rq", setting="pretrain.steps=7"),
+    Edit("`pretrain.checkpoint_seconds`", "", setting="pretrain.checkpoint_seconds=7.0"),
+    Edit("`random_projection.codebook_size`", _all("pretrain"), setting="random_projection.codebook_size=64"),
+    Edit("`random_projection.anchor_weight`", "pretrain-birq pretrain-best_rq", setting="random_projection.anchor_weight=1.0"),
+    Edit("`birq.label_layer`", "pretrain-birq", setting="birq.label_layer=2"),
+    Edit("`model.conv_kernel`", _all("pretrain"), setting="model.conv_kernel=5"),
+    Edit("`finetune.steps`", _all("finetune"), setting="finetune.steps=7"),
+    Edit("`decode.batch_seconds`", _all("decode"), setting="decode.batch_seconds=100.0"),
+    Edit("`score.confidence`", _all("score"), setting="score.confidence=0.9"),
+    Edit("`probe.max_minutes`", _all("probe"), setting="probe.max_minutes=1.0"),
+    Edit("`report.worst_utterances`", "report", setting="report.worst_utterances=3"),
+    Edit("`tokenizer.vocab_size`", "tokenizer", setting="tokenizer.vocab_size=300"),
+    Edit("`tokenizer.alphabet`", f"{_corpora('corpus')} tokenizer", setting='tokenizer.alphabet="abcdefghijklmnopqrstuvwxyz\' é"'),
+    Edit("`features.n_mels`", _corpora("features"), setting="features.n_mels=40"),
+    Edit("`features.sample_rate_hz`", f"corpus-synth {_corpora('features')}", setting="features.sample_rate_hz=8000"),
+    Edit("`features.max_seconds`", _corpora("corpus"), setting="features.max_seconds=30.0"),
+    Edit("`features.max_quarantined_share`", "corpus-spoken", setting="features.max_quarantined_share=0.02"),
+    Edit("`corpora.synth.seed`", "corpus-synth", setting="corpora.synth.seed=2"),
+    Edit("`run.seeds`", "report", setting="run.seeds=[0, 1]"),
+    Edit("`run.pretrain_corpora`", f"{_all('pretrain')} report", setting="run.pretrain_corpora=[synth]"),
+    Edit(
+        "`run.finetune_corpora`",
+        f"tokenizer {_all('finetune', 'decode', 'probe')} report",
+        setting="run.finetune_corpora=[spoken]",
+    ),
+    Edit("`variants`: one that `run.methods` does not name", "", setting="variants={birq_k2: {method: birq, birq.label_layer: 2}}"),
+)
+
+
+def shown(computes: str) -> str:
+    """The nodes of a row by stage, as the page has them."""
+    wanted = set(computes.split())
+    cells = []
+    for stage in ORDER:
+        own = METHODS if stage in RUN_STAGES else CORPORA if stage in ("corpus", "features") else ()
+        here = [o for o in own if f"{stage}-{o}" in wanted]
+        if stage in wanted or (own and len(here) == len(own)):
+            cells.append(stage)
+        elif here:
+            cells.append(f"{stage} ({', '.join(here)})")
+    return ", ".join(cells) or "–"
+
+
+def table() -> str:
+    """The rows as Markdown."""
+    lines = ["| edit | stages that compute |", "| --- | --- |", *(f"| {e.title} | {shown(e.computes)} |" for e in EDITS)]
+    return "\n".join(lines)
