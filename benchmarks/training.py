@@ -9,11 +9,12 @@ from typing import Any
 from benchmarks.steps import Steps, device_of
 from birq.model.encoder import Shape
 from birq.model.prediction import AnchorObjective, BestRq
+from birq.model.quantized import build, constants
 from birq.settings.methods import METHODS
 from birq.settings.params import Params, load, numbers
 from birq.speech.batches import Feed
 from birq.speech.shards import open_split, read_front_end
-from birq.train.pretraining import PretrainTask, Watched, build, constants, pretraining_feed
+from birq.train.pretraining import PretrainTask, Watched, pretraining_feed
 
 __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed", "load", "model_of", "objective_of", "shape_of"]
 
