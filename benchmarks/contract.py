@@ -3,8 +3,8 @@
     python -m benchmarks.contract [--rounds 5] [--experiments 200]
 
 One interleaved run has a no-change `snakemake` and `dvc repro`, here and in a project of one empty step. It also has the verb of a stage
-whose artifact is there, and a stage that computes, less its computing. Then it runs again with many experiments in the store. Wall and
-processor seconds are kept: on a machine that others use too, only the latter can be compared.
+whose artifact is there, and a stage that computes, less its computing. Then all runs again with many experiments in the store.
+Wall and processor seconds are kept: on a machine that others use too, only the latter can be compared.
 Writes benchmarks/results/contract.json, prints a table.
 """
 

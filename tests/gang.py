@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = mp.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tiny", "birq.train.pretraining", "birq.train.finetuning", "pytest"])
+# every optimiser wants torch._dynamo, which takes as long as torch; pyarrow wants pandas where there is one
+CONTEXT.set_forkserver_preload(["birq.stages.pretrain", "birq.stages.finetune", "torch._dynamo", "torch.profiler", "pandas", "pytest"])
 SECONDS = 300  # a gang that hangs is killed, and the test fails
 
 

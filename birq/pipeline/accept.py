@@ -34,9 +34,7 @@ class Stale:
 
 
 def _stale(node: Node, asked: bool) -> Stale | None:
-    """The artifact if its code has changed and nothing else has.
-
-    None if it is up to date, or if it is stale for another reason and not `asked` for.
+    """The artifact if only its code has changed. None if it is up to date, or stale for another reason and not `asked` for.
 
     Errors: BirqError if it was `asked` for and is missing, damaged, or made from other params or inputs.
     """
