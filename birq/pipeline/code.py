@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
+import json
+import platform
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from birq import files
+from birq.pipeline import locations
+from birq.pipeline.hashes import SETTLED_SECONDS
 
 # folders with code that decides when, where or how fast a stage runs, not its result; so do the modules at birq's root
 OUTSIDE = ("birq.pipeline", "birq.settings", "birq.train.runtime")
@@ -42,11 +49,6 @@ def module_source(module: str) -> Path:
     return path
 
 
-@cache
-def _tree(module: str) -> ast.Module:
-    return ast.parse(module_source(module).read_text(encoding="utf-8"))
-
-
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
     """A node and the statements in it, however deep; expressions, where nearly all nodes are, are left out."""
     yield node
@@ -56,16 +58,76 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             yield from _statements(child)
 
 
-def _imports(module: str) -> set[str]:
-    """Modules of birq that a module imports, anywhere in its text."""
+def _names(tree: ast.Module) -> list[str]:
+    """Names of birq that a module imports, anywhere in its text: modules, or names in them."""
     names: set[str] = set()
-    for node in _statements(_tree(module)):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.add(node.module)
             names |= {f"{node.module}.{a.name}" for a in node.names}
-    return {m for m in names if m.split(".")[0] == "birq" and _find(m)}
+    return sorted(n for n in names if n.split(".")[0] == "birq")
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in _statements(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+# ---- digests and imports of modules; parsing all of them takes a third of a second, so both are remembered by file
+
+
+class _Memo:
+    """Module -> mark of its files, digest, imported names; read at the first question, written when something is new."""
+
+    def __init__(self) -> None:
+        self.path = locations.memo("code")
+        self.fresh: set[str] = set()
+        try:
+            self.known: dict[str, list[Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.known = {}
+
+    def save(self) -> None:
+        if self.fresh:
+            self.fresh.clear()
+            with contextlib.suppress(OSError):  # a memo saves time, nothing more
+                files.write_text(self.path, json.dumps(self.known))
+
+
+@cache
+def _memo() -> _Memo:
+    return _Memo()
+
+
+@cache
+def _facts(module: str) -> tuple[str, list[str]]:
+    """Digest of a module without comments, docstrings and layout, and the names that it imports.
+
+    The templates and style sheets of a package count as its `__init__`'s.
+    """
+    source, memo = module_source(module), _memo()
+    texts = sorted(p for p in source.parent.rglob("*") if p.suffix in TEXTS) if source.name == "__init__.py" else []
+    stats = [p.stat() for p in (source, *texts)]
+    # syntax trees differ between versions of Python
+    mark = f"{platform.python_version()} {source} " + " ".join(f"{s.st_ino}:{s.st_size}:{s.st_mtime_ns}" for s in stats)
+    known = memo.known.get(module)
+    if known and known[0] == mark:
+        return known[1], known[2]
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    names = _names(tree)
+    digest = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode())
+    for text in texts:
+        digest.update(text.name.encode() + text.read_bytes())
+    if time.time() - max(s.st_mtime for s in stats) > SETTLED_SECONDS:
+        memo.known[module] = [mark, digest.hexdigest(), names]
+        memo.fresh.add(module)
+    return digest.hexdigest(), names
 
 
 @cache
@@ -77,31 +139,17 @@ def modules(*roots: str) -> tuple[str, ...]:
         if name in seen or not keyed(name):
             continue
         seen.add(name)
-        todo += _imports(name)
+        todo += [m for m in _facts(name)[1] if _find(m)]
         todo += [p for p in (name.rpartition(".")[0],) if p]
     return tuple(sorted(seen))
 
 
 @cache
-def _module_digest(module: str) -> str:
-    tree = _tree(module)  # taking the docstrings out of it leaves its imports
-    for node in _statements(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
-            first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:] or [ast.Pass()]
-    digest = hashlib.sha256(ast.dump(tree).encode())
-    source = module_source(module)
-    if source.name == "__init__.py":
-        for text in sorted(p for p in source.parent.rglob("*") if p.suffix in TEXTS):
-            digest.update(text.name.encode() + text.read_bytes())
-    return digest.hexdigest()
-
-
-@cache
 def digests(*roots: str) -> dict[str, str]:
     """Hash of each module that makes a stage's bytes; comments, docstrings and layout do not change it."""
-    return {m: _module_digest(m) for m in modules(*roots)}
+    made = {m: _facts(m)[0] for m in modules(*roots)}
+    _memo().save()
+    return made
 
 
 def keep(made_by: dict[str, str], folder: Path) -> None:
