@@ -19,6 +19,7 @@ from birq.corpora.manifests import write_alignments
 from birq.errors import BirqError
 from birq.evaluate import phones, probe, quality
 from birq.model import objectives
+from birq.model.quantized import build, constants
 from birq.model.quantizer import standardise
 from birq.pipeline.stage import Job
 from birq.saved import encoder
@@ -27,7 +28,6 @@ from birq.settings.methods import METHODS
 from birq.settings.params import load, numbers
 from birq.speech import shards
 from birq.stages import probe as stage
-from birq.train.pretraining import build, constants
 
 # ---- quality
 
