@@ -47,6 +47,7 @@ from birq.speech.shards import open_split, read_front_end, read_stats
 from birq.stages import finetune, pretrain
 from birq.stages.features import statistics
 from birq.text import tokenizer
+from birq.train import pretraining
 
 
 def test_projection_normalised_over_time() -> None:
@@ -304,14 +305,13 @@ def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path, 
     tokenizer.characters(LETTERS + " ").save(tmp_path)
     inputs = {"features": [features], "tokenizer": [tmp_path]}
     sections = {name: Recorder(getattr(p, name)) for name in ("pretrain", "random_projection", "birq", "finetune")}
-    watched = Recorder(pretrain.Watched(p.birq.min_perplexity, p.birq.gradient_cosine_every_steps))
-    monkeypatch.setattr(pretrain, "Watched", Mock(return_value=watched, __dataclass_fields__={}))
+    watched = Recorder(pretraining.Watched(p.birq.min_perplexity, p.birq.gradient_cosine_every_steps))
+    monkeypatch.setattr(pretraining, "Watched", Mock(return_value=watched, __dataclass_fields__={}))
     for stage, compute in (("pretrain", pretrain.compute), ("finetune", finetune.compute)):
         j = job(stage, tmp_path / stage, inputs, p.model_copy(update=sections))
         compute(j)
-        assert j.notes["threads"] == getattr(p, stage).cpu_threads
         inputs[stage] = [j.out]
-    elsewhere = {f.name for f in dataclasses.fields(objective())} | watched.read | {"dropout", "cpu_threads"}
+    elsewhere = {f.name for f in dataclasses.fields(objective())} | watched.read | {"dropout"}
     for name, section in sections.items():
         unread = set(type(getattr(p, name)).model_fields) - section.read
         assert (unread if name == "finetune" else unread - elsewhere) == set(), name
