@@ -1,5 +1,6 @@
 # make demo   from nothing to a word error rate
 # make test   the whole test suite
+# make test-fast   two minutes of it, for while one works
 # make reproduce RESULT=demo   a recorded result once more, from nothing: same, within the interval, or different
 # make lint   style, import direction, workflow format
 SHELL := /bin/bash
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # rules of the workflow call `python -m birq`
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test reproduce lint format clean
+.PHONY: help demo test test-fast reproduce lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -49,6 +50,9 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev
 	@python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile $(PYTEST_ARGS)
+
+test-fast: .venv/.installed-dev
+	@python -m pytest -n $(TESTS_AT_ONCE) -m "not slow" $(PYTEST_ARGS)
 
 reproduce: .venv/.installed
 	@python -m birq reproduce $(or $(RESULT),$(error name a result: make reproduce RESULT=demo)) --cores $(CORES)

@@ -11,6 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# each takes more than about 20 s, mostly in processes of its own; `make test-fast` leaves them out, and pipeline/ and slurm/
+SLOW = {
+    f"test_{n}"
+    for n in ["benchmarks", "distributed", "dvc", "features", "finetune", "mistakes", "oldest_snakemake", "pool", "report", "reproduce"]
+}
+SLOW |= {"test_speed", "test_stage", "test_store", "test_synth", "test_train", "test_workflow"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW or item.path.parent.name in ("pipeline", "slurm"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,27 +45,52 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Project:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes that run tests share: what one of them has made, the others copy."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "scenarios"
+
+
+def _once(folder: Path, make: Callable[[], None]) -> None:
+    """Make a folder's content in one process; the others wait for it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = folder.with_suffix(".done")
+    with open(folder.with_suffix(".lock"), "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        if not mark.exists():
+            make()
+            mark.touch()
+
+
+@pytest.fixture(scope="session")
+def fresh(shared: Path, environment: dict[str, str]) -> Project:
     """Nothing made yet."""
-    return tinyproject.new(tmp_path_factory.mktemp("scenarios") / "fresh", environment, scenario.LEDGER)
+    folder = shared / "fresh"
+    _once(folder, lambda: tinyproject.new(folder, environment, []))
+    return tinyproject.existing(folder, environment, scenario.LEDGER)
 
 
 @pytest.fixture(scope="session")
-def by_snakemake(fresh: Project) -> Project:
+def by_snakemake(fresh: Project, shared: Path) -> Project:
     """Made by Snakemake; DVC has not run."""
-    project = fresh.copy(fresh.root.with_name("by_snakemake"))
-    project.snakemake()
-    return project
+    folder = shared / "by_snakemake"
+    _once(folder, lambda: fresh.copy(folder).snakemake())
+    return fresh.at(folder)
 
 
 @pytest.fixture(scope="session")
-def made(by_snakemake: Project) -> Project:
+def made(by_snakemake: Project, shared: Path) -> Project:
     """Made by Snakemake, found by DVC, committed: both tools know that there is nothing to do."""
-    project = by_snakemake.copy(by_snakemake.root.with_name("made"))
-    project.dvc()
-    project.git("add", "-A")
-    project.git("commit", "-qm", "results")
-    return project
+    folder = shared / "made"
+
+    def make() -> None:
+        project = by_snakemake.copy(folder)
+        project.dvc()
+        project.git("add", "-A")
+        project.git("commit", "-qm", "results")
+
+    _once(folder, make)
+    return by_snakemake.at(folder)
 
 
 @pytest.fixture

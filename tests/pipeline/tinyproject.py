@@ -203,14 +203,19 @@ def tracked_files(folder: Path) -> None:
             shutil.copy(source, target)
 
 
+def existing(folder: Path, environment: dict[str, str], ledger: list[Done]) -> Project:
+    """A project that lies in a folder."""
+    identity = {f"GIT_{who}_{what}": f"birq@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return Project(folder, environment | identity | {"GIT_CONFIG_GLOBAL": os.devnull}, ledger).at(folder)
+
+
 def new(folder: Path, environment: dict[str, str], ledger: list[Done]) -> Project:
     """A fresh project: tracked files, the tones and their params, one commit; nothing made yet."""
     tracked_files(folder)
     shutil.copy(Path(__file__).with_name("tones.yaml"), folder / "presets")
     presets.apply("tones", [], folder / "params.yaml")
     tones.write(folder / "speech")
-    identity = {f"GIT_{who}_{what}": f"birq@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    project = Project(folder, environment | identity | {"GIT_CONFIG_GLOBAL": os.devnull}, ledger).at(folder)
+    project = existing(folder, environment, ledger)
     for command in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-qm", "tones"]):
         project.git(*command)
     project.forget()
