@@ -85,7 +85,7 @@ def test_features_in_parts_and_plainly_are_the_same(project: Project) -> None:
     """Parts are a way of making, not another result: what was made in parts is found plainly, and the other way round."""
     target = "data/features/tones/provenance.json"
     project.set("features.shard_utterances=3")
-    made = project.snakemake("--config", "feature_parts=3", target)
+    made = project.snakemake(target, "--config", "feature_parts=3")
     assert all(f"features/tones: part {i} of 3" in made.text for i in (1, 2, 3)), made.text
     assert "Nothing to be done" in project.snakemake(target).text
     assert "Nothing to be done" in project.snakemake(target, "--config", "feature_parts=2").text

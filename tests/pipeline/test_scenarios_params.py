@@ -105,9 +105,9 @@ def test_variant_added(project: Project) -> None:
 @scenario(
     GROUP,
     "the same under DVC",
-    "the same",
+    "the same; DVC sees `variants` change, so it calls the verbs of the other run too, and they restore",
     computed="finetune decode score report",
-    restored="pretrain probe",
+    restored="pretrain finetune decode probe",
 )
 def test_variant_added_dvc(project: Project) -> None:
     """DVC's matrix runs over the names in `run.methods`, whatever they are."""
