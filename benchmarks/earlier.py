@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import birq
 from benchmarks.harness import ROOT
 
 
@@ -40,4 +40,6 @@ def in_a_process(module: str, code: Path, options: list[str]) -> Any:
 
 def training() -> ModuleType:
     """`load`, `Training` and `feed` for the birq that this process imports: benchmarks.training, or the same for older code."""
-    return importlib.import_module("benchmarks.training" if find_spec("birq.settings") else "benchmarks.training_before_rooms")
+    # by file: an editable installation of another checkout would answer for a module that this birq lacks
+    rooms = (Path(birq.__file__).parent / "settings").is_dir()
+    return importlib.import_module("benchmarks.training" if rooms else "benchmarks.training_before_rooms")

@@ -17,7 +17,7 @@ def reflinks() -> bool:
         return subprocess.run(["cp", "--reflink=always", "a", "b"], cwd=folder, capture_output=True, check=False).returncode == 0
 
 
-def restore(path: Path) -> tuple[str, int]:
+def place(path: Path) -> tuple[str, int]:
     """Where a file's first byte lies: its block, which different files may share (reflinks), or its inode if the disk does not tell."""
     asked = bytearray(struct.pack("=QQIIII", 0, 1, 1, 0, 1, 0) + bytes(56))  # linux/fiemap.h: one extent, written out before
     with open(path, "rb") as f, contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ def test_equal_rates_are_read_to_the_bit_without_torch(tmp_path: Path):
     # 16-bit samples are multiples of 1/32768, which float32 holds exactly; torch takes seconds to import
     soundfile.write(tmp_path / "a.flac", tone(RATE), RATE, subtype="PCM_16")
     code = (
-        "import sys, numpy as np; from birq import audio; "
+        "import sys, numpy as np; from birq.speech import audio; "
         f"w = audio.read({str(tmp_path / 'a.flac')!r}, {RATE}); assert w.dtype == np.float32; "
         "assert 'torch' not in sys.modules; print(int(np.abs(w * 32768).sum()))"
     )

@@ -465,8 +465,12 @@ def test_labels_that_another_method_made_are_rows_of_two_tables(monkeypatch: pyt
         return dag.Own(inputs=("+features:pretrain",) if origin == "features" else (f"pretrain@{origin}",))
 
     rows = {
-        "hubert1": methods.Method("hubert1", "HuBERT 1", "labels from a file", ("pretrain",), "birq.model.quantized", "features"),
-        "hubert2": methods.Method("hubert2", "HuBERT 2", "labels from a file", ("pretrain",), "birq.model.quantized", "hubert1"),
+        "hubert1": methods.Method(
+            "hubert1", "HuBERT 1", "labels from a file", ("pretrain",), "birq.model.quantized", labels_from="features"
+        ),
+        "hubert2": methods.Method(
+            "hubert2", "HuBERT 2", "labels from a file", ("pretrain",), "birq.model.quantized", labels_from="hubert1"
+        ),
     }
     monkeypatch.setattr(methods, "METHODS", methods.METHODS | rows)
     for module in (params, variants):

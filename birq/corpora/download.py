@@ -234,6 +234,22 @@ def _check(archive: Archive, part: Path, name: str) -> None:
         raise _OtherChecksum(f"SHA-256 {sha256} ({n_bytes} bytes), expected {archive.sha256}; the file was deleted")
 
 
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Unpack; a member that would lie elsewhere is refused. Python before 3.11.4 has no filter for that.
+
+    Errors: tarfile.TarError.
+    """
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(folder, filter="data")
+        return
+    inside = folder.resolve()
+    for member in tar:
+        if not (inside / member.name).resolve().is_relative_to(inside):
+            raise tarfile.TarError(f"{member.name!r} would be extracted outside the destination")
+        if member.isfile() or member.isdir():  # a corpus needs no links and no devices
+            tar.extract(member, folder)
+
+
 def _unpack(name: str, archive: Archive, part: Path, root: Path, target: Path, key: str) -> None:
     """Unpack out of sight, then mark and rename: after a kill at any time the folder is there whole, with its mark, or not at all."""
     unpacked = part.parent / "unpacked"
@@ -241,7 +257,7 @@ def _unpack(name: str, archive: Archive, part: Path, root: Path, target: Path, k
     try:
         say(f"download {name}: unpacking")
         with tarfile.open(part) as tar:
-            tar.extractall(unpacked, filter="data")  # refuses members that would lie elsewhere
+            _extract(tar, unpacked)
         wanted = unpacked / archive.folder
         if not wanted.is_dir():
             raise tarfile.TarError(f"it holds no folder {archive.folder}")

@@ -191,6 +191,11 @@ def _dotted(tree: Any, path: str) -> Any:
     return tree
 
 
+def _keyed(recorded: Any, now: Any) -> Any:
+    """Of a recorded section, the values that a key holds."""
+    return {k: v for k, v in recorded.items() if k in now} if isinstance(recorded, dict) and isinstance(now, dict) else recorded
+
+
 def _input(label: str, run: str) -> str:
     """The name in a record of an input that a key names."""
     return why.input_folder(label, run).relative_to(locations.data_root()).as_posix()
@@ -200,7 +205,7 @@ def _reasons(name: str, recorded: dict[str, Any], made: dict[str, Any]) -> list[
     """Possible reasons for a different artifact: the parts of its key that differ from the record."""
     parts, run = made["parts"], name.partition("/")[2]
     old = {
-        "params": {s: _dotted(recorded["params"], s) for s in parts["params"]},
+        "params": {s: _keyed(_dotted(recorded["params"], s), value) for s, value in parts["params"].items()},
         "inputs": {i: recorded["artifacts"].get(_input(i, run), {}).get("digest") for i in parts["inputs"]},
         "code": {m: recorded["code"][m] for m in parts["code"] if m in recorded["code"]},
         "sources": recorded["artifacts"][name]["sources"],

@@ -61,14 +61,14 @@ def test_input_changed(project: Project) -> None:
 @scenario(CODE, "a comment and a docstring are edited (Snakemake)", "no verb is called")
 def test_comment_edited(project: Project) -> None:
     """The hash of code is taken from its syntax tree, docstrings left out."""
-    path = project.root / "birq" / "train" / "finetune.py"
+    path = project.root / "birq" / "train" / "finetuning.py"
     path.write_text('"""Another docstring."""\n# a comment\n' + path.read_text().split('"""', 2)[2])
     project.nothing_to_do()
 
 
-@scenario(CODE, "a comment is edited (DVC)", "DVC compares files, so it calls the verb, which finds its key", restored="score")
+@scenario(CODE, "a comment is edited (DVC)", "no verb is called: DVC compares a digest of the code")
 def test_comment_edited_dvc(project: Project) -> None:
-    """What DVC runs for nothing costs a second, not a computation."""
+    """Its own stage `digests` writes the same digest, and nothing depends on the text."""
     before = project.digests()
     with open(project.root / "birq" / "evaluate" / "rates.py", "a") as f:
         f.write("# a comment\n")

@@ -7,7 +7,7 @@ Slurm's own sampling, not by cgroups; a "GPU" is a device that exists everywhere
     python -m tests.slurm.cluster status [--folder FOLDER]
     python -m tests.slurm.cluster stop [--folder FOLDER]
 
-Needs slurmctld, slurmd, slurm-client and munge (Debian), with accounting slurmdbd and mariadb-server-core as well.
+Needs slurmctld, slurmd, slurm-client and munge (Debian), with accounting slurmdbd, mariadb-server-core and mariadb-client-core as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 
 NODES = ("n1", "n2")
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
+ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults")
 FOLDER = Path("/tmp/birq-slurm")  # short: a socket's path may have no more than 107 characters
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 
