@@ -9,8 +9,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 CORES ?= all
-# many tests wait for a scheduler or a signal; each may take 1 GiB
-TESTS_AT_ONCE ?= 2
+# many tests wait for a scheduler or a signal; each process may take 1 GiB
+TESTS_AT_ONCE ?= 3
 BIN := .venv/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 # without a GPU, the constraint chooses a release of torch that has a CPU build
