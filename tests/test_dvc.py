@@ -23,7 +23,7 @@ from disk import place, reflinks
 from test_corpora import tree
 from test_workflow import tracked_copy
 
-from birq.pipeline.stage import Job
+from birq.pipeline import dag
 from birq.report import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -302,7 +302,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, st
     inputs = artifacts.everything(made.folder, skill, (0, 1))
     out = made.folder / "data" / "report"
     out.mkdir(parents=True)
-    build.compute(Job("report", {}, "k" * 32, inputs, out, made.folder, artifacts.params(methods=list(skill), seeds=[0, 1])))
+    chosen = artifacts.params(methods=list(skill), seeds=[0, 1])
+    build.report(inputs, out, chosen.report, chosen.run, dag.nodes(chosen))
     made.commit()
     return made
 
