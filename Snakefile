@@ -27,4 +27,4 @@ rule all:
     default_target: True
     input:
         rules.report.output,
-        [str(node.provenance) for node in dag.nodes(P)],
+        [str(node.provenance) for node in dag.nodes(P) if not node.stage.files_declared],

@@ -10,6 +10,7 @@ from benchmarks.harness import Contender, Part, race
 from birq.model.quantizer import RandomQuantizer
 from birq.speech import audio
 from birq.speech.fbank import CHUNK_FRAMES, Fbank
+from birq.speech.frontend import KALDI
 
 
 def torchaudio_kaldi(wave: torch.Tensor) -> torch.Tensor:
@@ -43,7 +44,7 @@ class Floor:
     """Real FFT, mel product and logarithm alone, on frames that lie windowed and padded in cache: no log-mel can do with less."""
 
     def __init__(self) -> None:
-        self.kernel = Fbank()
+        self.kernel = Fbank(**KALDI)
         self.frames_TN = torch.randn(CHUNK_FRAMES, self.kernel.n_fft)
         self.out_TF = torch.empty(CHUNK_FRAMES, self.kernel.n_mels)
 
@@ -77,7 +78,7 @@ def run(scratch, quick: bool) -> list[Part]:
     source, files = inputs.speech(scratch, 20 if quick else 60)
     waves = inputs.waves(files)
     tensors = [torch.from_numpy(w) for w in waves]
-    ours, native, floor = Fbank(), KaldiNative(), Floor()
+    ours, native, floor = Fbank(**KALDI), KaldiNative(), Floor()
     seconds = sum(map(len, waves)) / inputs.RATE
     part = race(
         "fbank",

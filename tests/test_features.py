@@ -21,7 +21,7 @@ from birq.errors import BirqError
 from birq.pipeline import dag
 from birq.settings import params
 from birq.speech import audio, fbank, shards
-from birq.speech.frontend import STEP_NAT
+from birq.speech.frontend import KALDI, STEP_NAT
 from birq.stages import features
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +122,7 @@ def test_frames_do_not_depend_on_chunks(monkeypatch):
 
 def test_whole_frames_only():
     """snip_edges: 25 ms every 10 ms; fewer samples than a frame give none."""
-    kernel = fbank.Fbank()
+    kernel = fbank.Fbank(**KALDI)
     for n, frames in ((0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (16000, 98)):
         assert kernel.n_frames(n) == frames == len(kernel(np.zeros(n, np.float32)))
 

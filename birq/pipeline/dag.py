@@ -13,10 +13,9 @@ from pathlib import Path
 from birq.errors import BirqError
 from birq.pipeline import code, locations
 from birq.settings.methods import Method
-from birq.settings.params import Params
+from birq.settings.params import Features, FolderCorpus, Params
 
 PROVENANCE = "provenance.json"
-LOGMEL = ("sample_rate_hz", "n_mels", "frame_length_ms", "frame_shift_ms", "low_hz", "high_hz")  # decide the log-mel values
 Wildcards = dict[str, str]
 
 
@@ -69,13 +68,14 @@ def _of_method(params: Params, wildcards: Wildcards) -> Own:
 
 
 RUN = ("method", "seed")
-FEATURES = tuple(f"features.{key}" for key in LOGMEL)
+# all but the limits on recordings, which the corpus stage applies
+FEATURES = tuple(key for key in (f"features.{name}" for name in Features.model_fields) if key not in FolderCorpus.reads)
 
 STAGES: dict[str, Stage] = {
     s.name: s
     for s in (
         Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
-        Stage("features", (*FEATURES, "features.storage", "features.shard_utterances"), ("corpus",), ("corpus",)),
+        Stage("features", FEATURES, ("corpus",), ("corpus",)),
         Stage("tokenizer", ("tokenizer", "run.finetune_corpora"), ("+features:finetune",)),
         Stage("pretrain", ("model", "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),

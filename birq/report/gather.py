@@ -45,7 +45,7 @@ class Run:
 
     @property
     def pretrained(self) -> bool:
-        return self.method.predicts != "nothing"
+        return self.method.trains
 
     @property
     def unlabelled_hours(self) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birq.errors import BirqError
+from birq.speech.frontend import KALDI
 
 if TYPE_CHECKING:
     import torch
@@ -42,15 +43,7 @@ class Fbank:
     bins of loud frames.
     """
 
-    def __init__(
-        self,
-        sample_rate_hz: int = 16000,
-        n_mels: int = 80,
-        frame_length_ms: float = 25.0,
-        frame_shift_ms: float = 10.0,
-        low_hz: float = 20.0,
-        high_hz: float = 0.0,
-    ):
+    def __init__(self, sample_rate_hz: int, n_mels: int, frame_length_ms: float, frame_shift_ms: float, low_hz: float, high_hz: float):
         import torch
 
         self.n_mels = n_mels
@@ -112,5 +105,5 @@ def _kernel(**settings: Any) -> Fbank:
 
 
 def fbank(wave: np.ndarray | torch.Tensor, settings: dict[str, Any] | None = None) -> torch.Tensor:
-    """Samples [n] in [-1, 1] -> log-mel in nat, float32 [T, n_mels]. `settings`: the arguments of `Fbank`."""
-    return _kernel(**(settings or {}))(wave)
+    """Samples [n] in [-1, 1] -> log-mel in nat, float32 [T, n_mels]. `settings`: arguments of `Fbank` that are not Kaldi's defaults."""
+    return _kernel(**KALDI | (settings or {}))(wave)

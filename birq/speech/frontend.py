@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-KERNEL = ("sample_rate_hz", "n_mels", "frame_length_ms", "frame_shift_ms", "low_hz", "high_hz")  # decide the log-mel values
+# the settings that decide the log-mel values; these are Kaldi's defaults, with 80 bins
+KALDI = {"sample_rate_hz": 16000, "n_mels": 80, "frame_length_ms": 25.0, "frame_shift_ms": 10.0, "low_hz": 20.0, "high_hz": 0.0}
+KERNEL = tuple(KALDI)
 STEP_NAT = 1 / 1024  # of int16 storage: 16 times finer than the noise that would move an anchoring label
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from birq import __version__
 from birq.errors import BirqError
 from birq.files import read_json
-from birq.speech.frontend import STEP_NAT, FrontEnd
+from birq.speech.frontend import KALDI, STEP_NAT, FrontEnd
 
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 256 << 20  # a row group closes earlier where utterances are very long
@@ -41,30 +41,13 @@ SCHEMA = pa.schema(
 )
 
 
-def metadata(
-    *,
-    storage: str = "int16",
-    n_mels: int = 80,
-    sample_rate_hz: int = 16000,
-    frame_length_ms: float = 25.0,
-    frame_shift_ms: float = 10.0,
-    low_hz: float = 20.0,
-    high_hz: float = 0.0,
-) -> dict[str, Any]:
-    """Schema metadata that gives the meaning of a shard's numbers; `storage` is `int16` (step 1/1024 nat) or `float32`."""
-    return {
-        "sample_rate_hz": sample_rate_hz,
-        "n_mels": n_mels,
-        "frame_length_ms": frame_length_ms,
-        "frame_shift_ms": frame_shift_ms,
-        "low_hz": low_hz,
-        "high_hz": high_hz,
-        "dtype": storage,
-        "step_nat": STEP_NAT if storage == "int16" else 1.0,
-        "log_base": "e",
-        "byte_order": "little",
-        "layout": "frames by bins, row-major",
-    }
+def metadata(*, storage: str = "int16", **kernel: Any) -> dict[str, Any]:
+    """Schema metadata that gives the meaning of a shard's numbers; `storage` is `int16` (step 1/1024 nat) or `float32`.
+
+    kernel: settings of the filterbank that are not Kaldi's defaults.
+    """
+    about = {"dtype": storage, "step_nat": STEP_NAT if storage == "int16" else 1.0}
+    return KALDI | kernel | about | {"log_base": "e", "byte_order": "little", "layout": "frames by bins, row-major"}
 
 
 def encode(logmel_TF: np.ndarray, meta: dict[str, Any]) -> np.ndarray:

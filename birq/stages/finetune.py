@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from birq.model.ctc import CtcModel
-from birq.model.encoder import Block
+from birq.model.encoder import Block, Encoder
 from birq.pipeline.stage import Job
 from birq.saved import encoder
 from birq.saved.recogniser import Recogniser
-from birq.speech.batches import Feed
+from birq.settings.params import Finetune
 from birq.speech.shards import open_split
 from birq.text import tokenizer as tokens
 from birq.train.distributed import join, leave
 from birq.train.finetuning import FinetuneTask, labelled
-from birq.train.loop import Training, adamw
+from birq.train.loop import Training, adamw, feed_of
 from birq.train.runtime.devices import for_training
 from birq.train.runtime.hardware import prepare
 from birq.train.schedule import tri_stage
@@ -33,7 +32,7 @@ def compute(job: Job) -> None:
     index = labelled(split, section, tokenizer, front_end.n_stack, seed=0, group=group)
     model = _model(pretrained.encoder, tokenizer.size, section, seed).to(device)
     job.notes["settings"] = prepare(model.encoder)
-    feed = _feed(split, index, front_end, section, seed, group)
+    feed = feed_of(split, index, front_end, section, seed, group)
     task = FinetuneTask(model, tokenizer, front_end, section, dev, job.scratch, device, group)
     layers = [
         {"params": list(model.encoder.parameters())},
@@ -52,7 +51,7 @@ def compute(job: Job) -> None:
     job.notes.update(labelled_hours=hours, labelled_utterances=len(index), best_step=task.best_step, train_seconds=position.seconds)
 
 
-def _model(pretrained, n_tokens: int, section, seed: int) -> CtcModel:
+def _model(pretrained: Encoder, n_tokens: int, section: Finetune, seed: int) -> CtcModel:
     """A pre-trained encoder with a CTC layer; its top layers begin anew where params say so."""
     torch.manual_seed(seed)
     pretrained.dropout = section.dropout
@@ -60,8 +59,3 @@ def _model(pretrained, n_tokens: int, section, seed: int) -> CtcModel:
     for i in range(shape.n_layers - section.reset_layers, shape.n_layers):
         pretrained.blocks[i] = Block(shape)
     return CtcModel(pretrained, n_tokens)
-
-
-def _feed(split, index: np.ndarray, front_end, section, seed: int, group) -> Feed:
-    sizes = {"batch_seconds": section.batch_seconds, "micro_batch_seconds": section.micro_batch_seconds}
-    return Feed(split, index, front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ from birq.errors import Diverged, Stopped
 from birq.pipeline.stage import Job
 from birq.progress import Progress, say
 from birq.settings.params import Optimisation
-from birq.speech.batches import Batch, Feed
+from birq.speech.batches import Batch, Feed, Utterances
+from birq.speech.frontend import FrontEnd
 from birq.train.checkpoint import load_checkpoint, save_checkpoint
 from birq.train.distributed import Group
 from birq.train.runtime.ahead import Ahead
@@ -96,6 +98,12 @@ def adamw(groups: list[dict[str, Any]], section: Optimisation) -> torch.optim.Ad
             split.append({"params": params, "weight_decay": decay, "rate_factor": group.get("rate_factor", 1.0)})
     kernels = {"fused": True} if split[0]["params"][0].is_cuda else {"foreach": True}
     return torch.optim.AdamW(split, lr=section.learning_rate, betas=(0.9, section.adam_beta2), eps=1e-8, **kernels)
+
+
+def feed_of(utterances: Utterances, index: np.ndarray, front_end: FrontEnd, section: Optimisation, seed: int, group: Group) -> Feed:
+    """The utterances at `index` in batches of the section's size; of several ranks, this one's share."""
+    sizes = {"batch_seconds": section.batch_seconds, "micro_batch_seconds": section.micro_batch_seconds}
+    return Feed(utterances, index, front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)
 
 
 def _steps(feed: Feed, epoch: int, batch: int) -> Iterator[tuple[int, int, list[Batch]]]:

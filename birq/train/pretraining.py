@@ -22,7 +22,7 @@ from birq.settings.params import Pretrain
 from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
 from birq.train.distributed import ALONE, Group, join, leave
-from birq.train.loop import Training, adamw, precision, step_seed
+from birq.train.loop import Training, adamw, feed_of, precision, step_seed
 from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import prepare
@@ -232,9 +232,8 @@ class PretrainTask:
 
 
 def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretrain, seed: int, group: Group = ALONE) -> Feed:
-    """Every utterance, transcribed or not, in batches of the section's size."""
-    sizes = {"batch_seconds": section.batch_seconds, "micro_batch_seconds": section.micro_batch_seconds}
-    return Feed(utterances, np.arange(len(utterances)), front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)
+    """Every utterance, transcribed or not."""
+    return feed_of(utterances, np.arange(len(utterances)), front_end, section, seed, group)
 
 
 def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, values: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ EDITS = (
     Edit(
         "the margin before the end of a Slurm job", "", "birq/train/runtime/interrupt.py", "MARGIN_SECONDS = 60.0", "MARGIN_SECONDS = 90.0"
     ),
-    Edit("a new corpus reader", "", "birq/corpora/timit.py", "", "def prepare(*args, **limits):\n    raise NotImplementedError\n"),
+    Edit("a new corpus reader", "", "birq/corpora/timit.py", "", "SAMPLE_RATE_HZ = 16000\n"),
     Edit("the reader of another kind of corpus", "", "birq/corpora/librispeech.py", "SAMPLE_RATE_HZ = 16000", "SAMPLE_RATE_HZ = 16001"),
     Edit("the reader of local folders", "corpus-spoken", "birq/corpora/local.py", 'TABLE = "transcripts.tsv"', 'TABLE = "texts.tsv"'),
     Edit("the sentences of the synthetic corpus", "corpus-synth", "birq/corpora/synth.py", "PAUSE_SHARE = 0.3", "PAUSE_SHARE = 0.4"),

@@ -86,6 +86,15 @@ def test_method_added(project: Project) -> None:
     project.verify()
 
 
+def variant_added(project: Project, run: Callable[[], object]) -> None:
+    """A variant of fine-tuning alone: only what it changes, and the report, is computed."""
+    project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
+    run()
+    done = {s.artifact for s in project.said() if s.what == "computing"}
+    assert done == {"finetune/short-0", "decode/short-0", "score/short-0", "report"}
+    project.verify()
+
+
 @scenario(
     GROUP,
     "a variant is added that changes fine-tuning",
@@ -95,11 +104,7 @@ def test_method_added(project: Project) -> None:
 )
 def test_variant_added(project: Project) -> None:
     """An ablation is one DAG: a variant that changes nothing that a stage reads has that stage's key."""
-    project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
-    project.snakemake()
-    done = {s.artifact for s in project.said() if s.what == "computing"}
-    assert done == {"finetune/short-0", "decode/short-0", "score/short-0", "report"}
-    project.verify()
+    variant_added(project, project.snakemake)
 
 
 @scenario(
@@ -111,11 +116,7 @@ def test_variant_added(project: Project) -> None:
 )
 def test_variant_added_dvc(project: Project) -> None:
     """DVC's matrix runs over the names in `run.methods`, whatever they are."""
-    project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
-    project.dvc()
-    done = {s.artifact for s in project.said() if s.what == "computing"}
-    assert done == {"finetune/short-0", "decode/short-0", "score/short-0", "report"}
-    project.verify()
+    variant_added(project, project.dvc)
 
 
 @scenario(GROUP, "a seed is added (DVC)", "the new seed's runs and the report", computed="pretrain finetune decode score probe report")
