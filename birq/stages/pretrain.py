@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import asdict
+from typing import Any
 
 from birq import ranks
 from birq.model.encoder import Shape
 from birq.model.quantized import build, constants
 from birq.pipeline.stage import Job
 from birq.saved import encoder
-from birq.settings.params import numbers
 from birq.speech.shards import open_split, read_front_end
 
 
@@ -21,7 +21,7 @@ def compute(job: Job) -> None:
     """
     method, seed = job.method, int(job.wildcards["seed"])
     module = importlib.import_module(method.module)
-    values = numbers(job.node.params, method)
+    values = {k: v for dotted in method.sections for k, v in _values(job, dotted).items()}
     model_section = job.read("model").model_dump(mode="json")
     folders = job.inputs["features"]
     split = open_split(folders, "train")
@@ -41,3 +41,9 @@ def compute(job: Job) -> None:
         importlib.import_module(method.task).train(job, model, split, front_end, values)
     if ranks.rank() == 0:
         encoder.save(job.out, model, config)
+
+
+def _values(job: Job, dotted: str) -> dict[str, Any]:
+    """A section's keys and values, or those of a single key; through `job.read`, which refuses undeclared ones."""
+    value = job.read(dotted)
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else {dotted.rpartition(".")[2]: value}
