@@ -148,8 +148,7 @@ def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> Non
             assert stage.always_changed and not deps
             continue
         node = dag.find(out, loaded)
-        own = node.wildcards.get("corpus") or node.wildcards.get("method")
-        deps.remove(f"data/digests/{name}-{own}.json" if own else f"data/digests/{name}.json")
+        deps.remove(f"data/digests/{node.stem}.json")
         whole = {s.removeprefix("+").partition(":")[0] for s in dag.STAGES[name].inputs if s.startswith("+")}
         inputs = set()
         for dep in deps:

@@ -117,6 +117,12 @@ class Node:
         return "/".join(x for x in (self.stage.name, self.run) if x)
 
     @property
+    def stem(self) -> str:
+        """For files that the seeds of a method share: stage-corpus, stage-method, or the stage alone."""
+        own = self.wildcards.get("corpus") or self.wildcards.get("method")
+        return f"{self.stage.name}-{own}" if own else self.stage.name
+
+    @property
     def folder(self) -> Path:
         """The artifact's folder, relative to the project."""
         return locations.data_root() / self.name

@@ -17,11 +17,8 @@ from birq.settings.params import Params
 def write(params: Params) -> list[Path]:
     """Bring `data/digests/STAGE.json`, `STAGE-CORPUS.json` and `STAGE-METHOD.json` up to date."""
     folder = locations.data_root() / "digests"
-    content = {}
-    for node in dag.nodes(params):
-        own = node.wildcards.get("corpus") or node.wildcards.get("method")
-        name = f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json"
-        content[folder / name] = {"code": node.code, "sources": sources.digest(node)}
+    nodes = {folder / f"{node.stem}.json": node for node in dag.nodes(params)}
+    content = {path: {"code": node.code, "sources": sources.digest(node)} for path, node in nodes.items()}
     for old in set(folder.glob("*.json")) - set(content):
         old.unlink()
     return [files.write_if_changed(path, json.dumps(c, indent=1, sort_keys=True) + "\n") for path, c in content.items()]

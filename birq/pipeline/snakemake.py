@@ -32,8 +32,7 @@ CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
 
 def stamp_path(node: Node) -> Path:
     """A corpus and a method have a stamp of their own; the seeds of a method share one."""
-    own = node.wildcards.get("corpus") or node.wildcards.get("method")
-    return locations.data_root() / ".stamps" / (f"{node.stage.name}-{own}.json" if own else f"{node.stage.name}.json")
+    return locations.data_root() / ".stamps" / f"{node.stem}.json"
 
 
 def stamp_content(node: Node) -> str:
