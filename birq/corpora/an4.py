@@ -6,9 +6,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from birq.corpora import download, folder
+from birq.corpora import download, folder, tree
 from birq.corpora.download import Archive
-from birq.corpora.items import Item, Limits, Scan, audio_files, need_folder, read_lines
+from birq.corpora.items import Item, Limits, Scan, need_folder, of_problems, read_lines
 from birq.errors import BirqError
 from birq.settings.params import An4Corpus
 
@@ -48,7 +48,7 @@ def pinned(corpus: An4Corpus) -> dict[str, str]:
 
 def sources(corpus: An4Corpus) -> tuple[dict[str, str], list[Path]]:
     """The sources of the corpus: (archive -> SHA-256 where it is downloaded or will be, folders of the user's own files)."""
-    checksums, root = pinned(corpus), Path(corpus.root)
+    checksums, root = pinned(corpus), corpus.folder()
     if _home(root) is None or (checksums and download.downloaded(root, checksums) == checksums):
         return checksums, []
     return {}, [root]
@@ -93,7 +93,7 @@ def _list(root: Path, audio: dict[str, str], which: str, split: str | None) -> l
 
 def scan(corpus: An4Corpus, key: str) -> Scan:
     """Read the file lists; where there is no test list, the test speakers are drawn later."""
-    given = Path(corpus.root)
+    given = corpus.folder()
     if corpus.download and _home(given) is None:
         for name, archive in _archives(corpus).items():
             remedy = f"If you trust the archive with the other checksum, set {key}.sha256 to that checksum."
@@ -102,9 +102,8 @@ def scan(corpus: An4Corpus, key: str) -> Scan:
     root = _home(given)
     if root is None:
         raise BirqError(f"{key}.root: {given} holds no etc/an4_train.fileids; set it to the folder that has etc/ and wav/")
-    audio = {
-        p.relative_to(root / "wav").with_suffix("").as_posix(): p.relative_to(root).as_posix() for p in audio_files(root / "wav", SUFFIXES)
-    }
+    found = tree.read(root / "wav")
+    audio = {name.rpartition(".")[0]: f"wav/{name}" for name in found.ending(SUFFIXES)}
     if not audio:
         raise BirqError(f"{key}.root: {root / 'wav'} holds no {', '.join(SUFFIXES)} file; complete the corpus")
     items = _list(root, audio, "train", None)
@@ -112,7 +111,7 @@ def scan(corpus: An4Corpus, key: str) -> Scan:
         items += _list(root, audio, "test", "test")
     return Scan(
         root,
-        items,
+        items + of_problems(found),
         "any purpose, with CMU's notice (BSD-like)",
         "CMU AN4 (census) database, Carnegie Mellon University, 1991",
         SAMPLE_RATE_HZ,

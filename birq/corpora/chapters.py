@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from birq.corpora.items import Item, audio_files, read_lines
+from birq.corpora.items import Item, of_problems, read_lines
+from birq.corpora.tree import SUFFIXES, Tree
 
+LIST = ".trans.txt"
 NAME = re.compile(r"^(?P<speaker>[^-]+)-(?P<chapter>[^-]+)-[^-]+$")
 
 
@@ -14,50 +16,44 @@ def transcripts(path: Path) -> dict[str, str]:
     """A `*.trans.txt`: utterance id -> text. An id that comes twice keeps its first text."""
     texts: dict[str, str] = {}
     for line in read_lines(path):
-        id, _, text = line.strip().partition(" ")
+        id, *text = line.split(maxsplit=1) or [""]  # a blank or a tab after the id
         if id:
-            texts.setdefault(id, text.strip())
+            texts.setdefault(id, text[0].strip() if text else "")
     return texts
 
 
-def _by_recipe(part: Path, id: str, text: str) -> tuple[str, str] | None:
-    """lhotse's recipe for one line of a transcript file: (speaker, text), or None where it finds no readable audio."""
-    from lhotse.recipes.librispeech import parse_utterance
+def read(tree: Tree, split: str | None, prefix: str = "") -> list[Item]:
+    """Items of a tree in LibriSpeech's layout. A folder without any transcript file is unlabelled speech.
 
-    try:
-        parsed = parse_utterance(part, f"{id} {text}", {})
-    except Exception:  # damaged audio: the check reports the reason
-        return None
-    return None if parsed is None else (parsed[1].speaker, parsed[1].text)
-
-
-def read(root: Path, part: Path, split: str | None) -> list[Item]:
-    """Items of a tree in LibriSpeech's layout. A folder without any transcript file is unlabelled speech."""
-    by_folder: dict[Path, list[Path]] = {}
-    for path in audio_files(part):
-        by_folder.setdefault(path.parent, []).append(path)
-    for path in part.rglob("*.trans.txt"):
-        by_folder.setdefault(path.parent, [])
-    items = []
-    for folder in sorted(by_folder):
-        lists = sorted(folder.glob("*.trans.txt"))
-        texts = {id: text for path in reversed(lists) for id, text in transcripts(path).items()}
-        for path in by_folder[folder]:
-            id, relative = path.stem, path.relative_to(root).as_posix()
-            match = NAME.match(id)
-            speaker, text = match["speaker"] if match else folder.name, texts.get(id)
-            if text and path.suffix == ".flac":
-                speaker, text = _by_recipe(part, id, text) or (speaker, text)
-            item = Item(id, relative, speaker, text, split)
-            if lists and text is None:
-                item = item.bad("no transcript", f"{lists[0].name} has no line {id}")
-            elif text is None and split in ("dev", "test"):
-                item = item.bad("no transcript", f"a recording of the {split} split needs one")
-            items.append(item)
-        recorded = {path.stem for path in by_folder[folder]}
-        items += [
-            Item(id, "", "", text).bad("no audio", f"no recording beside {lists[0].name}")
-            for id, text in texts.items()
-            if id not in recorded
-        ]
+    `prefix` leads from the corpus' audio root to the tree.
+    """
+    by_folder: dict[str, list[str]] = {}
+    for name in tree.ending(SUFFIXES):
+        by_folder.setdefault(name.rpartition("/")[0], []).append(name)
+    lists_of: dict[str, list[str]] = {}
+    for name in tree.ending((LIST,)):
+        lists_of.setdefault(name.rpartition("/")[0], []).append(name)
+    items = of_problems(tree)
+    for folder in sorted({*by_folder, *lists_of}):
+        items += _folder(tree.root, prefix, by_folder.get(folder, []), lists_of.get(folder, []), split)
     return items
+
+
+def _folder(root: Path, prefix: str, names: list[str], lists: list[str], split: str | None) -> list[Item]:
+    """Items of one folder: its recordings, and lines of its transcript files without one."""
+    texts = {id: text for name in reversed(lists) for id, text in transcripts(root / name).items()}
+    shown = lists[0].rpartition("/")[2] if lists else ""
+    items, recorded = [], set()
+    for name in names:
+        path = Path(name)
+        id, match = path.stem, NAME.match(path.stem)
+        recorded.add(id)
+        speaker = match["speaker"] if match else path.parent.name or root.resolve().name
+        item = Item(id, prefix + name, speaker, texts.get(id), split)
+        if lists and item.text is None:
+            item = item.bad("no transcript", f"{shown} has no line {id}")
+        elif item.text is None and split in ("dev", "test"):
+            item = item.bad("no transcript", f"a recording of the {split} split needs one")
+        items.append(item)
+    alone = [id for id in texts if id not in recorded]
+    return items + [Item(id, "", "", texts[id]).bad("no audio", f"no recording beside {shown}") for id in alone]

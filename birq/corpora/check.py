@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from birq import files
 from birq.corpora.items import Item, Scan, normalise, outside
 from birq.progress import Progress
+from birq.speech import audio
 
-BLOCK_FRAMES = 1 << 18
 CHUNK = 256  # recordings whose findings are kept together over a kill
 LOWEST_RATE_HZ = 8000
+SILENT = 3e-4  # half of the distance from the lowest to the highest sample: 10 steps of 16 bits
+CANCELLED = 1e-3  # power of the channels' mean over theirs: independent channels have 1 / their number
+LOUDEST = 4.0  # floats beyond 1 are legal, a mix may have them
+LEAST_INT16 = 256.0  # floats of at least this peak, and at most 32768, are 16-bit integers; between the two nothing is sure
 MOST_CHARACTERS_PER_S = 40.0  # fast speech has 25; more means that the transcript, or the header's rate, is another recording's
 
 
@@ -29,55 +34,70 @@ class Sound:
     channels: int = 0
     n_samples: int = 0
     sha256: str = ""
+    gain: float = 1.0  # features are made of the samples times this
     reason: str | None = None
     detail: str = ""
 
 
-def _missing_wav_bytes(path: Path) -> int:
-    """Bytes that a RIFF file's data chunk promises beyond the end of the file (decoders shorten such files silently)."""
-    size = path.stat().st_size
-    with open(path, "rb") as f:
-        if f.read(4) != b"RIFF" or not f.seek(8) or f.read(4) != b"WAVE":
-            return 0
-        while len(header := f.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"data":
-                # a stream writer that could not go back leaves 0 or the largest number
-                return 0 if length in (0, 0xFFFFFFFF) else max(0, f.tell() + length - size)
-            f.seek(length + length % 2, 1)
-    return 0
+@dataclass
+class _Level:
+    """What the samples' values say, gathered over blocks."""
+
+    finite: bool = True
+    peak: float = 0.0  # of any channel
+    low: float = np.inf  # of the mean of the channels, which is what features see
+    high: float = -np.inf
+    power: float = 0.0  # sum of squares of that mean
+    channels_power: float = 0.0  # sum of squares, mean over the channels
+
+    def add(self, block: np.ndarray) -> None:
+        """A block [n, channels]."""
+        if not np.isfinite(block).all():
+            self.finite = False
+            return
+        wave = audio.mono(block)
+        self.peak = max(self.peak, float(np.abs(block).max()))
+        self.low, self.high = min(self.low, float(wave.min())), max(self.high, float(wave.max()))
+        self.power += float(np.square(wave, dtype=np.float64).sum())
+        self.channels_power += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
 
 
 def listen(path: Path) -> Sound:
-    """Decode a whole file in pieces; never raises."""
-    import numpy as np
-    import soundfile
-
+    """Decode a whole file in pieces, as features will; never raises."""
+    level, rates, channels, got, is_float = _Level(), set(), 0, 0, False
     try:
+        for about, block in audio.decode(path):
+            rates.add(about.sample_rate_hz)
+            channels, is_float = max(channels, about.channels), is_float or about.is_float
+            if len(block):
+                got += len(block)
+                level.add(block)
         with open(path, "rb") as f:
             sha = hashlib.file_digest(f, "sha256").hexdigest()
-        if not path.stat().st_size:
-            return Sound(sha256=sha, reason="empty", detail="0 bytes")
-        with soundfile.SoundFile(str(path)) as f:
-            rate, channels, promised, got = f.samplerate, f.channels, f.frames, 0
-            finite = True
-            while len(block := f.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                got += len(block)
-                finite = finite and bool(np.isfinite(block).all())
-        missing = _missing_wav_bytes(path)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as e:
-        return Sound(reason="unreadable", detail=" ".join(str(e).split()).replace(str(path), "the file"))
-    sound = Sound(rate, channels, got, sha)
-    if got < promised:
-        return replace(sound, reason="truncated", detail=f"{got} samples, the header says {promised}")
-    if missing:
-        return replace(sound, reason="truncated", detail=f"{missing} bytes are missing at the end")
-    if got > promised:
-        return replace(sound, reason="wrong duration", detail=f"{got} samples, the header says {promised}")
+    except audio.AudioError as e:
+        return Sound(reason=e.reason, detail=e.detail.replace(str(path), "the file"))
+    except OSError as e:
+        return Sound(reason="unreadable", detail=e.strerror or str(e))
     if not got:
-        return replace(sound, reason="empty", detail="no samples")
-    if not finite:
+        return Sound(sha256=sha, reason="empty", detail="no samples")
+    sound = Sound(max(rates), channels, got, sha)
+    if len(rates) > 1:
+        return replace(sound, reason="wrong rate", detail=f"the rate changes inside the file: {sorted(rates)} Hz")
+    return _judge_level(sound, level, is_float)
+
+
+def _judge_level(sound: Sound, level: _Level, is_float: bool) -> Sound:
+    """Set a sound aside that holds no speech, whatever its length is; scale floats that are 16-bit integers."""
+    if not level.finite:
         return replace(sound, reason="non-finite samples")
+    if is_float and level.peak > LOUDEST:
+        if not LEAST_INT16 <= level.peak <= 32768:
+            return replace(sound, reason="wrong scale", detail=f"samples up to {level.peak:.6g}; floats lie between -1 and 1")
+        sound = replace(sound, gain=1 / 32768)
+    if level.channels_power and level.power < CANCELLED * level.channels_power:
+        return replace(sound, reason="channels cancel each other", detail="their mean is nearly silent; keep one of them")
+    if (swing := (level.high - level.low) / 2 * sound.gain) < SILENT:
+        return replace(sound, reason="silent", detail=f"samples swing by {swing:.2g} around {(level.high + level.low) / 2:.3g}")
     return sound
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from birq.corpora import alignments, check, manifests, splits
 from birq.corpora.items import Item, Limits, Scan
 from birq.errors import BirqError
+from birq.progress import say
 from birq.settings.params import FolderCorpus
 
 ROWS_SHOWN = 10
@@ -17,9 +18,11 @@ ROWS_SHOWN = 10
 
 def _refuse(bad: list[Item], total: int, share: float, table: Path, key: str) -> None:
     """Stop where too much was set aside, showing the table."""
-    if len(bad) <= share * total:
-        return
     reasons = ", ".join(f"{n} × {reason}" for reason, n in Counter(i.reason for i in bad).most_common())
+    if len(bad) <= share * total:
+        if bad:
+            say(f"{key}: {len(bad)} of {total} recordings set aside ({reasons}); quarantine.tsv of the corpus lists them")
+        return
     lines = [f"  {i.id}\t{i.path or '(none)'}\t{i.reason}\t{i.detail}" for i in bad[:ROWS_SHOWN]]
     if len(bad) > ROWS_SHOWN:
         lines.append(f"  … and {len(bad) - ROWS_SHOWN} more")
@@ -46,12 +49,13 @@ def prepare(
     _refuse(bad, len(scanned.items), limits.max_quarantined_share, scratch / "quarantine.tsv", key)
     if not good:
         raise BirqError(f"{key}: no recording is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
+    if scaled := [i.path for i in good if sounds[i.path].gain != 1]:
+        say(f"{key}: {len(scaled)} recordings hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
     for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):
         sound = sounds[item.path]
-        made = manifests.cut(
-            item.id, item.path, sound.sample_rate_hz, sound.n_samples, item.speaker, item.text, sound.sha256, sound.channels
-        )
+        about = (sound.sample_rate_hz, sound.n_samples, item.speaker, item.text, sound.sha256, sound.channels, sound.gain)
+        made = manifests.cut(item.id, item.path, *about)
         cuts[str(item.split)].append(made)
     manifests.write_quarantine(out / "quarantine.tsv", rows)
     manifests.write_corpus(
@@ -67,5 +71,5 @@ def prepare(
     )
     if corpus.alignments:
         ids = {i.id for i in good}
-        times = [row for path in corpus.alignments for row in alignments.read(Path(path), ids)]
+        times = [row for path in corpus.alignment_files() for row in alignments.read(path, ids)]
         manifests.write_alignments(out / "alignments.parquet", sorted(times, key=lambda r: r[:3]))

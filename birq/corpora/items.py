@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from birq.corpora.tree import Tree
 from birq.errors import BirqError
 
-SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga")
+MOST_DETAIL = 300  # characters of a reason's detail
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class Item:
     detail: str = ""
 
     def bad(self, reason: str, detail: str = "") -> Item:
-        """The item, set aside; the first reason stays."""
+        """The item, set aside; the first reason stays. A long detail is cut."""
+        detail = detail if len(detail) <= MOST_DETAIL else detail[:MOST_DETAIL] + " …"
         return self if self.reason else replace(self, reason=reason, detail=detail)
 
 
@@ -54,13 +54,9 @@ class Scan:
     sample_rate_hz: int | None = None  # where every file must have it
 
 
-def audio_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
-    """Audio files below a folder, links followed, in a stable order; hidden files are left out."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield Path(parent) / name
+def of_problems(tree: Tree) -> list[Item]:
+    """Items, set aside, for names in a folder that lead to no file."""
+    return [Item(p.path, "", "").bad(p.reason, p.detail) for p in tree.problems]
 
 
 def need_folder(root: Path, key: str) -> None:
@@ -69,7 +65,11 @@ def need_folder(root: Path, key: str) -> None:
         raise BirqError(f"{key}: no folder {root}; correct the path in params.yaml")
     if not root.is_dir():
         raise BirqError(f"{key}: {root} is a file, a folder is wanted; correct the path in params.yaml")
-    if all(p.name.startswith(".") for p in root.iterdir()):
+    try:
+        empty = all(p.name.startswith(".") for p in root.iterdir())
+    except OSError as e:
+        raise BirqError(f"{key}: the folder {root} cannot be entered ({e.strerror}); change its mode or correct the path") from None
+    if empty:
         raise BirqError(f"{key}: the folder {root} is empty; put the corpus there or correct the path in params.yaml")
 
 

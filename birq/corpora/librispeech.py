@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birq.corpora import chapters, download, folder
+from birq.corpora import chapters, download, folder, tree
 from birq.corpora.download import Archive
 from birq.corpora.items import Item, Limits, Scan, need_folder
 from birq.errors import BirqError
@@ -54,7 +54,7 @@ def pinned(corpus: LibriSpeechCorpus) -> dict[str, str]:
 
 def sources(corpus: LibriSpeechCorpus) -> tuple[dict[str, str], list[Path]]:
     """The sources of the corpus: (archive -> SHA-256 of parts that are downloaded or will be, folders of the user's own files)."""
-    checksums, root = pinned(corpus), Path(corpus.root)
+    checksums, root = pinned(corpus), corpus.folder()
     marks = download.marks(root)
     own = []
     for part in _named(corpus):
@@ -67,7 +67,7 @@ def sources(corpus: LibriSpeechCorpus) -> tuple[dict[str, str], list[Path]]:
 
 def _fetch(corpus: LibriSpeechCorpus, key: str) -> None:
     """Download the parts that are missing, beside those that are there."""
-    root = Path(corpus.root)
+    root = corpus.folder()
     home = _home(root)
     missing = [part for part in _named(corpus) if not (home / part).is_dir()]
     for part in missing:
@@ -90,8 +90,8 @@ def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
         raise BirqError(f"{key}.train_parts: empty; name at least one part, such as train-clean-100")
     if corpus.download:
         _fetch(corpus, key)
-    need_folder(Path(corpus.root), f"{key}.root")
-    root = _home(Path(corpus.root))
+    need_folder(corpus.folder(), f"{key}.root")
+    root = _home(corpus.folder())
     items: list[Item] = []
     for split, parts in _parts(corpus).items():
         for part in parts:
@@ -101,7 +101,7 @@ def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
                 raise BirqError(
                     f"{key}.{split}_parts: {root} has no part {part!r}, it has {there}; name one of these or set {key}.download to true"
                 )
-            read = chapters.read(root, path, None if split == "train" else split)
+            read = chapters.read(tree.read(path), None if split == "train" else split, f"{part}/")
             if not read:
                 raise BirqError(f"{key}.{split}_parts: {path} holds no recording; complete the part or leave it out")
             items += read

@@ -23,10 +23,11 @@ def cut(
     text: str | None,
     sha256: str | None = None,
     channels: int = 1,
+    gain: float = 1.0,
 ) -> dict[str, Any]:
     """One lhotse cut as a plain dict: a whole recording with one supervision.
 
-    `path` is relative to the corpus' audio root; `sha256` is of the audio file.
+    `path` is relative to the corpus' audio root; `sha256` is of the audio file; features are made of the samples times `gain`.
     """
     from lhotse import MonoCut, MultiCut, Recording, SupervisionSegment
     from lhotse.audio import AudioSource
@@ -46,7 +47,7 @@ def cut(
     kind = MonoCut if channels == 1 else MultiCut
     made = kind(id=id, start=0.0, duration=duration_s, channel=channel, recording=recording, supervisions=[supervision])
     if sha256 is not None:
-        made.custom = {"sha256": sha256}
+        made.custom = {"sha256": sha256} | ({"gain": gain} if gain != 1 else {})
     return made.to_dict()
 
 

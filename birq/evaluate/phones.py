@@ -30,6 +30,14 @@ def segments_by_id(tables: list[pa.Table], ids: set[str]) -> tuple[dict[str, Seg
     return out, names.tolist()
 
 
+def renamed(table: pa.Table, corpus: str, ids: set[str]) -> pa.Table:
+    """An alignment table whose ids are those of `shards.open_split`, which puts the corpus in front where two corpora share an id."""
+    if not any(id.startswith(f"{corpus}/") for id in ids):
+        return table
+    names = [f"{corpus}/{id}" if f"{corpus}/{id}" in ids else id for id in table["id"].to_pylist()]
+    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(names, pa.string()))
+
+
 def frame_centres_s(n_frames: int, n_stack: int, frame_shift_ms: float, frame_length_ms: float) -> np.ndarray:
     """Time in seconds of the middle of each stacked frame.
 

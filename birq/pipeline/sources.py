@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import os
 from typing import Any
 
 from birq.pipeline import artifact, locations
@@ -22,11 +22,15 @@ def digest(node: Node) -> str | None:
     if getattr(corpus, "download", False):
         archives, folders = importlib.import_module(f"birq.corpora.{corpus.kind}").sources(corpus)
     else:
-        archives, folders = {}, [Path(corpus.root)] if hasattr(corpus, "root") else []
-    paths: list[Path] = []
-    for outside in (*folders, *map(Path, getattr(corpus, "alignments", []))):
-        paths += sorted(p for p in outside.rglob("*") if p.is_file()) if outside.is_dir() else [outside] * outside.is_file()
-    if not paths and not archives:
+        archives, folders = {}, [corpus.folder()] if hasattr(corpus, "root") else []
+    paths, names = [], []
+    for folder in [f for f in folders if f.is_dir()]:
+        tree = importlib.import_module("birq.corpora.tree").read(folder)  # as the reader walks it
+        paths += tree.content()
+        names += tree.names()
+    paths += [p for p in getattr(corpus, "alignment_files", list)() if p.is_file()]
+    if not paths and not archives and not names:
         return None
-    digests = sha256_files(paths, locations.memo(f"sources-{node.wildcards['corpus']}"))
-    return artifact.sha256_json([sorted(archives.items()), [[str(p), d] for p, d in zip(paths, digests, strict=True)]])
+    readable = [p for p in paths if os.access(p, os.R_OK)]
+    digests = dict(zip(readable, sha256_files(readable, locations.memo(f"sources-{node.wildcards['corpus']}")), strict=True))
+    return artifact.sha256_json([sorted(archives.items()), [[str(p), digests.get(p, "unreadable")] for p in paths], names])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -79,6 +81,21 @@ class FolderCorpus(Section):
     dev_share: Share = 0.1  # of the speakers, where the corpus fixes no split
     test_share: Share = 0.1  # of the speakers, where the corpus fixes no split
     split_seed: Seed = 0
+
+    def folder(self) -> Path:
+        """`root` as a path; `~` and `$NAME` stand for the home folder and environment variables."""
+        return expanded(self.root)
+
+    def alignment_files(self) -> list[Path]:
+        return [expanded(path) for path in self.alignments]
+
+
+def expanded(text: str) -> Path:
+    """A path from params.yaml. Errors: BirqError for an environment variable that is not set."""
+    path = Path(text) if Path(text).exists() else Path(os.path.expandvars(os.path.expanduser(text)))
+    if (unset := re.search(r"\$(\w+|\{\w+\})", str(path))) and not path.exists():
+        raise BirqError(f"params.yaml: {text!r} names {unset[0]}, which is not set; set it, or write the path out")
+    return path
 
 
 class An4Corpus(FolderCorpus):

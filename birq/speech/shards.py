@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -275,7 +275,8 @@ class Split:
 def open_split(folders: list[Path], split: str) -> Split:
     """Open `train`, `dev` or `test` of several features artifacts; an artifact without that split adds nothing.
 
-    Errors: BirqError for a missing or corrupt shard, an id that occurs twice, shards whose numbers mean different things.
+    Ids that two corpora have are told apart by the corpus' name. Errors: BirqError for a missing or corrupt shard, an id that occurs twice
+    in one corpus, shards whose numbers mean different things.
     """
     shards: list[_Shard] = []
     for folder in map(Path, folders):
@@ -296,14 +297,23 @@ def open_split(folders: list[Path], split: str) -> Split:
                     f"{s.path}: {key} is {here}, but {first_says} in {shards[0].path}; delete both features folders and run again"
                 )
     out = Split(shards)
-    if len(set(out.ids)) != len(out):
-        first: dict[str, Path] = {}
-        for i, name in enumerate(out.ids):
-            path = out.paths[out._file[i]]
-            if name in first:
-                raise BirqError(f"{path}: utterance id {name!r} is also in {first[name]}; ids must be unique over the corpora of a run")
-            first[name] = path
+    out.ids = _distinct(out.ids, [out.paths[f].parent.parent for f in out._file])
     return out
+
+
+def _distinct(ids: list[str], folders: list[Path]) -> list[str]:
+    """Ids of which corpora have like ones get the corpus' name in front: 001 of two corpora are two recordings.
+
+    Errors: BirqError for an id that occurs twice in one corpus.
+    """
+    owners: dict[str, set[str]] = {}
+    for id, folder in zip(ids, folders, strict=True):
+        owners.setdefault(id, set()).add(folder.name)
+    made = [f"{folder.name}/{id}" if len(owners[id]) > 1 else id for id, folder in zip(ids, folders, strict=True)]
+    for id, n in Counter(made).items():
+        if n > 1:
+            raise BirqError(f"{folders[made.index(id)]}: utterance id {id!r} occurs {n} times; delete that folder and run again")
+    return made
 
 
 def read_stats(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:

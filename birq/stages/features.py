@@ -39,6 +39,7 @@ class _Utterance:
     path: str
     offset_s: float
     duration_s: float | None  # None: to the end
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _make_shard(task: _Task) -> dict[str, Any]:
 
     def rows() -> Iterator[dict[str, Any]]:
         for u in task.utterances:
-            wave = audio.read(u.path, task.settings["sample_rate_hz"], u.offset_s, u.duration_s)
+            wave = audio.read(u.path, task.settings["sample_rate_hz"], u.offset_s, u.duration_s) * np.float32(u.gain)
             logmel_TF = fbank(wave, task.settings).numpy()
             if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
                 why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
@@ -124,6 +125,7 @@ def _utterance(cut: Any) -> _Utterance:
         path=str(cut.recording.sources[0].source),
         offset_s=float(cut.start),
         duration_s=None if whole else float(cut.duration),
+        gain=(cut.custom or {}).get("gain", 1.0),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from birq.corpora.manifests import alignments
 from birq.errors import BirqError
 from birq.evaluate import quality
-from birq.evaluate.phones import NO_PHONE, Segments, segments_by_id
+from birq.evaluate.phones import NO_PHONE, Segments, renamed, segments_by_id
 from birq.evaluate.probe import DIGITS, Frames, choose, label_frames, measure
 from birq.pipeline.stage import Job
 from birq.saved import encoder
@@ -21,8 +21,10 @@ from birq.train.runtime.devices import for_inference
 
 def _aligned(job: Job, corpora: list[str], split: Split, name: str) -> tuple[dict[str, Segments], list[str], str | None]:
     """Segments by utterance, phone names, and why there are none."""
-    tables = [t for t in (alignments(Path(f)) for f in job.inputs["corpus"]) if t is not None]
-    segments, phones = segments_by_id(tables, set(split.ids))
+    wanted = set(split.ids)
+    found = {Path(f).name: alignments(Path(f)) for f in job.inputs["corpus"]}
+    tables = [renamed(t, name, wanted) for name, t in found.items() if t is not None]
+    segments, phones = segments_by_id(tables, wanted)
     if segments:
         return segments, phones, None
     if not tables:
