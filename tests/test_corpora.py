@@ -171,7 +171,7 @@ def test_every_kind_of_damage_is_set_aside_with_its_reason(tmp_path: Path):
         "a-none": "empty",
         "a-nan": "non-finite samples",
         "a-zero": "empty",
-        "a-text": "unreadable",
+        "a-text": "no audio that birq reads",
         "a-cutwav": "truncated",
         "a-cutflac": found["a-cutflac"],
         "a-cutmp3": "truncated",

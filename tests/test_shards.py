@@ -6,10 +6,12 @@ import json
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from birq.errors import BirqError
+from birq.evaluate.phones import renamed
 from birq.speech import shards
 
 
@@ -120,12 +122,22 @@ def test_views_cannot_be_written(tmp_path):
         shards.open_split([tmp_path / "c"], "train").raw(0)[:] = 0
 
 
-def test_duplicate_ids_are_refused(tmp_path):
-    """Two corpora with one id would make hypotheses and references ambiguous."""
-    write(tmp_path / "a", make_rows(3))
+def test_like_ids_of_two_corpora_are_told_apart(tmp_path):
+    """Folders of two people both begin with 001: these are two recordings, and a hypothesis must belong to one of them."""
+    write(tmp_path / "a", [*make_rows(3), *make_rows(1, "a")])
     write(tmp_path / "b", make_rows(3))
-    with pytest.raises(BirqError, match=r"b/train/00000.parquet: utterance id 'u-0' is also in .*a/train/00000.parquet"):
-        shards.open_split([tmp_path / "a", tmp_path / "b"], "train")
+    split = shards.open_split([tmp_path / "a", tmp_path / "b"], "train")
+    assert split.ids == ["a/u-0", "a/u-1", "a/u-2", "a-0", "b/u-0", "b/u-1", "b/u-2"]
+    assert shards.open_split([tmp_path / "a"], "train").ids == ["u-0", "u-1", "u-2", "a-0"]
+    table = pa.table({"id": ["u-1", "a-0"], "start_s": [0.0, 0.0]})
+    assert renamed(table, "a", set(split.ids))["id"].to_pylist() == ["a/u-1", "a-0"]
+
+
+def test_an_id_that_occurs_twice_in_a_corpus_is_refused(tmp_path):
+    """Hypotheses and references would be ambiguous."""
+    write(tmp_path / "a", [*make_rows(3), *make_rows(3)])
+    with pytest.raises(BirqError, match=r"a: utterance id 'u-0' occurs 2 times"):
+        shards.open_split([tmp_path / "a"], "train")
 
 
 def test_different_features_do_not_mix(tmp_path):

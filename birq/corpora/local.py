@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -24,13 +25,13 @@ def _id(relative: Path) -> str:
     return "-".join(relative.with_suffix("").parts)
 
 
-def _distinct(items: list[Item]) -> list[Item]:
-    """Items whose ids differ where the names of their files do: a-b/c.wav and a/b-c.wav are two recordings."""
+def _distinct(items: list[Item], *, named: re.Pattern[str] | None = None) -> list[Item]:
+    """Items whose ids differ where the names of their files do: a-b/c.wav and a/b-c.wav are two recordings. Ids that `named` fits stay."""
     owner: dict[str, str] = {}
     made = []
     for item in items:
         name = item.path.rpartition(".")[0]
-        if item.path and owner.setdefault(item.id, name) != name:
+        if item.path and owner.setdefault(item.id, name) != name and not (named and named.match(item.id)):
             item = replace(item, id=f"{item.id}-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
         made.append(item)
     return made
@@ -169,7 +170,7 @@ def scan(corpus: LocalCorpus, key: str) -> Scan:
     elif table:
         items = _distinct(_table(found, table))
     elif next(found.ending((chapters.LIST,)), None):
-        items = chapters.read(found, None)
+        items = _distinct(chapters.read(found, None), named=chapters.NAME)
     else:
         items = _distinct(_bare(found))
     return Scan(root, items, "not stated; the owner of the recordings knows it", f"local folder {root.resolve().name}")

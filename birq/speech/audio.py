@@ -206,5 +206,6 @@ def read(path: str | Path, sample_rate_hz: int, offset_s: float = 0.0, duration_
 
 
 def shown(path: str | Path) -> str:
-    """A path as text; bytes of its name that are no UTF-8 are written as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as text: bytes of its name that are no UTF-8, and control characters, are written as \\xNN."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or ord(c) > 159 else f"\\x{ord(c):02x}" for c in text)
