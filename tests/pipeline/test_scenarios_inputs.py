@@ -58,6 +58,34 @@ def test_input_changed(project: Project) -> None:
     assert project.digests() == before
 
 
+@scenario(
+    AUDIO,
+    "a recording changes in a folder that is a link (each tool asked for the corpus)",
+    "the corpus: links are followed in the key as in the reader",
+    computed="corpus",
+)
+def test_linked_folder_changed(fresh: Project, tmp_path: Path) -> None:
+    """Speakers on another disk are the corpus' own files: one walk serves the reader and the key, so no change goes unseen."""
+    project = fresh.copy(tmp_path / "project")
+    speech, disk = project.root / "speech", tmp_path / "disk"
+    disk.mkdir()
+    for n in (4, 5):
+        shutil.copy(speech / f"train0{n}.wav", disk / f"linked0{n}.wav")
+    (speech / "linked").symlink_to(disk)
+    with open(speech / "transcripts.tsv", "a") as f:
+        f.write("linked/linked04.wav\tabc def\ttrain0\ttrain\nlinked/linked05.wav\tabc def\ttrain1\ttrain\n")
+    seen = []
+    for ask in (
+        lambda: project.snakemake("data/corpus/tones/provenance.json"),
+        lambda: project.dvc("repro", "corpus@tones"),
+        lambda: project.snakemake("data/corpus/tones/provenance.json"),
+    ):
+        shutil.copy(speech / f"train0{len(seen)}.wav", disk / "linked04.wav")
+        ask()
+        seen.append((project.root / "data" / "corpus" / "tones" / "train.jsonl").read_text())
+    assert len(set(seen)) == 3 and all("linked/linked05.wav" in text for text in seen)
+
+
 @scenario(CODE, "a comment and a docstring are edited (Snakemake)", "no verb is called")
 def test_comment_edited(project: Project) -> None:
     """The hash of code is taken from its syntax tree, docstrings left out."""
