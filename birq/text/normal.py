@@ -203,5 +203,5 @@ class Normaliser:
         spaced = " " in self.alphabet
         if APOSTROPHE in text and not (self._apostrophe and spaced):
             text = _EDGE.sub(" ", text)
-        words = (" " if spaced else "").join(text.split())
+        words = " ".join(text.split()) if spaced else unicodedata.normalize("NFC", "".join(text.split()))
         return words.replace(APOSTROPHE, self._apostrophe or APOSTROPHE)
