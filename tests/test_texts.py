@@ -377,8 +377,8 @@ def test_a_corpus_says_what_it_changed(
     } | ({"annotations": 2} if kept else {})
     assert changes["spaces"]["examples"] == [["one\u2028two three", "one two three"], ["hello\u200bthere", "hello there"]]
     said = capfd.readouterr().err
-    assert "1 unspoken symbols ('☺ fine' -> 'fine')" in said and ("2 annotations" in said) == kept
-    assert "1 punctuation" not in said
+    assert "unspoken symbols in 1 ('☺ fine' -> 'fine')" in said and ("annotations in 2 (" in said) == kept
+    assert "punctuation in" not in said
     if not kept:
         assert "annotation in the transcript\t[noise] in 'well [noise] yes'" in (out / "quarantine.tsv").read_text(encoding="utf-8")
 

@@ -16,6 +16,7 @@ from birq.text.normal import KINDS, Normaliser
 
 ROWS_SHOWN = 10
 EXAMPLES = 3  # of each kind of change
+SHOWN_CHARACTERS = 60  # of an example on the terminal
 EVERYDAY = frozenset({"case", "punctuation", "spaces"})  # changes that no line needs to tell; corpus.json has them
 
 
@@ -45,9 +46,16 @@ def text_changes(good: list[Item]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")
+
+
 def _tell_changes(name: str, changes: dict[str, dict[str, Any]]) -> None:
-    told = [f"{c['utterances']} {kind} ({c['examples'][0][0]!r} -> {c['examples'][0][1]!r})" for kind, c in changes.items()]
-    told = [line for kind, line in zip(changes, told, strict=True) if kind not in EVERYDAY]
+    told = []
+    for kind in changes:
+        if kind not in EVERYDAY:
+            before, after = changes[kind]["examples"][0]
+            told.append(f"{kind} in {changes[kind]['utterances']} ({_brief(before)} -> {_brief(after)})")
     if told:
         say(f"corpus {name}  transcripts changed: {'; '.join(told)}; more in corpus.json")
 

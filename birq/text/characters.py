@@ -54,7 +54,7 @@ def separator(char: str) -> Rule:
     if char in LOOKALIKES:
         return APOSTROPHE, "apostrophes"
     if _decomposition(char) in _SAME:
-        return unicodedata.normalize("NFKC", char), "letter forms"
+        return unicodedata.normalize("NFKC", char), "punctuation" if category.startswith("P") else "letter forms"
     return char, ""
 
 

@@ -130,7 +130,7 @@ class Normaliser:
         if self._keeps(char):
             return char, ""
         became, kind = characters.separator(char)
-        if kind == "letter forms":
+        if became not in (char, " ", APOSTROPHE):
             became = "".join(self._separator(c)[0] for c in became)
         return became, kind
 
