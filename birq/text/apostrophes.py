@@ -7,6 +7,8 @@ none.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from itertools import pairwise
 
 # what follows an apostrophe that is no quotation mark: English, then Dutch and German; n as in rock 'n' roll
 _ELISIONS = frozenset(
@@ -21,58 +23,68 @@ _OWN_END = re.compile(r"(?:s|in|(?:^|[ '])(?:an|o|th|ol|wi|po|mo))$")
 _RUN, _WORD = re.compile("'+"), re.compile("[^ ']+")
 
 
-def _beside(text: str, begin: int, end: int) -> tuple[str, str]:
-    """The characters before and after a run, "" for a space or none."""
-    return text[max(begin - 1, 0) : begin].strip(), text[end : end + 1].strip()
+@dataclass
+class _Run:
+    """Apostrophes side by side, and what stands next to them: "" for a space or the end."""
+
+    begin: int
+    end: int
+    left: str
+    right: str
+    elided: bool = False  # the word after it begins with an apostrophe, or the word before it, as in 'n', ends with one too
+    better_follows: bool = False  # a quotation is closed later, before the next one opens, by a mark that cannot belong to a word
+
+    @property
+    def opens(self) -> bool:
+        return bool(self.right and not self.left and self.end - self.begin == 1)
+
+    @property
+    def may_belong(self) -> bool:
+        """A single one after a word."""
+        return bool(self.left and not self.right and self.end - self.begin == 1)
 
 
-def _elided(text: str, begin: int) -> str:
-    """The word that begins there, if it is known to begin with an apostrophe."""
-    word = _WORD.match(text, begin)
-    return word[0] if word and word[0] in _ELISIONS else ""
+def _own_end(text: str, run: _Run) -> bool:
+    """Whether the word before it may have an apostrophe at its end."""
+    return _OWN_END.search(text[max(run.begin - 5, 0) : run.begin]) is not None
 
 
-def _may_own(text: str, end: int) -> bool:
-    """Whether an apostrophe there may belong to the word before it."""
-    return _OWN_END.search(text[max(end - 5, 0) : end]) is not None
-
-
-def _better_close(text: str, begin: int) -> bool:
-    """Whether a quotation is closed later, before the next one opens, by a mark that cannot belong to a word."""
-    for run in _RUN.finditer(text, begin):
-        left, right = _beside(text, *run.span())
-        if right and (left or _elided(text, run.end())):
+def _runs(text: str) -> list[_Run]:
+    spans = [m.span() for m in _RUN.finditer(text)]
+    runs = [_Run(a, b, text[max(a - 1, 0) : a].strip(), text[b : b + 1].strip()) for a, b in spans]
+    for run, after in pairwise([*runs, _Run(len(text), len(text), "", "")]):
+        if run.opens:
+            word = _WORD.match(text, run.end)
+            run.elided = bool(word and word[0] in _ELISIONS)
+            if run.elided and word and word.end() == after.begin and after.may_belong:
+                after.elided = True
+    better = False
+    for run in reversed(runs):
+        run.better_follows = better
+        if (run.left and run.right) or run.elided:
             continue
-        if right:
-            return False
-        if len(run[0]) > 1 or not _may_own(text, run.start()):
-            return True
-    return False
+        if run.right:
+            better = False
+        elif not run.may_belong or not _own_end(text, run):
+            better = True
+    return runs
 
 
 def _once(text: str) -> str:
     out = list(text)
-    opened: list[int] = []
-    kept_close = -1
-    for run in _RUN.finditer(text):
-        begin, end = run.span()
-        left, right = _beside(text, begin, end)
-        if left and right:  # inside a word; SQL doubles it
-            out[begin:end] = ["'"] + [""] * (end - begin - 1)
+    opened: list[_Run] = []
+    for run in _runs(text):
+        length = run.end - run.begin
+        if run.left and run.right:  # inside a word; SQL doubles it
+            out[run.begin : run.end] = ["'"] + [""] * (length - 1)
+        elif run.opens:
+            opened += [] if run.elided else [run]
+        elif run.may_belong and (run.elided or not opened or (run.better_follows and _own_end(text, run))):
             continue
-        if right and end - begin == 1:
-            word = _elided(text, end)
-            if not word:
-                opened.append(begin)
-            elif text[end + len(word) : end + len(word) + 1] == "'":
-                kept_close = end + len(word)
-            continue
-        own = begin == kept_close or not opened or (_may_own(text, begin) and _better_close(text, end))
-        if left and end - begin == 1 and own:
-            continue
-        out[begin:end] = [" "] * (end - begin)  # a closing mark, a doubled one, or one that stands alone
-        if opened and not right:
-            out[opened.pop()] = " "
+        else:  # a closing mark, a doubled one, or one that stands alone
+            out[run.begin : run.end] = [" "] * length
+            if opened and not run.right:
+                out[opened.pop().begin] = " "
     return "".join(out)
 
 

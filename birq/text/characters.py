@@ -9,8 +9,8 @@ from __future__ import annotations
 import unicodedata
 
 APOSTROPHE = "'"
-# signs that writers put for an apostrophe: quotation marks, accents, modifier letters, Armenian and Hebrew ones, Saltillo
-LOOKALIKES = "’‘‛ʼʻʽʹ`´՚׳ꞌꞋ"
+# signs that writers put for an apostrophe: quotation marks, accents, modifier letters, Greek, Armenian and Hebrew ones, Saltillo
+LOOKALIKES = "’‘‛ʼʻʽʹ`´΄᾽᾿՚׳ꞌꞋ"
 PRIMES = "′‵″‴‶‷⁗"  # feet and inches, minutes and seconds: said, unless between letters, where ′ and ‵ are apostrophes
 LETTER_POINTS = "·״"  # Catalan l·l and Hebrew abbreviations: between these letters a part of the word
 SAID_PUNCTUATION = "%&@#*\\§‰‱٪؉؊⁊"
@@ -43,7 +43,7 @@ def _decomposition(char: str) -> str:
 
 
 def separator(char: str) -> Rule:
-    """First rule: spaces and controls, invisible characters, apostrophes, widths."""
+    """First rule: spaces and controls, invisible characters, apostrophes, letters in another form. What it becomes may need it again."""
     category = unicodedata.category(char)
     if char == " ":
         return char, ""
@@ -53,7 +53,8 @@ def separator(char: str) -> Rule:
         return "", "invisible characters"
     if char in LOOKALIKES:
         return APOSTROPHE, "apostrophes"
-    if _decomposition(char) in _SAME:
+    letter = category.startswith("L") and ord(char) not in _LETTERLIKE and _decomposition(char) in _LETTER_FORMS
+    if letter or _decomposition(char) in _SAME:
         return unicodedata.normalize("NFKC", char), "punctuation" if category.startswith("P") else "letter forms"
     return char, ""
 
@@ -70,7 +71,7 @@ def is_picture_when_marked(char: str) -> bool:
 
 
 def sign(char: str) -> Rule:
-    """Second rule: symbols, punctuation, letters in another form."""
+    """Second rule: symbols and punctuation."""
     category = unicodedata.category(char)
     if char in APOSTROPHE + PRIMES + LETTER_POINTS + SAID_PUNCTUATION:
         return char, ""
@@ -78,8 +79,6 @@ def sign(char: str) -> Rule:
         return " ", "punctuation"
     if is_unspoken_symbol(char):
         return " ", "unspoken symbols"
-    if category.startswith("L") and ord(char) not in _LETTERLIKE and _decomposition(char) in _LETTER_FORMS:
-        return unicodedata.normalize("NFKC", char), "letter forms"
     return char, ""
 
 

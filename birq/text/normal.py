@@ -32,14 +32,14 @@ DOTLESS_I = ("tr", "az", "crh", "gag", "kaa")
 _TURKIC = str.maketrans({"İ": "i", "I": "ı"})
 
 _MARKED = re.compile(".[" + EMOJI_MARK + "]")
-# [noise] and {cough} anywhere; <unk> as one tag, or as several words that stand apart
+# [noise] and {cough} anywhere, and pairs with nothing in them; <unk> as one tag, or as several words that stand apart
 _BRACKETS = {
-    "[": r"\[[^\[\]]*[^\[\]\s][^\[\]]*\]",
-    "{": r"\{[^{}]*[^{}\s][^{}]*\}",
+    "[": r"\[[^\[\]]*\]",
+    "{": r"\{[^{}]*\}",
     "<": r"<(?=[^<>]*[^\W\d_])(?:[^<>\s]+>|(?<![^\W_]<)[^<>\s][^<>]*[^<>\s]>(?![^\W_]))",
 }
 _ROUND = re.compile(r"(?<![^\W_])(?<!')\((?=[^()]*[^\W\d_])[^()\[\]{}<>\s]+\)(?![^\W_])(?!')")  # (laughter) as one token
-_ASIDE = re.compile(r"\([^()]*\w[^()]*\)")
+_ASIDE = re.compile(r"\((?=[^()]*\))[^()]*\w")
 _PRIME_INSIDE = re.compile(r"(?<=[^\W\d_])[′‵](?=[^\W\d_])")
 _POINT_OUTSIDE = re.compile(r"(?<![lL])·|·(?![lL])|(?<![א-ת])״|״(?![א-ת])")
 _GERSHAYIM = re.compile(r"(?<=[א-ת])[\"“”](?=[א-ת])")
@@ -137,15 +137,14 @@ class Normaliser:
     def _sign(self, char: str) -> Rule:
         if self._keeps(char):
             return char, ""
-        became, kind = characters.sign(char)
-        if kind == "letter forms":  # these letters may be anything but letters in the same form again
-            became = "".join(self._sign(d)[0] for c in became for d in self._separator(c)[0])
-        return became, kind
+        if char in "[]{}" and self.annotations != "words":
+            return char, ""  # without its partner: where the annotation ends is not known
+        return characters.sign(char)
 
     # ---- steps
 
     def _plain(self, text: str, changes: set[str]) -> str:
-        """NFC, one kind of space and of apostrophe, nothing invisible, one width; signs that are marked as emoji are gone."""
+        """NFC, one kind of space and of apostrophe, nothing invisible, plain letters; signs that are marked as emoji are gone."""
         plain = unicodedata.normalize("NFC", text)
         if plain != text:
             changes.add("letter forms")
@@ -162,7 +161,8 @@ class Normaliser:
 
     def _without_annotations(self, text: str, found: list[str], changes: set[str]) -> str:
         def gone(match: re.Match[str]) -> str:
-            found.append(match[0])
+            if match[0][1:-1].strip():
+                found.append(match[0])
             return f" {match[0][1:-1]} " if self.annotations == "words" else " "
 
         before = ""
@@ -177,7 +177,7 @@ class Normaliser:
         return text
 
     def _spoken(self, text: str, changes: set[str]) -> str:
-        """Spaces for punctuation and symbols that nobody says, plain letters."""
+        """Spaces for punctuation and symbols that nobody says."""
         if any(p in text for p in "′‵") and "′" not in self.alphabet:
             inside = _PRIME_INSIDE.sub(APOSTROPHE, text)
             if inside != text:
