@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from birq.corpora import alignments, an4, check, items, librispeech, local, manifests, splits
+from birq.corpora import alignments, an4, check, librispeech, local, manifests, splits
 from birq.corpora.items import Item, Limits
 from birq.errors import BirqError
 from birq.pipeline import code, dag, stage
 from birq.settings import params
 from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
 from birq.stages import corpus as stages_corpus
+from birq.text.normal import Normaliser
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("BIRQ_CORPORA", ROOT.parent / "shared" / "corpora"))
@@ -122,18 +123,6 @@ def test_too_few_speakers_is_an_error_that_says_what_to_change(speakers: int):
 def test_a_speaker_in_two_fixed_splits_is_an_error():
     with pytest.raises(BirqError, match="speaker 's0' is in test and train"):
         splits.assign([*some(2, split="train"), Item("a", "a.flac", "s0", "x", "test")], 0, 0, 0, "corpora.x")
-
-
-# ---- text
-
-
-def test_transcripts_have_one_normal_form():
-    # LibriSpeech, a novel and a caption must end as the same labels
-    assert items.normalise('Don’t — STOP, the ﬁre-engine!  "Now"?', ALPHABET) == "don't stop the fire engine now"
-    assert items.outside(items.normalise("café 9", ALPHABET), ALPHABET) == "9é"
-    assert items.normalise("a-b.", ALPHABET + "-.") == "a-b."
-    text = "it's ‘quoted’; (twice)"
-    assert items.normalise(items.normalise(text, ALPHABET), ALPHABET) == items.normalise(text, ALPHABET)
 
 
 # ---- the check
@@ -474,7 +463,8 @@ def test_the_real_an4_is_found_whole():
     assert len(found.items) == 948
     assert not [i for i in found.items if i.reason]
     assert len({i.speaker for i in found.items}) == 74
-    assert all(not items.outside(items.normalise(i.text or "", ALPHABET), ALPHABET) for i in found.items)
+    form = Normaliser(ALPHABET, quotation_marks=found.quotation_marks)
+    assert not any(form.outside(form(i.text or "").text) for i in found.items)
     assert all(check.listen(found.root / i.path).reason is None for i in found.items[::200])
 
 

@@ -57,7 +57,7 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("birq.label_layer", 9, ["birq.label_layer", "9", "1 to model.n_layers = 4"]),
         ("birq.labels", "firm", ["birq.labels", "'firm'", "'soft' or 'hard'"]),
         ("birq.gumbel_noise", "yes please", ["birq.gumbel_noise", "boolean"]),
-        ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "batch_seconds = 60.0"]),
+        ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "above pretrain.batch_seconds = 60.0"]),
         ("pretrain.dropout", 1.0, ["pretrain.dropout", "1.0", "less than 1"]),
         ("run.methods", ["hubert"], ["run.methods", "'hubert'", "birq, best_rq, scratch"]),
         ("pretrain.label_layer", 2, ["pretrain.label_layer", "unknown key", "it is birq.label_layer now"]),
@@ -75,6 +75,17 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("finetune.hold_share", 0.95, ["finetune.warmup_share", "0.95", "above 1"]),
         ("report.main_split", "train", ["report.main_split", "'train'", "decode.splits"]),
         ("tokenizer", None, ["tokenizer"]),
+        ("tokenizer.alphabet", "ABCabc ", ["tokenizer.alphabet", "'ABC' are capitals", "remove them"]),
+        ("tokenizer.alphabet", "ÄBc ", ["tokenizer.alphabet", "'ÄB' are capitals", "write 'äb'"]),
+        ("tokenizer.alphabet", "abca ", ["tokenizer.alphabet", "'a' stands there twice"]),
+        ("tokenizer.alphabet", "e\u0301bé ", ["tokenizer.alphabet", "'é' stands there twice"]),
+        ("tokenizer.alphabet", "abc", ["tokenizer.alphabet", "'abc' has no space", "quotes"]),
+        ("tokenizer.alphabet", "世界abc", ["tokenizer.alphabet", "'a' is of a script that writes spaces"]),
+        ("tokenizer.alphabet", "ab\t ", ["tokenizer.alphabet", "U+0009 is a control character"]),
+        ("tokenizer.alphabet", "\ufeffab ", ["tokenizer.alphabet", "U+FEFF"]),
+        ("tokenizer.alphabet", "ab\u00a0 ", ["tokenizer.alphabet", "U+00A0 is another kind of space"]),
+        ("tokenizer.alphabet", "abı ", ["tokenizer.language", "'en' has no letter ı", "tr, az"]),
+        ("tokenizer.language", "tr_TR", ["tokenizer.language", "'tr_TR'", "BCP 47", "such as en, tr"]),
     ],
 )
 def test_a_bad_value_is_named_with_the_way_out(tree: dict[str, Any], key: str, value: Any, names: list[str]) -> None:
@@ -142,7 +153,7 @@ def test_a_missing_key_is_named(tree: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "no such file"), ("a: [", "not readable as YAML"), ("- 1", "holds no sections"), ("", "holds no sections")]
+    ("text", "message"), [(None, "no such file"), ("a: [", "not readable as YAML"), ("- 1", "holds no sections"), ("", "is empty")]
 )
 def test_a_file_that_is_no_params_yaml(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "params.yaml"
@@ -150,6 +161,53 @@ def test_a_file_that_is_no_params_yaml(tmp_path: Path, text: str | None, message
         path.write_text(text)
     with pytest.raises(BirqError, match=message):
         params.load(path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"a:\n  x: 1\n  y: 2\n  x: 3\n", r"a\.x stands twice, in line 2 and in line 4"),
+        (b"a: {x: 1, x: 2}\n", r"a\.x stands twice, in line 1;"),
+        (b"a: 1\r\nb: [{c: 1, d: 2,\r\n c: 3}]\r\n", r"b\.0\.c stands twice, in line 2 and in line 3"),
+        (b"a:\n\tx: 1\n", r"a tab stands where YAML wants spaces \(line 2\)"),
+        ("a: 1\nb: é\n".encode("latin-1"), r"not UTF-8 \(line 2, byte 8"),
+        ("a: 1\n".encode("utf-16"), "not UTF-8"),
+        (b"\n \n", "is empty"),
+        (b"# a comment\n", "holds no sections"),
+    ],
+)
+def test_a_damaged_file_is_told_with_its_line(tmp_path: Path, raw: bytes, message: str) -> None:
+    """Editors and merges leave such files; the reader's own words would not help whoever has to mend it."""
+    (tmp_path / "params.yaml").write_bytes(raw)
+    with pytest.raises(BirqError, match=r"params\.yaml: .*" + message):
+        params.load(tmp_path / "params.yaml")
+    with pytest.raises(BirqError, match=message):
+        presets.read(tmp_path / "params.yaml")
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    """Some editors write one at the head of every UTF-8 file."""
+    (tmp_path / "params.yaml").write_bytes(b"\xef\xbb\xbf" + (ROOT / "params.yaml").read_bytes())
+    assert params.load(tmp_path / "params.yaml") == params.load(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "language", "read"),
+    [
+        ("cafe\u0301 ", "fr", "café "),  # typed on a Mac
+        ("กขค", "th", "กขค"),
+        ("こん世ー", "ja", "こん世ー"),
+        ("क\u0958ख ", "hi", "क\u093cख "),  # a letter that NFC takes apart
+        ("abıi ", "tr", "abıi "),
+        ("abß ", "de", "abß "),
+        ("אב ", "he", "אב "),
+        ("اب\u200c ", "fa", "اب\u200c "),
+    ],
+)
+def test_an_alphabet_of_any_script_is_taken_in_its_composed_form(tree: dict[str, Any], written: str, language: str, read: str) -> None:
+    """Transcripts are compared in NFC; an alphabet in another form would lack its own letters."""
+    tree = put(put(tree, "tokenizer.alphabet", written), "tokenizer.language", language)
+    assert params.parse(tree).tokenizer.alphabet == read
 
 
 def _read_names(modules: set[str]) -> set[str]:

@@ -16,7 +16,7 @@ Row = tuple[str, float, float, str, str | None]
 def _lines(path: Path) -> Iterator[str]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as f:
+        with opener(path, "rt", encoding="utf-8-sig") as f:
             yield from f
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise BirqError(f"{path}: cannot be read ({e}); correct the list of alignments in params.yaml") from e

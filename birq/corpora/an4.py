@@ -115,6 +115,7 @@ def scan(corpus: An4Corpus, key: str) -> Scan:
         "any purpose, with CMU's notice (BSD-like)",
         "CMU AN4 (census) database, Carnegie Mellon University, 1991",
         SAMPLE_RATE_HZ,
+        quotation_marks=False,
     )
 
 

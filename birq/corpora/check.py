@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from birq import files
-from birq.corpora.items import Item, Scan, normalise, outside
+from birq.corpora.items import Item, Scan
 from birq.progress import Progress
 from birq.speech import audio
+from birq.text.characters import named
+from birq.text.normal import Normaliser
 
 CHUNK = 256  # recordings whose findings are kept together over a kill
 LOWEST_RATE_HZ = 8000
@@ -126,15 +128,18 @@ def listen_all(scan: Scan, name: str, scratch: Path, workers: int | None = None)
     return sounds_by_path
 
 
-def _judge_text(item: Item, alphabet: str) -> Item:
+def _judge_text(item: Item, normaliser: Normaliser) -> Item:
     if item.text is None or item.reason:
         return item
-    text = normalise(item.text, alphabet)
-    item = replace(item, text=text)
+    normal = normaliser(item.text)
+    text = normal.text
+    item = replace(item, text=text, written=item.text, changes=normal.changes)
+    if normal.annotations and normaliser.annotations == "quarantine":
+        return item.bad("annotation in the transcript", f"{' '.join(normal.annotations)} in {item.written!r}")
     if not text:
-        return item.bad("empty transcript")
-    if strange := outside(text, alphabet):
-        return item.bad("characters outside tokenizer.alphabet", f"{strange!r} in {text!r}")
+        return item.bad("empty transcript", f"nothing is left of {item.written!r}" if item.written else "")
+    if strange := normaliser.outside(text):
+        return item.bad("characters outside tokenizer.alphabet", f"{named(strange)} in {text!r}")
     return item
 
 
@@ -156,7 +161,9 @@ def _judge_sound(item: Item, sound: Sound, scan: Scan, min_seconds: float, max_s
     return item
 
 
-def judge(scan: Scan, sounds: dict[str, Sound], alphabet: str, min_seconds: float, max_seconds: float) -> tuple[list[Item], list[Item]]:
+def judge(
+    scan: Scan, sounds: dict[str, Sound], normaliser: Normaliser, min_seconds: float, max_seconds: float
+) -> tuple[list[Item], list[Item]]:
     """Part the items into (good, bad), transcripts of the good ones in their normal form."""
     good, bad = [], []
     seen: Counter[str] = Counter()
@@ -166,7 +173,7 @@ def judge(scan: Scan, sounds: dict[str, Sound], alphabet: str, min_seconds: floa
             item = item.bad("duplicate id", f"occurrence {seen[item.id]} of {item.id!r}; the first one is kept")
         if not item.path:
             item = item.bad("no audio", "a transcript without its recording")
-        item = _judge_text(item, alphabet)
+        item = _judge_text(item, normaliser)
         if item.path in sounds and not item.reason:
             item = _judge_sound(item, sounds[item.path], scan, min_seconds, max_seconds)
         (bad if item.reason else good).append(item)

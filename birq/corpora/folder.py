@@ -12,8 +12,12 @@ from birq.corpora.items import Item, Limits, Scan
 from birq.errors import BirqError
 from birq.progress import say
 from birq.settings.params import FolderCorpus
+from birq.text.normal import KINDS, Normaliser
 
 ROWS_SHOWN = 10
+EXAMPLES = 3  # of each kind of change
+SHOWN_CHARACTERS = 60  # of an example on the terminal
+EVERYDAY = frozenset({"case", "punctuation", "spaces"})  # changes that no line needs to tell; corpus.json has them
 
 
 def _refuse(bad: list[Item], total: int, share: float, table: Path, key: str) -> None:
@@ -33,6 +37,31 @@ def _refuse(bad: list[Item], total: int, share: float, table: Path, key: str) ->
     )
 
 
+def text_changes(good: list[Item]) -> dict[str, dict[str, Any]]:
+    """How many transcripts were changed, by kind, and the first of them: [as written, as the label]."""
+    out = {}
+    for kind in KINDS:
+        changed = [i for i in good if kind in i.changes]
+        if changed:
+            first = sorted(changed, key=lambda i: i.id)[:EXAMPLES]
+            out[kind] = {"utterances": len(changed), "examples": [[i.written, i.text] for i in first]}
+    return out
+
+
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")
+
+
+def _tell_changes(name: str, changes: dict[str, dict[str, Any]]) -> None:
+    told = []
+    for kind in changes:
+        if kind not in EVERYDAY:
+            before, after = changes[kind]["examples"][0]
+            told.append(f"{kind} in {changes[kind]['utterances']} ({_brief(before)} -> {_brief(after)})")
+    if told:
+        say(f"corpus {name}  transcripts changed: {'; '.join(told)}; more in corpus.json")
+
+
 def prepare(
     scan: Callable[[Any, str], Scan], name: str, corpus: FolderCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits
 ) -> None:
@@ -43,7 +72,8 @@ def prepare(
     key = f"corpora.{name}"
     scanned = scan(corpus, key)
     sounds = check.listen_all(scanned, name, scratch)
-    good, bad = check.judge(scanned, sounds, alphabet, limits.min_seconds, limits.max_seconds)
+    normaliser = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
+    good, bad = check.judge(scanned, sounds, normaliser, limits.min_seconds, limits.max_seconds)
     rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
     manifests.write_quarantine(scratch / "quarantine.tsv", rows)
     _refuse(bad, len(scanned.items), limits.max_quarantined_share, scratch / "quarantine.tsv", key)
@@ -51,6 +81,7 @@ def prepare(
         raise BirqError(f"{key}: no recording is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
     if scaled := [i.path for i in good if sounds[i.path].gain != 1]:
         say(f"{key}: {len(scaled)} recordings hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
+    changes = text_changes(good)
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
     for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):
         sound = sounds[item.path]
@@ -68,7 +99,9 @@ def prepare(
         audio_root=scanned.root.as_posix(),
         cuts=cuts,
         quarantined=len(bad),
+        text_changes=changes,
     )
+    _tell_changes(name, changes)
     if corpus.alignments:
         ids = {i.id for i in good}
         times = [row for path in corpus.alignment_files() for row in alignments.read(path, ids)]

@@ -1,8 +1,7 @@
-"""Shared by corpus readers and the check: items, limits, files of a folder, the normal form of transcripts."""
+"""Shared by corpus readers and the check: items, limits, files of a folder, lines of a file."""
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,19 +13,21 @@ MOST_DETAIL = 300  # characters of a reason's detail
 
 @dataclass(frozen=True)
 class Limits:
-    """The values of params' section `features` that a corpus depends on; the names are the same."""
+    """The values of params' sections `features` and `tokenizer` that a corpus depends on, besides the alphabet; the names are the same."""
 
     min_seconds: float
     max_seconds: float
     sample_rate_hz: int = 0  # of synthesised speech
     max_quarantined_share: float = 0.0  # of recordings in a folder
+    language: str = "en"  # BCP 47, of the transcripts: it decides about capitals
 
 
 @dataclass(frozen=True)
 class Item:
     """A recording and its known facts. `path` is relative to the corpus' audio root, "" where there is no audio.
 
-    `split` is set where the corpus fixes it. `reason` and `detail` are set once the item is to be quarantined.
+    `split` is set where the corpus fixes it. `reason` and `detail` are set once the item is to be quarantined. The check brings `text` to
+    its normal form, keeps what was there before in `written`, and notes the kinds of change.
     """
 
     id: str
@@ -36,6 +37,8 @@ class Item:
     split: str | None = None
     reason: str | None = None
     detail: str = ""
+    written: str | None = None
+    changes: frozenset[str] = frozenset()
 
     def bad(self, reason: str, detail: str = "") -> Item:
         """The item, set aside; the first reason stays. A long detail is cut."""
@@ -52,6 +55,7 @@ class Scan:
     licence: str
     source: str
     sample_rate_hz: int | None = None  # where every file must have it
+    quotation_marks: bool = True  # False where the transcripts have none: there every apostrophe belongs to its word
 
 
 def of_problems(tree: Tree) -> list[Item]:
@@ -73,31 +77,17 @@ def need_folder(root: Path, key: str) -> None:
         raise BirqError(f"{key}: the folder {root} is empty; put the corpus there or correct the path in params.yaml")
 
 
+def split_lines(text: str) -> list[str]:
+    """Lines that end with LF or CRLF, or with CR where the text has no LF; other characters that Unicode calls line breaks are text."""
+    lines = [line.rstrip("\r") for line in text.split("\n")] if "\n" in text else text.split("\r")
+    return lines if lines[-1] else lines[:-1]
+
+
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file; BirqError where it cannot be read as UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return split_lines(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise BirqError(f"{path}: no such file; complete the corpus folder") from None
     except UnicodeDecodeError as e:
         raise BirqError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert it, for instance with iconv") from None
-
-
-_TO_APOSTROPHE = str.maketrans(dict.fromkeys("’‘ʼ′`´＇", "'"))
-_TO_SPACE = "-‐‑‒–—―_/…"
-_DROPPED = '.,!?;:"“”„«»()[]'
-
-
-def normalise(text: str, alphabet: str) -> str:
-    """Unicode NFKC, lower case, straight apostrophes, hyphens and dashes as spaces, no punctuation, single spaces.
-
-    A character that the alphabet holds is always kept. Other characters outside the alphabet stay too, for `outside` to find.
-    """
-    text = unicodedata.normalize("NFKC", text.translate(_TO_APOSTROPHE)).lower()
-    table = {c: " " for c in _TO_SPACE if c not in alphabet} | {c: "" for c in _DROPPED if c not in alphabet}
-    return " ".join(text.translate(str.maketrans(table)).split())
-
-
-def outside(text: str, alphabet: str) -> str:
-    """The characters of the text that the alphabet lacks, sorted, each once."""
-    return "".join(sorted(set(text) - set(alphabet)))

@@ -105,7 +105,8 @@ def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
             if not read:
                 raise BirqError(f"{key}.{split}_parts: {path} holds no recording; complete the part or leave it out")
             items += read
-    return Scan(root, items, "CC BY 4.0", "LibriSpeech (Panayotov et al., 2015), from LibriVox recordings", SAMPLE_RATE_HZ)
+    source = "LibriSpeech (Panayotov et al., 2015), from LibriVox recordings"
+    return Scan(root, items, "CC BY 4.0", source, SAMPLE_RATE_HZ, quotation_marks=False)
 
 
 def prepare(name: str, corpus: LibriSpeechCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:

@@ -81,8 +81,12 @@ def write_corpus(
     audio_root: str,
     cuts: dict[str, list[dict[str, Any]]],
     quarantined: int,
+    text_changes: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """corpus.json and one manifest per split."""
+    """corpus.json and one manifest per split.
+
+    `text_changes`: kind -> {"utterances": count, "examples": [[as written, as the label], ...]}; None where birq wrote the texts itself.
+    """
     for split in SPLITS:
         write_cuts(folder, split, cuts.get(split, []))
     facts = {
@@ -95,6 +99,8 @@ def write_corpus(
         "splits": {s: summary(cuts[s]) for s in SPLITS if cuts.get(s)},
         "quarantined": quarantined,
     }
+    if text_changes is not None:
+        facts["text_changes"] = text_changes
     (folder / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from birq.errors import BirqError
 from birq.pipeline import code, locations
 from birq.settings.methods import Method
-from birq.settings.params import Features, FolderCorpus, Params
+from birq.settings.params import Features, FolderCorpus, Params, Tokenizer
 
 PROVENANCE = "provenance.json"
 Wildcards = dict[str, str]
@@ -70,13 +70,14 @@ def _of_method(params: Params, wildcards: Wildcards) -> Own:
 RUN = ("method", "seed")
 # all but the limits on recordings, which the corpus stage applies
 FEATURES = tuple(key for key in (f"features.{name}" for name in Features.model_fields) if key not in FolderCorpus.reads)
+TOKENIZER = tuple(key for key in (f"tokenizer.{name}" for name in Tokenizer.model_fields) if key not in FolderCorpus.reads)
 
 STAGES: dict[str, Stage] = {
     s.name: s
     for s in (
         Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
         Stage("features", FEATURES, ("corpus",), ("corpus",)),
-        Stage("tokenizer", ("tokenizer", "run.finetune_corpora"), ("+features:finetune",)),
+        Stage("tokenizer", (*TOKENIZER, "run.finetune_corpora"), ("+features:finetune",)),
         Stage("pretrain", ("model", "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from birq.errors import BirqError
-from birq.settings import variants, yamlfile
+from birq.settings import alphabet as alphabets
+from birq.settings import explain, variants, yamlfile
 from birq.settings.methods import METHODS, Method
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -74,13 +74,15 @@ class SynthCorpus(Section):
 class FolderCorpus(Section):
     """Corpora that lie in a folder."""
 
-    reads: ClassVar = ("features.min_seconds", "features.max_seconds", "features.max_quarantined_share")
+    reads: ClassVar = ("features.min_seconds", "features.max_seconds", "features.max_quarantined_share", "tokenizer.language")
 
     root: Annotated[str, Field(min_length=1)]
     alignments: list[str] = []  # TSV or TSV.gz: utt, start_s, end_s, phone, word
     dev_share: Share = 0.1  # of the speakers, where the corpus fixes no split
     test_share: Share = 0.1  # of the speakers, where the corpus fixes no split
     split_seed: Seed = 0
+    # [noise], <unk>, {cough} and (laughter) in transcripts: taken out, set aside with their recording, or kept as words that were said
+    annotations: Literal["drop", "quarantine", "words"] = "drop"
 
     def folder(self) -> Path:
         """`root` as a path; `~` and `$NAME` stand for the home folder and environment variables."""
@@ -148,6 +150,22 @@ class Tokenizer(Section):
     kind: Literal["characters", "unigram", "bpe"]
     vocab_size: Annotated[int, Field(ge=8, le=65536)]
     alphabet: Annotated[str, Field(min_length=2)]
+    language: Annotated[str, Field(json_schema_extra={"pattern": alphabets.LANGUAGE})] = "en"  # BCP 47; it decides about capitals
+
+    @field_validator("alphabet")
+    @classmethod
+    def _composed(cls, value: str) -> str:
+        return alphabets.composed(value)
+
+    @field_validator("language")
+    @classmethod
+    def _tag(cls, value: str) -> str:
+        return alphabets.language_tag(value)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Tokenizer:
+        alphabets.check(self.alphabet, self.language)
+        return self
 
 
 class Model(Section):
@@ -314,7 +332,7 @@ class Params(Section):
             longest = getattr(stage, "micro_batch_seconds", stage.batch_seconds)
             name = type(stage).__name__.lower()
             if longest > stage.batch_seconds:
-                raise ValueError(f"{name}.micro_batch_seconds: {longest} is above batch_seconds = {stage.batch_seconds}")
+                raise ValueError(f"{name}.micro_batch_seconds: {longest} is above {name}.batch_seconds = {stage.batch_seconds}")
         if self.report.main_split not in self.decode.splits:
             raise ValueError(f"report.main_split: {self.report.main_split!r} is not decoded; decode.splits = {self.decode.splits}")
         _ = self._runs  # a variant that is not legal is refused here
@@ -332,34 +350,6 @@ class Params(Section):
     def of_run(self, run: str) -> Params:
         """These params as a name in run.methods reads them: a variant has numbers of its own."""
         return self._runs.get(run, self)
-
-
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"{path}: {error.error_count()} value(s) cannot be used"]
-    for e in error.errors():
-        # the discriminator's tag is pydantic's, not the user's
-        parts = [str(p) for i, p in enumerate(e["loc"]) if not (i == 2 and e["loc"][0] == "corpora")]
-        key, message, value = ".".join(parts), e["msg"].removeprefix("Value error, "), e["input"]
-        if e["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
-            elsewhere = [f"{s}.{parts[-1]}" for s in ("random_projection", "birq") if parts[-1] in _known_keys([s])]
-            hint = f"it is {elsewhere[0]} now" if elsewhere else f"did you mean {close[0]!r}?" if close else "remove it"
-            lines.append(f"  {key}: unknown key; {hint}")
-        elif e["type"] == "missing":
-            lines.append(f"  {key}: missing; `git show HEAD:params.yaml` shows the tracked one")
-        elif isinstance(value, (dict, BaseModel)):
-            lines.append(f"  {key + '.' if key else ''}{message}")
-        else:
-            lines.append(f"  {key}: {value!r} is not legal: {message}")
-    return "\n".join(lines)
-
-
-def _known_keys(parts: list[str]) -> list[str]:
-    model: Any = Params
-    for part in parts:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
-    return list(getattr(model, "model_fields", {}))
 
 
 def _lists_to_pairs(tree: Any) -> Any:
@@ -384,7 +374,7 @@ def parse(tree: dict[str, Any], path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(_lists_to_pairs(tree))
     except ValidationError as e:
-        raise BirqError(_explain(Path(path), e)) from None
+        raise BirqError(explain.explain(Path(path), e, Params)) from None
 
 
 def at(params: Params, dotted: str) -> Any:

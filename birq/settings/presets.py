@@ -115,7 +115,7 @@ def command(name: str | None, settings: list[str], path: Path) -> None:
     if name is None and not settings:
         for preset in names(path.parent / "presets"):
             text = (path.parent / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-            first = text.splitlines()[0] if text else ""
+            first = text.partition("\n")[0]
             print(f"{preset:<20} {first.removeprefix('#').strip()}")
         return
     changes = apply(name, settings, path)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from birq.errors import BirqError
 
@@ -30,23 +32,57 @@ def plain() -> YAML:
 
 def read(path: Path, yaml: YAML) -> dict[str, Any]:
     """The sections of a YAML file. Errors: BirqError for a file that is missing, not readable as YAML, or without sections."""
+    back = f"`git checkout {path}` brings the tracked one back"
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise BirqError(f"{path}: no such file; run birq from the project's root folder") from None
-    except (YAMLError, UnicodeDecodeError) as e:
+    except OSError as e:
+        raise BirqError(f"{path}: cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        line = e.object[: e.start].count(b"\n") + 1
+        raise BirqError(
+            f"{path}: not UTF-8 (line {line}, byte {e.start}: {e.reason}); save it as UTF-8, or convert it with iconv"
+        ) from None
+    if not text.strip():
+        raise BirqError(f"{path}: is empty; {back}")
+    try:
+        tree = yaml.load(text)
+    except DuplicateKeyError as e:
+        raise BirqError(f"{path}: {_twice(text) or reason(e)}") from None
+    except YAMLError as e:
         raise BirqError(f"{path}: not readable as YAML: {reason(e)}") from None
     if not isinstance(tree, dict):
-        raise BirqError(f"{path}: holds no sections; `git checkout {path}` brings the tracked one back")
+        raise BirqError(f"{path}: holds no sections; {back}")
     return tree
+
+
+def _twice(text: str) -> str:
+    """The first key that stands twice in its section, and both lines."""
+    nodes = [("", plain().compose(text))]
+    while nodes:
+        prefix, node = nodes.pop(0)
+        seen: dict[str, int] = {}
+        if isinstance(node, SequenceNode):
+            nodes += [(f"{prefix}{i}.", item) for i, item in enumerate(node.value)]
+        for key, value in node.value if isinstance(node, MappingNode) else ():
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if name in seen:
+                where = f"in line {line}" if line == seen[name] else f"in line {seen[name]} and in line {line}"
+                return f"{name} stands twice, {where}; remove one of them"
+            seen[name] = line
+            nodes.append((f"{name}.", value))
+    return ""
 
 
 def reason(error: Exception) -> str:
     """The problem and its line, without advice for programmers."""
     if isinstance(error, MarkedYAMLError) and error.problem:
         where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        if "'\\t' that cannot start any token" in error.problem:
+            return f"a tab stands where YAML wants spaces{where}; replace it by spaces"
         return f"{error.problem.splitlines()[0]}{where}"
-    return str(error)
+    return str(error).splitlines()[0]
 
 
 def text(tree: Any, yaml: YAML) -> str:

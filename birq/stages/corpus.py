@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from birq.corpora import manifests
-from birq.corpora.items import Limits
+from birq.corpora.items import Limits, read_lines
 from birq.errors import BirqError
 from birq.pipeline.hashes import sha256_file
 from birq.pipeline.stage import Job
@@ -17,9 +17,10 @@ from birq.progress import Progress
 def compute(job: Job) -> None:
     """Make `data/corpus/<name>` by the reader of the corpus' kind. Bad recordings are quarantined; too many of them stop the stage."""
     name = job.wildcards["corpus"]
-    corpus, limits = job.read(f"corpora.{name}"), Limits(**vars(job.read("features")))
+    corpus, text = job.read(f"corpora.{name}"), job.read("tokenizer")
+    limits = Limits(**vars(job.read("features")), language=getattr(text, "language", Limits.language))
     reader = importlib.import_module(f"birq.corpora.{corpus.kind}")
-    reader.prepare(name, corpus, job.out, job.scratch, alphabet=job.read("tokenizer.alphabet"), limits=limits)
+    reader.prepare(name, corpus, job.out, job.scratch, alphabet=text.alphabet, limits=limits)
     facts = manifests.info(job.out)
     job.notes["synthetic"] = facts["synthetic"]
     job.notes["quarantined"] = facts["quarantined"]
@@ -33,8 +34,7 @@ def check_sources(folder: Path) -> int:
     root = manifests.audio_root(folder)
     seen: dict[str, str] = {}
     for split in manifests.splits(folder):
-        for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
-            cut = json.loads(line)
+        for cut in map(json.loads, read_lines(folder / f"{split}.jsonl")):
             seen[cut["recording"]["sources"][0]["source"]] = cut["custom"]["sha256"]
     progress = Progress(f"hashing {root}", len(seen), "recording")
     for n, (name, want) in enumerate(sorted(seen.items()), 1):

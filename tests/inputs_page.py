@@ -1,0 +1,60 @@
+"""docs/inputs.md: its tables say what the code makes of inputs. `python tests/inputs_page.py` writes them; tests compare."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "inputs.md"
+MODULES = {"texts": "test_texts"}  # a table's name in the page -> the test module whose `table()` makes it
+
+
+def visible(text: str) -> str:
+    """The text with spaces, controls, accents of their own and other characters that a page does not show as ⟨U+XXXX⟩."""
+
+    def one(char: str) -> str:
+        category = unicodedata.category(char)
+        hidden = category[0] in "CZ" or 0x0300 <= ord(char) <= 0x036F or 0xFE00 <= ord(char) <= 0xFE0F
+        return f"⟨U+{ord(char):04X}⟩" if hidden and char != " " else char
+
+    return "".join(map(one, text))
+
+
+def code(text: str) -> str:
+    """A cell's text as code, whatever signs of Markdown it holds."""
+    text = visible(text).replace("|", "\\|")
+    if not text:
+        return "(nothing)"
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of finished cells."""
+    lines = [list(header), None, *(list(r) for r in rows)]
+    return "\n".join("|---" * len(lines[0]) + "|" if r is None else f"| {' | '.join(r)} |" for r in lines)
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->\n", f"\n<!-- {name}:end -->"
+
+
+def on_page(name: str) -> str:
+    """The table as the page has it."""
+    begin, end = _marks(name)
+    return PAGE.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+
+
+def write(name: str, table: str) -> None:
+    """Put a table between its marks."""
+    begin, end = _marks(name)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(f"{before}{begin}{table}{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(PAGE.parent.parent))
+    for name, module in MODULES.items():
+        write(name, importlib.import_module(module).table())
