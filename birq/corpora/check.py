@@ -168,7 +168,8 @@ def judge(
     good, bad = [], []
     seen: Counter[str] = Counter()
     for item in scan.items:
-        seen[item.id] += 1
+        if not item.reason:
+            seen[item.id] += 1
         if seen[item.id] > 1:
             item = item.bad("duplicate id", f"occurrence {seen[item.id]} of {item.id!r}; the first one is kept")
         if not item.path:
