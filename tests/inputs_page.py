@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "inputs.md"
-MODULES = {"texts": "test_texts"}  # a table's name in the page -> the test module whose `table()` makes it
+MODULES = {"texts": "odd_texts"}  # a table's name in the page -> the module whose `table()` makes it
 
 
 def visible(text: str) -> str:
