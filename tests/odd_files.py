@@ -170,7 +170,7 @@ def audio_table() -> str:
     )
 
 
-def table_table() -> str:
+def lines_table() -> str:
     """Lines of transcripts.tsv."""
 
     def make(folder: Path) -> None:
