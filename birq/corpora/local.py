@@ -165,15 +165,18 @@ def scan(corpus: LocalCorpus, key: str) -> Scan:
             + (f"it holds {there}; convert its audio, for instance to WAV" if there else "correct the path in params.yaml")
         )
     table = next((f for f in found.files if f.lower() == TABLE), None)
+    in_chapters = False
     if corpus.unlabelled:
         items = _distinct(_bare(found))
     elif table:
         items = _distinct(_table(found, table))
     elif next(found.ending((chapters.LIST,)), None):
+        in_chapters = True
         items = _distinct(chapters.read(found, None), named=chapters.NAME)
     else:
         items = _distinct(_bare(found))
-    return Scan(root, items, "not stated; the owner of the recordings knows it", f"local folder {root.resolve().name}")
+    licence, source = "not stated; the owner of the recordings knows it", f"local folder {root.resolve().name}"
+    return Scan(root, items, licence, source, quotation_marks=not in_chapters)
 
 
 def prepare(name: str, corpus: LocalCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
