@@ -58,6 +58,8 @@ def test_a_change_back_restores(toy_project: Path, toy) -> None:
     edit(toy_project / "params.yaml", "batch_seconds: 120.0", "batch_seconds: 240.0")
     assert "restored" in toy("first").stderr
     assert provenance(toy_project, "first") == before
+    texts = list((toy_project / "data" / ".store" / "first").glob("*/deep/text"))
+    assert len(texts) == 2 and not any(t.stat().st_mode & 0o222 for t in texts), "to compare with other bytes is no damage"
 
 
 def test_timing_is_not_content(toy_project: Path, toy) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 from pathlib import Path
 
@@ -51,18 +49,6 @@ def code_root() -> Path:
     return store_root() / ".code"
 
 
-def user_marks() -> list[Path]:
-    """In a store that clones share, a file per clone that holds its path."""
-    return sorted((store_root() / ".users").glob("*")) if os.environ.get("BIRQ_STORE") else []
-
-
-def register_user() -> None:
-    """Register this clone in a shared store, so that another clone's `store gc` spares its artifacts."""
-    if not os.environ.get("BIRQ_STORE"):
-        return
-    here = str(project().resolve())
-    with contextlib.suppress(OSError):  # a store that is read-only cannot be cleaned either
-        mark = store_root() / ".users" / hashlib.sha256(here.encode()).hexdigest()[:16]
-        if not mark.exists():
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(here, encoding="utf-8")
+def shared() -> bool:
+    """Whether the store may have other users than this clone."""
+    return bool(os.environ.get("BIRQ_STORE"))

@@ -16,7 +16,7 @@ WAY_OUT = "run `snakemake --cores all` or `dvc repro`"
 def node(one: Node) -> dict:
     """Check one artifact; returns its provenance. Errors: BirqError names the first thing that does not hold."""
     folder = one.folder
-    record = artifact.read_provenance(folder)
+    record = artifact.of(one)
     if problem := artifact.damage(folder, record["files"]):
         raise BirqError(f"{problem}; delete {folder} and {locations.store_path(one.stage.name, record['key'])}, then {WAY_OUT}")
     if extra := sorted(set(artifact.list_files(folder)) - set(record["files"])):

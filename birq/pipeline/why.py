@@ -33,7 +33,7 @@ def _code_lines(module: str, old_digest: str) -> list[str]:
     path = code.module_source(module)
     try:
         old = (locations.code_root() / f"{old_digest}.py").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    except OSError:
         return [f"{module} has changed since it was made (its old text is not in the store)"]
     new = path.read_text(encoding="utf-8").splitlines()
     lines, shown = [], {"-": 0, "+": 0}
@@ -94,7 +94,7 @@ def _state(node: Node) -> list[str]:
     if not node.provenance.exists():
         return [f"{node.folder} is not there"]
     try:
-        record = artifact.read_provenance(node.folder)
+        record = artifact.of(node)
         problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
     except BirqError as e:
         return [str(e)]
