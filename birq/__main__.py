@@ -310,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv, argparse.Namespace(argv=argv))
     _restore_signals()
+    locations.lend_home()
     try:
         with sharing.explained():
             status = _dispatch(args)

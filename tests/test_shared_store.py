@@ -228,6 +228,24 @@ def test_what_may_not_be_read_is_named_and_left_alone(place: Place) -> None:
     assert "first: restored" in ben.toy("first")
 
 
+@pytest.mark.parametrize("hidden", ["data/first", "data/first/provenance.json", "data/first/deep", "data/first/deep/text", "data"])
+def test_what_may_not_be_read_in_the_workspace_is_named(place: Place, hidden: str) -> None:
+    """Every verb says which file or folder it may not read, and its owner can mend that."""
+    place.make_store(0o2775)
+    ann = place.user(ANN)
+    ann.toy("first"), ann.toy("second")
+    path = ann.clone / hidden
+    if path.name == "text":  # a link to the store's
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    os.chown(path, ANN, ANN)
+    os.chmod(path, 0)
+    for command in (["second"], ["verify"], ["why", "second"]):
+        said = ann.toy(*command, status=0 if command[0] == "why" else 2)
+        assert "reading refused" in said and f"{path} belongs to user {ANN}" in said and "chmod" in said
+
+
 def test_who_is_not_in_the_group_is_told_so(place: Place) -> None:
     """Rights that the group has and the user has not are his to get, not the owner's to give."""
     place.make_store(0o2775)

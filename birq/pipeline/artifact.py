@@ -85,13 +85,19 @@ def _whole(record: Any) -> bool:
     """Whether a record has what everything relies on."""
     if not isinstance(record, dict) or not isinstance(record.get("format", 1), int) or record.get("format", 1) > FORMAT:
         return False
-    files = record.get("files")
-    texts = all(isinstance(record.get(name), str) for name in ("key", "digest"))
-    return texts and isinstance(record.get("parts"), dict) and isinstance(files, dict) and all(map(_described, files.values()))
+    parts, wildcards, files = record.get("parts"), record.get("wildcards", {}), record.get("files")
+    if not all(isinstance(part, dict) for part in (parts, wildcards, files)):
+        return False
+    texts = [record.get("key"), record.get("digest"), *wildcards.values()]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(parts.get(p, {}), dict) for p in ("params", "inputs")):
+        return False
+    return all(_described(name, file) for name, file in files.items())
 
 
-def _described(file: Any) -> bool:
-    return isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
+def _described(name: str, file: Any) -> bool:
+    """Whether an entry describes a file inside of the artifact's folder."""
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside and isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
 
 
 def of(node: Node) -> dict[str, Any]:
@@ -99,8 +105,7 @@ def of(node: Node) -> dict[str, Any]:
     record = read_provenance(node.folder)
     # a variant that changes nothing has the artifact of its method
     wanted = {"stage": node.stage.name} | {k: v for k, v in node.wildcards.items() if k != "method"}
-    wildcards = record.get("wildcards")
-    made = {"stage": record.get("stage")} | (wildcards if isinstance(wildcards, dict) else {})
+    made = {"stage": record.get("stage")} | record.get("wildcards", {})
     if any(made.get(k) != v for k, v in wanted.items()):
         said = "-".join(str(v) for v in made.values())
         raise BirqError(f"{node.provenance}: it is that of another artifact ({said}); delete {node.folder} and run again")
@@ -152,7 +157,7 @@ def remove(folder: Path) -> None:
 
 def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]], memo: Path | None) -> bool:
     """True if the target already equals the stored artifact: the same files, or others with the same content."""
-    if not target.is_dir() or target.is_symlink() or list_files(target) != sorted(files):
+    if not target.is_dir() or target.is_symlink() or (target / PROVENANCE).is_dir() or list_files(target) != sorted(files):
         return False
     others = {n: f for n, f in files.items() if not os.path.samefile(stored / n, target / n)}
     return _difference(target, others, memo)[0] is None

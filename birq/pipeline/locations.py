@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from pathlib import Path
 
@@ -52,3 +53,20 @@ def code_root() -> Path:
 def shared() -> bool:
     """Whether the store may have other users than this clone."""
     return bool(os.environ.get("BIRQ_STORE"))
+
+
+def lend_home() -> None:
+    """Give libraries a home folder and a user name where there are none: in a container under a number that nobody has.
+
+    They keep caches there, and some fail without: lhotse asks for the home, torch's compiler for the name. A home that can be read stays.
+    """
+    try:
+        missing = not os.access(Path.home(), os.R_OK | os.X_OK)
+    except RuntimeError:  # HOME is not set and nobody has this number
+        missing = True
+    if missing:
+        os.environ["HOME"] = str((project() / data_root() / ".home").resolve())
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 raises the latter
+        os.environ["USER"] = f"uid{os.getuid()}"

@@ -24,6 +24,8 @@ def node(one: Node) -> dict:
     if artifact.content_digest(record["files"]) != record["digest"]:
         raise BirqError(f"{one.provenance}: its digest does not fit its files; delete {folder} and {WAY_OUT}")
     parts = stage.key_parts(one)
+    if stage.key_of(record["parts"]) != record["key"]:
+        raise BirqError(f"{one.provenance}: its key is not that of its parts; delete {folder} and {WAY_OUT}")
     if stage.key_of(parts) != record["key"]:
         raise BirqError(f"{folder} is stale: {differences(one.run, record['parts'], parts)[0]}; {WAY_OUT}")
     return record

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, locations, stage
+from birq.pipeline import artifact, code, dag, locations, sharing, stage
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -91,9 +91,10 @@ def differences(run: str, made: dict[str, Any], now: dict[str, Any]) -> list[str
 
 def _state(node: Node) -> list[str]:
     """Reasons of its own for which an artifact would be made again, or nothing."""
-    if not node.provenance.exists():
-        return [f"{node.folder} is not there"]
     try:
+        with sharing.explained(reading=True):
+            if not node.provenance.exists():
+                return [f"{node.folder} is not there"]
         record = artifact.of(node)
         problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
     except BirqError as e:
