@@ -6,6 +6,8 @@ import getpass
 import os
 from pathlib import Path
 
+from birq.errors import BirqError
+
 
 def data_root() -> Path:
     """The workspace's artifacts."""
@@ -19,6 +21,13 @@ def project() -> Path:
         if folder.parts[-4:-1] == (".dvc", "tmp", "exps"):
             return folder.parents[3]
     return Path()
+
+
+def require_plain_name() -> None:
+    """Errors: BirqError for a project folder whose path Snakemake and DVC take for a pattern to fill in."""
+    here = str(Path.cwd())
+    if "{" in here or "}" in here:
+        raise BirqError(f"{here}: Snakemake and DVC cannot work in a folder with braces in its path; rename it")
 
 
 def store_root() -> Path:

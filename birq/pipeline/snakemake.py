@@ -61,6 +61,7 @@ def write_stamps(params: Params) -> list[Path]:
 
 def prepare(params: Params, say: Callable[[str], None]) -> None:
     """Before Snakemake looks at the files: write stamps, and date stale artifacts so that it makes them again."""
+    locations.require_plain_name()
     with sharing.explained():
         write_stamps(params)
         nodes = dag.nodes(params)
