@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from birq import __version__
 from birq.__main__ import parser
-from birq.pipeline import dag
+from birq.pipeline import dag, locations
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 from scenario import ALL, scenario
+from test_bad_input import BAD, one_error
+from test_scenarios_tools import CLONES
 from tinyproject import Project
 
 pytestmark = pytest.mark.pipeline
 
 
 @scenario(
-    "Clones and places",
+    CLONES,
     "a project folder with blanks, quotes, `#`, `%`, `$`, `&`, `[` and letters outside ASCII in its name",
     "as anywhere else",
     computed="score report",
@@ -30,9 +32,9 @@ def test_odd_name(by_snakemake: Project, tmp_path: Path) -> None:
     project.snakemake("--report", "report.zip")
 
 
-@scenario("Bad input", "a project folder with braces in its name", "both tools say so, and do nothing")
+@scenario(BAD, "a project folder with braces in its name", "both tools say so, and do nothing")
 def test_braces(made: Project, tmp_path: Path) -> None:
     """Snakemake and DVC fill in what stands in braces, in the middle of their work."""
     project = made.copy(tmp_path / "{x}")
     for done in (project.snakemake(status=None), project.dvc(status=None)):
-        assert f"{tmp_path}/{{x}}: Snakemake and DVC cannot work in a folder with braces in its path" in done.text, done.text[-4000:]
+        one_error(done, f"{tmp_path}/{{x}}: Snakemake and DVC cannot work in a folder with braces in its path")
