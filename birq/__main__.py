@@ -13,7 +13,7 @@ from pathlib import Path
 
 from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
-from birq.pipeline import dag, digests, locations, snakemake, stage
+from birq.pipeline import dag, digests, locations, references, sharing, snakemake, stage
 from birq.settings import params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -133,7 +133,7 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     if ranks.rank():
         return stage.follow(node)
     stamp = snakemake.write_stamp(node)
-    locations.register_user()
+    references.register()
     part = getattr(args, "part", None)
     stage.run(node, part=part, launch=partial(_ranks, args.argv) if node.stage.ranks else None)
     if part is None:
@@ -310,8 +310,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv, argparse.Namespace(argv=argv))
     _restore_signals()
+    locations.lend_home()
     try:
-        status = _dispatch(args)
+        with sharing.explained():
+            status = _dispatch(args)
         sys.stdout.flush()
     except BirqError as e:
         if str(e) and not (ranks.rank() and e.everywhere):

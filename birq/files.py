@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
 
 
-def write_bytes(path: Path, data: bytes) -> Path:
-    """Write beside the file's name, then rename: a reader sees the old file or the new one, a kill leaves no half."""
+def write_bytes(path: Path, data: bytes, ready: Callable[[Path], None] | None = None) -> Path:
+    """Write beside the file's name, then rename: a reader sees the old file or the new one, a kill leaves no half.
+
+    `ready` is called with the whole file before it gets its name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # process numbers of two machines can be equal
     try:
         fresh.write_bytes(data)
+        if ready:
+            ready(fresh)
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from birq import __version__
 from birq.__main__ import parser
-from birq.pipeline import dag
+from birq.pipeline import dag, locations
 
 
 @pytest.fixture
@@ -17,6 +19,27 @@ def here(tmp_path: Path, root: Path) -> Path:
     shutil.copy(root / "params.yaml", tmp_path)
     shutil.copytree(root / "presets", tmp_path / "presets")
     return tmp_path
+
+
+def test_without_a_home_libraries_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container under a number without a name, lhotse fails when it is imported, unless there is a home folder."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path)), monkeypatch.setenv("USER", "ann")
+    locations.lend_home()
+    assert (Path.home(), getpass.getuser()) == (tmp_path, "ann"), "what is there stays"
+    monkeypatch.delenv("HOME"), monkeypatch.delenv("USER")
+    for home in (None, "/nonexistent"):
+        if home:
+            monkeypatch.setenv("HOME", home)
+        locations.lend_home()
+        assert Path.home() == tmp_path / "data" / ".home" and getpass.getuser() == f"uid{os.getuid()}"
 
 
 def test_every_stage_is_a_verb_with_its_wildcards() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from toy import edit, provenance
 
+from birq.errors import BirqError
 from birq.pipeline import artifact, code
 
 
@@ -58,6 +59,8 @@ def test_a_change_back_restores(toy_project: Path, toy) -> None:
     edit(toy_project / "params.yaml", "batch_seconds: 120.0", "batch_seconds: 240.0")
     assert "restored" in toy("first").stderr
     assert provenance(toy_project, "first") == before
+    texts = list((toy_project / "data" / ".store" / "first").glob("*/deep/text"))
+    assert len(texts) == 2 and not any(t.stat().st_mode & 0o222 for t in texts), "to compare with other bytes is no damage"
 
 
 def test_timing_is_not_content(toy_project: Path, toy) -> None:
@@ -126,6 +129,74 @@ def test_damage_is_found_and_mended(toy_project: Path, toy) -> None:
 def test_a_missing_input_says_how_to_make_it(toy) -> None:
     said = toy("second")
     assert said.returncode == 2 and "data/first: not made yet" in said.stderr and "snakemake" in said.stderr
+
+
+WHOLE = {"key": "k", "digest": "d", "parts": {}, "files": {"a": {"bytes": 1, "sha256": "s"}}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "\x00\xff",
+        "[" * 100_000,
+        json.dumps(WHOLE | {"files": ["a"]}),
+        json.dumps(WHOLE | {"files": {"a": 1}}),
+        json.dumps(WHOLE | {"files": {"../a": WHOLE["files"]["a"]}}),
+        json.dumps(WHOLE | {"key": 3}),
+        json.dumps(WHOLE | {"parts": {"inputs": 1}}),
+        json.dumps({k: v for k, v in WHOLE.items() if k != "parts"}),
+        json.dumps(WHOLE | {"wildcards": {"seed": 0}}),
+        json.dumps(WHOLE | {"format": "new"}),
+    ],
+)
+def test_a_provenance_that_is_no_record_is_one_error(tmp_path: Path, text: str) -> None:
+    """It may be cut off, emptied or written by hand; whoever reads it gets all that he relies on, or a sentence with the way out."""
+    (tmp_path / "provenance.json").write_bytes(json.dumps(WHOLE).encode())
+    assert artifact.read_provenance(tmp_path) == WHOLE
+    (tmp_path / "provenance.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BirqError, match=f"{tmp_path}/provenance.json: not readable .*delete {tmp_path} and run again"):
+        artifact.read_provenance(tmp_path)
+
+
+@pytest.mark.parametrize("lies_there", ["a file", "a link to itself", "a folder as provenance", "the artifact of another stage"])
+def test_what_lies_in_an_inputs_place_is_named_and_replaced(toy_project: Path, toy, lies_there: str) -> None:
+    """An input is what its own provenance says it is, or it is no input; its own verb puts the right one there."""
+    toy("first"), toy("second")
+    first = toy_project / "data" / "first"
+    if lies_there == "a folder as provenance":
+        (first / "provenance.json").unlink()
+        (first / "provenance.json").mkdir()
+    else:
+        shutil.rmtree(first)
+    if lies_there == "a file":
+        first.write_text("x")
+    elif lies_there == "a link to itself":
+        first.symlink_to("first")
+    elif lies_there == "the artifact of another stage":
+        shutil.copytree(toy_project / "data" / "second", first)
+    for command in ("second", "verify"):
+        said = toy(command)
+        assert said.returncode == 2 and "error: data/first" in said.stderr
+        assert "Traceback" not in said.stderr
+    said = toy("why", "second").stdout
+    assert "data/first would be restored from the store:" in said
+    assert "first: restored from the store" in toy("first").stderr and "second: up to date" in toy("second").stderr
+
+
+def test_verify_sees_that_a_key_is_not_that_of_its_parts(toy_project: Path, toy) -> None:
+    """Provenance answers how an artifact was made; a record whose parts were edited does not."""
+    toy("first")
+    path = toy_project / "data" / "first" / "provenance.json"
+    record = provenance(toy_project, "first")
+    record["parts"]["params"]["decode"]["batch_seconds"] = 1.0
+    path.write_text(json.dumps(record))
+    toy("second")
+    said = toy("verify")
+    assert said.returncode == 2 and "its key is not that of its parts" in said.stderr
 
 
 def test_an_undeclared_param_cannot_be_read(toy) -> None:

@@ -1,5 +1,5 @@
 """Two tiny stages for tests of the contract, and a command line for them: `python toy.py STAGE`, `python toy.py why STAGE`,
-`python toy.py store ls|gc|verify [FOLDER to forget]`.
+`python toy.py verify`, `python toy.py store ls|gc|verify [FOLDER to forget]`.
 
 `first` writes a file from its params, in steps that outlive a kill; `second` reads it.
 The environment says what goes wrong: TOY_DIE_AT (step), TOY_SLEEP (s per step), TOY_UNDECLARED, TOY_FILL (disk).
@@ -62,9 +62,33 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def check_sources(folder: Path) -> int:
+    """`first` reads no recordings."""
+    return 0
+
+
+def call(command: list[str], loaded) -> None:
+    from birq.pipeline import dag, references, stage, store, verify, why
+
+    match command:
+        case ["why", name]:
+            print(why.explain(name, loaded))
+        case ["verify"]:
+            print(verify.everything(loaded))
+        case ["store", "ls"]:
+            print(store.ls())
+        case ["store", "gc", *forget]:
+            print(store.gc(loaded, dry_run=False, forget=forget))
+        case ["store", "verify"]:
+            print(store.check())
+        case [name]:
+            references.register()
+            stage.run(dag.node(name, {}, loaded))
+
+
 def main() -> int:
     from birq.errors import BirqError
-    from birq.pipeline import dag, locations, stage, store, why
+    from birq.pipeline import dag, sharing
     from birq.settings import params
 
     dag.STAGES.clear()
@@ -72,18 +96,8 @@ def main() -> int:
     dag.STAGES["second"] = dag.Stage("second", ("score",), ("first",), elsewhere="toy")
     loaded = params.load()
     try:
-        match sys.argv[1:]:
-            case ["why", name]:
-                print(why.explain(name, loaded))
-            case ["store", "ls"]:
-                print(store.ls())
-            case ["store", "gc", *forget]:
-                print(store.gc(loaded, dry_run=False, forget=forget))
-            case ["store", "verify"]:
-                print(store.check())
-            case [name]:
-                locations.register_user()
-                stage.run(dag.node(name, {}, loaded))
+        with sharing.explained():
+            call(sys.argv[1:], loaded)
     except BirqError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

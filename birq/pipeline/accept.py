@@ -39,7 +39,7 @@ def _stale(node: Node, asked: bool) -> Stale | None:
     Errors: BirqError if it was `asked` for and is missing, damaged, or made from other params or inputs.
     """
     try:
-        record = artifact.read_provenance(node.folder)
+        record = artifact.of(node)
         if problem := artifact.damage(node.folder, record["files"], stage.memo(node, record["key"])):
             raise BirqError(f"{problem}; it is made again, not accepted")
         parts = stage.key_parts(node)
@@ -65,7 +65,7 @@ def _accept(stale: Stale, say: Say) -> None:
     with stage.lock(stored, say):
         if not stored.exists():
             artifact.adopt(node.folder, stored, link=not node.stage.files_declared, record=record)
-            code.keep(stale.parts["code"], locations.code_root())
+            code.keep(stale.parts["code"])
         stage.publish(node, stored)
     snakemake.after_verb(node, snakemake.write_stamp(node))
 

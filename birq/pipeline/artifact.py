@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import stat
@@ -17,8 +18,8 @@ from typing import Any
 
 from birq import __version__
 from birq.errors import BirqError
-from birq.pipeline import git
-from birq.pipeline.dag import PROVENANCE
+from birq.pipeline import git, sharing
+from birq.pipeline.dag import PROVENANCE, Node
 from birq.pipeline.hashes import sha256_file, sha256_files
 
 _NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
@@ -29,7 +30,10 @@ PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "jiwer", "pyarrow"
 
 
 class NewerFormatError(BirqError):
-    """An artifact of a later birq: it is left alone."""
+    """An artifact of a later birq."""
+
+
+LEFT_ALONE = (NewerFormatError, sharing.RefusedError)  # what cannot be judged is neither used nor replaced
 
 
 def sha256_json(value: Any) -> str:
@@ -57,46 +61,106 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     path = folder / PROVENANCE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("format", 1) > FORMAT:
+        if _whole(record):
+            return record
+        if isinstance(record, dict) and isinstance(record.get("format"), int) and record["format"] > FORMAT:
             raise NewerFormatError(
                 f"{path}: made by birq {record.get('birq')}, this is birq {__version__} and cannot read it; update birq, or delete {folder}"
             )
-        record["key"], record["digest"], record["files"], record["parts"]
+        reason = "it is no record of an artifact"
     except FileNotFoundError:
         raise BirqError(f"{folder}: not made yet (no {PROVENANCE}); `snakemake --cores all` or `dvc repro` makes it") from None
-    except (ValueError, KeyError, TypeError) as e:
-        raise BirqError(f"{path}: not readable ({e}); delete {folder} and run again") from None
+    except NotADirectoryError:
+        raise BirqError(f"{folder} is no folder, so it holds no artifact; delete it and run again") from None
+    except PermissionError as e:
+        raise sharing.refused(e, reading=True) or e from None
+    except OSError as e:
+        reason = e.strerror
+    except (ValueError, RecursionError) as e:
+        reason = str(e)
+    raise BirqError(f"{path}: not readable ({reason}); delete {folder} and run again")
+
+
+def _whole(record: Any) -> bool:
+    """Whether a record has what everything relies on."""
+    if not isinstance(record, dict) or not isinstance(record.get("format", 1), int) or record.get("format", 1) > FORMAT:
+        return False
+    parts, wildcards, files = record.get("parts"), record.get("wildcards", {}), record.get("files")
+    if not all(isinstance(part, dict) for part in (parts, wildcards, files)):
+        return False
+    texts = [record.get("key"), record.get("digest"), *wildcards.values()]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(parts.get(p, {}), dict) for p in ("params", "inputs")):
+        return False
+    return all(_described(name, file) for name, file in files.items())
+
+
+def _described(name: str, file: Any) -> bool:
+    """Whether an entry describes a file inside of the artifact's folder."""
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside and isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
+
+
+def of(node: Node) -> dict[str, Any]:
+    """The provenance of a node's artifact. Errors: as `read_provenance`; BirqError too if another stage or corpus made it."""
+    record = read_provenance(node.folder)
+    # a variant that changes nothing has the artifact of its method
+    wanted = {"stage": node.stage.name} | {k: v for k, v in node.wildcards.items() if k != "method"}
+    made = {"stage": record.get("stage")} | record.get("wildcards", {})
+    if any(made.get(k) != v for k, v in wanted.items()):
+        said = "-".join(str(v) for v in made.values())
+        raise BirqError(f"{node.provenance}: it is that of another artifact ({said}); delete {node.folder} and run again")
     return record
 
 
 def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = None) -> str | None:
-    """The first problem with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since."""
-    for name, want in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != want["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}"
+    """The first problem with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since.
+
+    A damaged file is made writable: it may be a hard link into DVC's cache, and DVC trusts read-only files there without hashing them.
+
+    Errors: RefusedError for a file that this user may not read.
+    """
+    problem, changed = _difference(folder, files, memo)
+    if changed:
+        with contextlib.suppress(OSError):
+            os.chmod(changed, changed.stat().st_mode | stat.S_IWUSR)
+    return problem
+
+
+def _difference(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None) -> tuple[str | None, Path | None]:
+    """The first difference between a folder's files and their descriptions, and the file whose bytes differ."""
     paths = [folder / name for name in files]
-    for path, sha256, want in zip(paths, sha256_files(paths, memo), files.values(), strict=True):
+    with sharing.explained(reading=True):
+        for path, want in zip(paths, files.values(), strict=True):
+            if not path.is_file():
+                return f"{path} is missing", None
+            if path.stat().st_size != want["bytes"]:
+                return f"{path} has {path.stat().st_size} bytes, not {want['bytes']}", None
+        try:
+            hashes = sha256_files(paths, memo)
+        except OSError as e:
+            if e.errno in sharing.REFUSED:
+                raise
+            return f"{e.filename or folder} cannot be read ({e.strerror})", None
+    for path, sha256, want in zip(paths, hashes, files.values(), strict=True):
         if sha256 != want["sha256"]:
-            # the file may be a hard link into DVC's cache, and DVC trusts read-only files there without hashing them
-            with contextlib.suppress(OSError):
-                os.chmod(path, path.stat().st_mode | stat.S_IWUSR)
-            return f"{path} has changed since it was made (SHA-256 differs)"
-    return None
+            return f"{path} has changed since it was made (SHA-256 differs)", path
+    return None, None
 
 
 def remove(folder: Path) -> None:
+    """Remove a folder, or what lies in its place; what cannot be removed stays."""
+    if folder.is_symlink() or folder.is_file():
+        with contextlib.suppress(OSError):
+            folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _same(stored: Path, target: Path, files: dict[str, dict[str, Any]], memo: Path | None) -> bool:
     """True if the target already equals the stored artifact: the same files, or others with the same content."""
-    if not target.is_dir() or target.is_symlink() or list_files(target) != sorted(files):
+    if not target.is_dir() or target.is_symlink() or (target / PROVENANCE).is_dir() or list_files(target) != sorted(files):
         return False
     others = {n: f for n, f in files.items() if not os.path.samefile(stored / n, target / n)}
-    return damage(target, others, memo) is None
+    return _difference(target, others, memo)[0] is None
 
 
 def restore(stored: Path, target: Path, transit: Path, *, link: bool, memo: Path | None = None) -> bool:
@@ -143,10 +207,14 @@ def _linked(source: Path, target: Path) -> bool:
 @contextlib.contextmanager
 def _beside(stored: Path) -> Iterator[Path]:
     """A folder beside an artifact's path in the store, renamed to that path on success. The lock of its key must be held."""
-    near = stored.with_name(f".{stored.name}.new")
-    remove(near)
+    sharing.make_folder(stored.parent)
+    for left in stored.parent.glob(f".{stored.name}.*"):  # by a killed run, maybe of another user
+        remove(left)
+    near = stored.with_name(f".{stored.name}.{secrets.token_hex(4)}")  # what another user's killed run left may stay there
+    near.mkdir()
     try:
         yield near
+        sharing.settle(near, list_files(near))
         os.rename(near, stored)
     except BaseException:
         remove(near)  # a full disk must not stay full of it
@@ -164,7 +232,6 @@ def adopt(target: Path, stored: Path, *, link: bool, record: dict[str, Any] | No
             (near / name).parent.mkdir(parents=True, exist_ok=True)
             if not (link and _linked(source, near / name)):
                 shutil.copyfile(source, near / name)
-            os.chmod(near / name, 0o444)
         if record is None:
             shutil.copyfile(target / PROVENANCE, near / PROVENANCE)
         else:
@@ -177,15 +244,15 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
 
 def store(out: Path, stored: Path, record: dict[str, Any]) -> None:
     """Move a finished folder into the store, read-only, with its provenance; by rename, so that it is there whole or not at all."""
-    for name in record["files"]:
-        os.chmod(out / name, 0o444)
     _write(out, record)
-    stored.parent.mkdir(parents=True, exist_ok=True)
+    sharing.make_folder(stored.parent)
     if out.stat().st_dev == stored.parent.stat().st_dev:
-        os.rename(out, stored)
-        return
+        with contextlib.suppress(PermissionError):  # not in the store's group: only what is made there gets it
+            sharing.settle(out, list(record["files"]))
+            os.rename(out, stored)
+            return
     with _beside(stored) as near:  # a store on another disk
-        shutil.copytree(out, near)
+        shutil.copytree(out, near, dirs_exist_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from birq import files
-from birq.pipeline import locations
+from birq.pipeline import locations, sharing
 from birq.pipeline.hashes import SETTLED_SECONDS
 
 # folders with code that decides when, where or how fast a stage runs, not its result; so do the modules at birq's root
@@ -152,9 +152,10 @@ def digests(*roots: str) -> dict[str, str]:
     return made
 
 
-def keep(made_by: dict[str, str], folder: Path) -> None:
-    """Keep the modules' text by digest, so that `birq why` can show the line that differs."""
+def keep(made_by: dict[str, str]) -> None:
+    """Keep the modules' text by digest, in the store, so that `birq why` can show the line that differs."""
     for module, digest in made_by.items():
-        target = folder / f"{digest}.py"
-        if not target.exists():
-            files.write_bytes(target, module_source(module).read_bytes())
+        target = locations.code_root() / f"{digest}.py"
+        with contextlib.suppress(PermissionError):  # a help for people; no artifact is lost for want of it
+            if not target.exists():
+                sharing.write(target, module_source(module).read_bytes())

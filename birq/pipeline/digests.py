@@ -15,7 +15,11 @@ from birq.settings.params import Params
 
 
 def write(params: Params) -> list[Path]:
-    """Bring `data/digests/STAGE.json`, `STAGE-CORPUS.json` and `STAGE-METHOD.json` up to date."""
+    """Bring `data/digests/STAGE.json`, `STAGE-CORPUS.json` and `STAGE-METHOD.json` up to date.
+
+    Errors: BirqError where DVC could not go on.
+    """
+    locations.require_plain_name()
     folder = locations.data_root() / "digests"
     nodes = {folder / f"{node.stem}.json": node for node in dag.nodes(params)}
     content = {path: {"code": node.code, "sources": sources.digest(node)} for path, node in nodes.items()}

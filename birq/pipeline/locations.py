@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import getpass
 import os
 from pathlib import Path
+
+from birq.errors import BirqError
 
 
 def data_root() -> Path:
@@ -20,6 +21,13 @@ def project() -> Path:
         if folder.parts[-4:-1] == (".dvc", "tmp", "exps"):
             return folder.parents[3]
     return Path()
+
+
+def require_plain_name() -> None:
+    """Errors: BirqError for a project folder whose path Snakemake and DVC take for a pattern to fill in."""
+    here = str(Path.cwd())
+    if "{" in here or "}" in here:
+        raise BirqError(f"{here}: Snakemake and DVC cannot work in a folder with braces in its path; rename it")
 
 
 def store_root() -> Path:
@@ -51,18 +59,23 @@ def code_root() -> Path:
     return store_root() / ".code"
 
 
-def user_marks() -> list[Path]:
-    """In a store that clones share, a file per clone that holds its path."""
-    return sorted((store_root() / ".users").glob("*")) if os.environ.get("BIRQ_STORE") else []
+def shared() -> bool:
+    """Whether the store may have other users than this clone."""
+    return bool(os.environ.get("BIRQ_STORE"))
 
 
-def register_user() -> None:
-    """Register this clone in a shared store, so that another clone's `store gc` spares its artifacts."""
-    if not os.environ.get("BIRQ_STORE"):
-        return
-    here = str(project().resolve())
-    with contextlib.suppress(OSError):  # a store that is read-only cannot be cleaned either
-        mark = store_root() / ".users" / hashlib.sha256(here.encode()).hexdigest()[:16]
-        if not mark.exists():
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(here, encoding="utf-8")
+def lend_home() -> None:
+    """Give libraries a home folder and a user name where there are none: in a container under a number that nobody has.
+
+    They keep caches there, and some fail without: lhotse asks for the home, torch's compiler for the name. A home that can be read stays.
+    """
+    try:
+        missing = not os.access(Path.home(), os.R_OK | os.X_OK)
+    except RuntimeError:  # HOME is not set and nobody has this number
+        missing = True
+    if missing:
+        os.environ["HOME"] = str((project() / data_root() / ".home").resolve())
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 raises the latter
+        os.environ["USER"] = f"uid{os.getuid()}"

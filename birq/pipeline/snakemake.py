@@ -19,7 +19,7 @@ from typing import Any
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, locations, sources, stage
+from birq.pipeline import artifact, dag, locations, sharing, sources, stage
 from birq.pipeline.dag import Node
 from birq.settings import presets, yamlfile
 from birq.settings.params import Params, parse, section
@@ -61,11 +61,13 @@ def write_stamps(params: Params) -> list[Path]:
 
 def prepare(params: Params, say: Callable[[str], None]) -> None:
     """Before Snakemake looks at the files: write stamps, and date stale artifacts so that it makes them again."""
-    write_stamps(params)
-    nodes = dag.nodes(params)
-    unprotect(nodes)
-    mend_times(nodes, say)
-    mark_stale(nodes, say)
+    locations.require_plain_name()
+    with sharing.explained():
+        write_stamps(params)
+        nodes = dag.nodes(params)
+        unprotect(nodes)
+        mend_times(nodes, say)
+        mark_stale(nodes, say)
 
 
 def after_verb(node: Node, stamp: Path) -> None:
@@ -120,9 +122,9 @@ def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
         if not node.provenance.exists():
             continue
         try:
-            record = artifact.read_provenance(node.folder)
+            record = artifact.of(node)
             problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
-        except artifact.NewerFormatError:
+        except artifact.LEFT_ALONE:
             raise
         except BirqError as e:
             problem = str(e)

@@ -20,7 +20,7 @@ from typing import Any
 
 from birq import __version__, ranks
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, locations, sources
+from birq.pipeline import artifact, code, locations, sharing, sources
 from birq.pipeline.dag import Node
 from birq.progress import say as say_line
 from birq.settings.methods import Method
@@ -28,7 +28,6 @@ from birq.settings.params import at, section
 
 # freed when an artifact is published, so that a disk that fills up just then does not cost the computed result
 RESERVE_BYTES = 4 << 20
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Part = tuple[int, int]  # the first of three is (1, 3)
 Say = Callable[[str], None]
 
@@ -127,7 +126,7 @@ def current_key(node: Node) -> str | None:
 
 def _sound(node: Node) -> dict[str, Any]:
     """The provenance of an input. Errors: BirqError if it is missing or damaged."""
-    record = artifact.read_provenance(node.folder)
+    record = artifact.of(node)
     if problem := artifact.damage(node.folder, record["files"], memo(node, record["key"])):
         raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {locations.store_root()} or made anew")
     return record
@@ -145,35 +144,37 @@ def memo(node: Node, key: str) -> Path:
 def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a key; another holder is named and waited for. The kernel frees it when its holder dies.
 
-    It lies in the store, which several clones may share. In a read-only store nothing can be made, and stored artifacts need no lock.
+    It lies in the store, which several clones may share. Where the store refuses even a lock, nothing can be made, and stored artifacts
+    need none. Errors: RefusedError for an artifact that such a store does not hold.
     """
     path, kind = stored.with_suffix(".lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        f = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        f = open(sharing.open_lock(path), "rb+", buffering=0)  # noqa: SIM115
     except OSError as e:
-        if e.errno not in READ_ONLY:
+        if e.errno not in sharing.REFUSED:
             raise
-        if not stored.exists():
-            raise BirqError(
-                f"the store {locations.store_root()} is read-only and does not hold this artifact; set BIRQ_STORE to a folder "
-                "that can be written, or unset it"
-            ) from None
+        with sharing.explained(reading=True):
+            if not stored.exists():
+                raise sharing.not_held(e) from None
         yield
         return
     with f:
         try:
             fcntl.flock(f, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            f.seek(0)
-            say(f"waiting: {f.read().strip() or 'another run'} is making this artifact (lock {path})")
+            holder = f.read().decode(errors="replace").strip()
+            say(f"waiting: {holder or 'another run'} is making this artifact (lock {path})")
             fcntl.flock(f, kind)
-        f.seek(0)
-        f.truncate()
-        # a note for waiting processes; a full disk must not prevent a restore
+        except OSError as e:
+            if e.errno != errno.EBADF or not stored.exists():
+                raise
+            yield  # NFS locks nothing for one who may only read
+            return
+        # a note for waiting processes; a full disk must not prevent a restore, nor a lock of another user that may only be read
         with contextlib.suppress(OSError):
-            f.write(f"process {os.getpid()} on {socket.gethostname()}")
-            f.flush()
+            f.seek(0)
+            f.truncate()
+            f.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
@@ -199,6 +200,8 @@ def run(
         stored, work = locations.store_path(node.stage.name, key), work / key
         with lock(stored, say, shared=part is not None):
             origin = _find(node, key, stored, say)
+            if not origin:
+                sharing.require_writable(stored)
             elsewhere = launch() if launch and not origin else None
             if origin:
                 ranks.announce("")
@@ -213,8 +216,9 @@ def run(
         if elsewhere:  # the lock is free again: one of those processes takes it
             elsewhere()
     except Exception as e:
-        if isinstance(e, OSError) and e.errno in READ_ONLY:
-            raise BirqError(f"{node.name}: {e.filename} cannot be written ({e.strerror}); finished work stays in {work}") from e
+        # what lies in the way in the work folder is the stage's own affair
+        if isinstance(e, OSError) and str(work) not in str(e.filename) and (better := sharing.refused(e)):
+            raise BirqError(f"{node.name}: {better}; finished work stays in {work}") from e
         if _disk_full(e, work):
             raise BirqError(f"{node.name}: the disk is full ({e}); finished work stays in {work}: free space and run again") from e
         raise
@@ -234,7 +238,7 @@ def _job(node: Node, key: str) -> Job:
 
 def _disk_full(error: Exception, folder: Path) -> bool:
     """Libraries wrap the operating system's error in their own, so the free space is checked as well."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in sharing.FULL:
         return True
     if isinstance(error, BirqError):
         return False
@@ -258,12 +262,15 @@ def _find(node: Node, key: str, stored: Path, say: Say) -> str:
 
 def _usable(stored: Path, say: Say) -> bool:
     """Whether the store has a sound artifact; a damaged one is removed."""
-    if not stored.exists():
-        return False
+    with sharing.explained(reading=True):
+        if not stored.exists():
+            return False
     try:
         record = artifact.read_provenance(stored)
         problem = artifact.damage(stored, record["files"], locations.memo(f"{stored.parent.name}-{stored.name}"))
-    except artifact.NewerFormatError:
+        if (record.get("stage"), record["key"]) != (stored.parent.name, stored.name):
+            problem = f"{stored} is the artifact of another key"
+    except artifact.LEFT_ALONE:
         raise
     except BirqError as e:
         problem = str(e)
@@ -272,24 +279,26 @@ def _usable(stored: Path, say: Say) -> bool:
     say(f"the store is damaged: {problem}; this artifact is made again")
     artifact.remove(stored)
     if stored.exists():
-        raise BirqError(f"{problem}, and {stored} cannot be removed: is the store read-only?")
+        sharing.require_writable(stored)
+        raise BirqError(f"{problem}, and {stored} cannot be removed: what is in it belongs to {sharing.stays(stored) or 'this user'}")
     return False
 
 
 def _adopted(node: Node, key: str, stored: Path, say: Say) -> bool:
     """Take the workspace's artifact into the store if it has this key: a clone after `dvc pull` has no store."""
     try:
-        record = artifact.read_provenance(node.folder)
+        record = artifact.of(node)
         if record["key"] != key:
             return False
         problem = artifact.damage(node.folder, record["files"], memo(node, key))
-    except artifact.NewerFormatError:
+    except artifact.LEFT_ALONE:
         raise
     except BirqError:  # nothing there, or nothing that could be used
         return False
     if problem:
         say(f"{problem}; this artifact is made again")
         return False
+    sharing.require_writable(stored)
     artifact.adopt(node.folder, stored, link=not node.stage.files_declared)
     return True
 
@@ -330,7 +339,7 @@ def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -
             importlib.import_module(job.node.stage.module).compute(job)
         finally:
             (work / "reserve").unlink()
-    code.keep(parts["code"], locations.code_root())
+    code.keep(parts["code"])
     described = artifact.describe(job.out)
     if not described:
         raise RuntimeError(f"stage {job.node.stage.name} made no files")

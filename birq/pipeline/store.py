@@ -8,17 +8,15 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, git, locations, stage
-from birq.settings import yamlfile
+from birq.pipeline import artifact, dag, locations, references, sharing, stage
 from birq.settings.params import Params
 
 
@@ -36,69 +34,43 @@ class Kept:
     uses: list[str] = field(default_factory=list)  # who refers to it
 
 
-def _records() -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    for folder in sorted(f for f in locations.store_root().glob("[a-z]*/*/") if not f.name.startswith(".")):
+def _folders() -> Iterator[Path]:
+    """Whatever has an artifact's place in the store; a stage's folder where that may not be listed."""
+    for of_stage in sorted(f for f in locations.store_root().glob("[a-z]*") if f.is_dir()):
         try:
-            yield folder, artifact.read_provenance(folder)
-        except BirqError:
-            yield folder, None
+            yield from sorted(Path(f.path) for f in os.scandir(of_stage) if f.is_dir() and not f.name.startswith("."))
+        except PermissionError:
+            yield of_stage
 
 
-def listing() -> list[Kept]:
-    """Everything in the store, oldest first, with who refers to it."""
+def _records() -> Iterator[tuple[Path, dict[str, Any] | None, BirqError | None]]:
+    """The artifacts with their provenance, or the error in its place."""
+    for folder in _folders():
+        try:
+            yield folder, artifact.read_provenance(folder), None
+        except BirqError as e:
+            yield folder, None, e
+
+
+def listing(unseen: references.Unseen) -> list[Kept]:
+    """Everything in the store, oldest first, with who refers to it. `unseen` is told what this user may not read."""
     kept = []
-    for folder, record in _records():
+    for folder, record, problem in _records():
+        if isinstance(problem, sharing.RefusedError):
+            unseen(problem)
+            continue
         made = (folder / artifact.PROVENANCE).stat().st_mtime if record else folder.stat().st_mtime
         size = sum(f["bytes"] for f in record["files"].values()) if record else 0
-        runs = "-".join(record["wildcards"].values()) if record else "damaged"
-        kept.append(Kept(folder.parent.name, folder.name, folder, size, made, runs, record["wall_seconds"] if record else 0.0))
-    uses = _workspaces()
-    locked = _lock_files()
+        runs = "-".join(record.get("wildcards", {}).values()) if record else "damaged"
+        seconds = record.get("wall_seconds", 0.0) if record else 0.0
+        kept.append(Kept(folder.parent.name, folder.name, folder, size, made, runs, seconds))
+    uses, locked = references.workspaces(unseen), references.lock_files(unseen)
     for k in kept:
         k.uses = sorted(uses.get(k.key, set())) + [f"dvc.lock of {name}" for name, outs in locked.items() if _in_lock(k, outs)]
     return sorted(kept, key=lambda k: k.made)
 
 
-# ---- references
-
-
-def _users() -> list[Path]:
-    return [Path(m.read_text(encoding="utf-8")) for m in locations.user_marks()]
-
-
-def _workspaces() -> dict[str, set[str]]:
-    """Key -> the workspaces where it is in place."""
-    here, uses = locations.project().resolve(), {}
-    for project in {here, *_users()}:
-        name = "workspace" if project == here else str(project)
-        for path in (project / locations.data_root()).glob("[a-z]*/**/" + artifact.PROVENANCE):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                uses.setdefault(json.loads(path.read_text(encoding="utf-8"))["key"], set()).add(name)
-    return uses
-
-
-def _lock_files() -> dict[str, dict[str, set[str]]]:
-    """dvc.lock in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
-    locks = {}
-    for project in {locations.project().resolve(), *_users()}:
-        with contextlib.suppress(OSError):
-            locks[f"{project.name}"] = _outs((project / "dvc.lock").read_text(encoding="utf-8"))
-        refs = (git.answer("for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags", "refs/exps", cwd=project) or "").split()
-        for ref in refs:
-            if text := git.answer("show", f"{ref}:dvc.lock", cwd=project):
-                locks[ref.removeprefix("refs/").removeprefix("heads/")] = _outs(text)
-    return locks
-
-
-def _outs(lock: str) -> dict[str, set[str]]:
-    outs: dict[str, set[str]] = {}
-    try:
-        stages = (yamlfile.plain().load(lock) or {}).get("stages", {})
-    except YAMLError as e:
-        raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while its references are unknown") from None
-    for name, entry in stages.items():
-        outs.setdefault(name.split("@")[0], set()).update(o["md5"] for o in entry.get("outs", []) if "md5" in o)
-    return outs
+# ---- dvc.lock
 
 
 def dvc_digest(folder: Path) -> str:
@@ -121,8 +93,10 @@ def _in_lock(kept: Kept, outs: dict[str, set[str]]) -> bool:
     try:
         digest = json.loads(memo.read_text())
     except (OSError, ValueError):
-        digest = dvc_digest(kept.folder)
-        files.write_text(memo, json.dumps(digest))
+        with sharing.explained(reading=True):
+            digest = dvc_digest(kept.folder)
+        with contextlib.suppress(OSError):  # a memo saves time, nothing more
+            files.write_text(memo, json.dumps(digest))
     return digest in wanted
 
 
@@ -132,7 +106,8 @@ def _in_lock(kept: Kept, outs: dict[str, set[str]]) -> bool:
 def ls() -> str:
     """A table: stage, key, run, size, when, minutes that it took, who refers to it."""
     rows = [("stage", "key", "run", "MiB", "made", "minutes", "needed by")]
-    kept = listing()
+    refused: list[BirqError] = []
+    kept = listing(refused.append)
     for k in kept:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(k.made))
         rows.append((k.stage, k.key[:12], k.runs, f"{k.bytes / 2**20:.1f}", made, f"{k.wall_seconds / 60:.1f}", ", ".join(k.uses) or "-"))
@@ -142,20 +117,26 @@ def ls() -> str:
         "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows
     ]
     total, free = sum(k.bytes for k in kept), sum(k.bytes for k in kept if not k.uses)
-    lines.append(
-        f"{len(kept)} artifacts, {total / 2**20:.1f} MiB in {locations.store_root()}; `birq store gc` would remove {free / 2**20:.1f} MiB"
-    )
+    told = f"{len(kept)} artifacts, {total / 2**20:.1f} MiB in {locations.store_root()}"
+    if refused:
+        lines += [told + "; not all can be seen:", *(f"  {line}" for line in dict.fromkeys(map(str, refused)))]
+    else:
+        lines.append(told + f"; `birq store gc` would remove {free / 2**20:.1f} MiB")
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
 def _free(lock: Path) -> Iterator[bool]:
-    """Whether nobody is making the artifact of this lock, which is held meanwhile."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+") as f:
+    """Whether nobody is making the artifact of this lock, which is held meanwhile. A lock that is refused may be held by somebody."""
+    try:
+        f = open(sharing.open_lock(lock), "rb")  # noqa: SIM115
+    except PermissionError:
+        yield False
+        return
+    with f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             yield False
             return
         yield True
@@ -171,32 +152,46 @@ def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:
 
     Errors: BirqError if a clone that uses the store cannot be seen; `forget` names clones that are gone.
     """
-    for mark in locations.user_marks():
-        if mark.read_text(encoding="utf-8") in forget:
-            mark.unlink()
-    for user in _users():
-        if not (user / locations.data_root()).is_dir():
-            raise BirqError(f"{user} uses this store and is not to be seen from here; nothing was removed. If it is gone: --forget {user}")
+    references.forget(forget)
+    references.require_visible()
     removed, size, busy = 0, 0, 0
-    for kept in listing():
+    staying: Counter[str] = Counter()
+    refused: list[BirqError] = []
+    for kept in listing(refused.append):
         if kept.uses:
+            continue
+        if whose := sharing.stays(kept.folder):
+            staying[whose] += 1
             continue
         with _free(kept.folder.with_suffix(".lock")) as free:
             if not free:
                 busy += 1
-                continue
-            removed, size = removed + 1, size + kept.bytes
-            if not dry_run:
-                gone = kept.folder.with_name(f".{kept.folder.name}.gone")
-                os.rename(kept.folder, gone)  # by rename, so that no process sees half an artifact
-                artifact.remove(gone)
+            elif dry_run or _gone(kept.folder):
+                removed, size = removed + 1, size + kept.bytes
+            else:
+                staying[sharing.owner(kept.folder)] += 1
     work = _old_work(params, dry_run)
     if not dry_run:
         _half_copied()
         _forget_past()
     verb = "would be removed" if dry_run else "removed"
     summary = f"{removed} artifacts, {size / 2**20:.1f} MiB, and {work} work folders of killed runs {verb}"
-    return summary + (f"; {busy} are being made and stay" if busy else "")
+    summary += f"; {busy} are being made and stay" if busy else ""
+    if staying:
+        whose = ", ".join(f"{n} of {name}" for name, n in sorted(staying.items()))
+        summary += f"; {sum(staying.values())} stay, because this user may not remove them ({whose}): the owner can"
+    return "\n".join([summary, *(f"not seen: {e}" for e in refused)])
+
+
+def _gone(folder: Path) -> bool:
+    """Remove an artifact; by rename, so that no process sees half of it."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    try:
+        os.rename(folder, gone)
+    except PermissionError:
+        return False
+    artifact.remove(gone)
+    return not gone.exists()
 
 
 def _half_copied() -> None:
@@ -222,29 +217,41 @@ def _old_work(params: Params, dry_run: bool) -> int:
 
 def _forget_past() -> None:
     """Remove code texts and remembered hashes to which no stored artifact refers."""
-    code = {d for _, r in _records() if r and isinstance(r["parts"].get("code"), dict) for d in r["parts"]["code"].values()}
-    for path in locations.code_root().glob("*.py"):
-        if path.stem not in code:
-            path.unlink()
-    keys = {k.name for k, _ in _records()}
-    for path in locations.memo("x").parent.glob("*-*.json"):
-        if not path.name.startswith("sources-") and path.stem.rpartition("-")[2] not in keys:
+    records = list(_records())
+    if any(isinstance(problem, sharing.RefusedError) for _, _, problem in records):
+        return  # what they refer to is not known
+    code = {d for _, r, _ in records if r and isinstance(r["parts"].get("code"), dict) for d in r["parts"]["code"].values()}
+    keys = {folder.name for folder, _, _ in records}
+    past = [p for p in locations.code_root().glob("*.py") if p.stem not in code]
+    memos = locations.memo("x").parent.glob("*-*.json")
+    past += [p for p in memos if not p.name.startswith("sources-") and p.stem.rpartition("-")[2] not in keys]
+    for path in past:
+        with contextlib.suppress(PermissionError):  # another user's; small
             path.unlink()
 
 
 def check() -> str:
-    """Hash everything in the store again. Errors: BirqError lists the damaged artifacts."""
-    damaged, n, size = [], 0, 0
-    for folder, record in _records():
+    """Hash everything in the store again. Errors: BirqError lists the damaged artifacts, and those that may not be read."""
+    damaged: list[str] = []
+    refused: list[str] = []
+    n, size = 0, 0
+    for folder, record, error in _records():
         n += 1
-        problem = artifact.damage(folder, record["files"]) if record else f"{folder}: no readable {artifact.PROVENANCE}"
-        if problem:
-            damaged.append(f"  {problem}")
-        elif record:
+        try:
+            if error:
+                raise error
+            if problem := artifact.damage(folder, record["files"]):
+                raise BirqError(problem)
             size += sum(f["bytes"] for f in record["files"].values())
+        except sharing.RefusedError as e:
+            refused.append(f"  {e}")
+        except BirqError as e:
+            damaged.append(f"  {e}")
+    root, lines = locations.store_root(), []
     if damaged:
-        lines = "\n".join(damaged)
-        raise BirqError(
-            f"{len(damaged)} of {n} artifacts in {locations.store_root()} are damaged; delete their folders, they are made again:\n{lines}"
-        )
-    return f"{n} artifacts, {size / 2**20:.1f} MiB in {locations.store_root()}: every hash holds"
+        lines += [f"{len(damaged)} of {n} artifacts in {root} are damaged; delete their folders, they are made again:", *damaged]
+    if refused:
+        lines += [f"{len(refused)} of {n} artifacts in {root} cannot be checked by this user:", *refused]
+    if lines:
+        raise BirqError("\n".join(lines))
+    return f"{n} artifacts, {size / 2**20:.1f} MiB in {root}: every hash holds"

@@ -16,7 +16,7 @@ WAY_OUT = "run `snakemake --cores all` or `dvc repro`"
 def node(one: Node) -> dict:
     """Check one artifact; returns its provenance. Errors: BirqError names the first thing that does not hold."""
     folder = one.folder
-    record = artifact.read_provenance(folder)
+    record = artifact.of(one)
     if problem := artifact.damage(folder, record["files"]):
         raise BirqError(f"{problem}; delete {folder} and {locations.store_path(one.stage.name, record['key'])}, then {WAY_OUT}")
     if extra := sorted(set(artifact.list_files(folder)) - set(record["files"])):
@@ -24,6 +24,8 @@ def node(one: Node) -> dict:
     if artifact.content_digest(record["files"]) != record["digest"]:
         raise BirqError(f"{one.provenance}: its digest does not fit its files; delete {folder} and {WAY_OUT}")
     parts = stage.key_parts(one)
+    if stage.key_of(record["parts"]) != record["key"]:
+        raise BirqError(f"{one.provenance}: its key is not that of its parts; delete {folder} and {WAY_OUT}")
     if stage.key_of(parts) != record["key"]:
         raise BirqError(f"{folder} is stale: {differences(one.run, record['parts'], parts)[0]}; {WAY_OUT}")
     return record

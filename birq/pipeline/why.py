@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, locations, stage
+from birq.pipeline import artifact, code, dag, locations, sharing, stage
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -33,7 +33,7 @@ def _code_lines(module: str, old_digest: str) -> list[str]:
     path = code.module_source(module)
     try:
         old = (locations.code_root() / f"{old_digest}.py").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    except OSError:
         return [f"{module} has changed since it was made (its old text is not in the store)"]
     new = path.read_text(encoding="utf-8").splitlines()
     lines, shown = [], {"-": 0, "+": 0}
@@ -91,10 +91,11 @@ def differences(run: str, made: dict[str, Any], now: dict[str, Any]) -> list[str
 
 def _state(node: Node) -> list[str]:
     """Reasons of its own for which an artifact would be made again, or nothing."""
-    if not node.provenance.exists():
-        return [f"{node.folder} is not there"]
     try:
-        record = artifact.read_provenance(node.folder)
+        with sharing.explained(reading=True):
+            if not node.provenance.exists():
+                return [f"{node.folder} is not there"]
+        record = artifact.of(node)
         problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
     except BirqError as e:
         return [str(e)]
