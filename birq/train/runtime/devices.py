@@ -14,9 +14,19 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def choose_attention() -> None:
+    """No attention by cuDNN, in this process. birq's attention has a mask, so torch then takes the memory-efficient kernel.
+
+    torch 2.13 prefers cuDNN's on Hopper and Blackwell. That one builds a graph for each new shape, 0.4 to 1 s (FunASR issue 3704, sglang
+    issue 4650), and nearly every batch has a new one. With a mask it may give NaN gradients where length % 128 = 64 (pytorch issue 196678).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def for_training(cpu_threads: int, notes: dict[str, Any]) -> torch.device:
     """CUDA where there is one, for each rank of a node its own, else the CPU with so many threads."""
     torch.set_num_threads(cpu_threads)
+    choose_attention()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank())
@@ -27,6 +37,7 @@ def for_training(cpu_threads: int, notes: dict[str, Any]) -> torch.device:
 
 def for_inference(notes: dict[str, Any]) -> torch.device:
     """CUDA where there is one, else one CPU thread. Both in float32: figures must not depend on the machine."""
+    choose_attention()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
