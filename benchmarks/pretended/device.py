@@ -211,6 +211,8 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     inputs = [x.elem for x in wrapped]
     sizes_only = SEEN.sizes_only and (any(x.is_meta for x in inputs) or (not wrapped and floats))
     if sizes_only:
+        if name.endswith("_") and isinstance(args[0], Cuda) and not args[0].elem.is_meta:
+            args[0].elem.zero_()  # what is written into it has no data
         given, options = _without_data(name, given, options, makes=device is not None or not wrapped)
     attends = "scaled_dot_product" in name and not sizes_only
     out = attention.numbers(func, name, given, options) if attends else func(*given, **options)

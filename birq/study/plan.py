@@ -149,7 +149,7 @@ def _training(name: str, section: Optimisation, shape: Shape, per_frame: float, 
     )
 
 
-def _planned(node: Node, utterance_seconds: float) -> Training | None:
+def planned(node: Node, utterance_seconds: float) -> Training | None:
     """The training of a node; None where nothing is trained."""
     p, method = node.params, node.method
     f, m = p.features, p.model
@@ -178,7 +178,7 @@ def make(params: Params, given_hours: dict[str, float]) -> Plan:
     frames_per_hour = 3600 * 1000 / f.frame_shift_ms
     utterance_seconds = _utterance_seconds(params)
     trainings = []
-    trainings = [t for node in dag.nodes(params) if node.stage.ranks and (t := _planned(node, utterance_seconds))]
+    trainings = [t for node in dag.nodes(params) if node.stage.ranks and (t := planned(node, utterance_seconds))]
     return Plan(
         corpus_hours={name: h for name, h in hours.items() if name in used},
         utterance_seconds=utterance_seconds,
