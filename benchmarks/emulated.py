@@ -121,10 +121,11 @@ def planned_gib(case: Case) -> float:
     from birq.pipeline import dag
     from birq.study import plan
 
-    audio = {"pretrain.micro_batch_seconds": case.utterances * case.seconds * 0.99, "pretrain.batch_seconds": 1e4}
+    seconds = case.utterances * case.seconds  # padding takes memory too
+    audio = {"pretrain.micro_batch_seconds": seconds, "pretrain.batch_seconds": seconds}
     params = changed(load(ROOT / "params.yaml"), case.change | audio)
     node = next(n for n in dag.nodes(params) if n.stage.name == "pretrain" and n.wildcards["method"] == case.method)
-    training = plan.planned(node, case.seconds)
+    training = plan.planned(node, case.seconds, case.seconds)
     assert training is not None
     return training.weight_gib + training.activation_gib
 

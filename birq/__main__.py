@@ -112,7 +112,7 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs to plan for (default: 1 8 64)")
     p.add_argument("--gpu", default="H200", help="kind of GPU (default: H200)")
-    p.add_argument("--mfu", type=float, default=0.25, help="share of its bf16 peak that is reached (default: 0.25, an assumption)")
+    p.add_argument("--mfu", type=float, default=0.15, help="share of its bf16 peak that is reached (default: 0.15, an assumption)")
     p.add_argument("--gpus-per-node", type=int, default=8)
     p.add_argument("--node-bandwidth", type=float, default=300.0, metavar="GB/S", help="of an all-reduce in a node (default: 300)")
     p.add_argument("--network-bandwidth", type=float, default=50.0, metavar="GB/S", help="of an all-reduce over nodes (default: 50)")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_distributed import train_here
 from tiny import batch, finetune_job, job, params, run_pretrain
 
+from benchmarks import emulated
 from benchmarks.pretended import device as pretended
 from benchmarks.pretended.seen import SEEN
 from birq.evaluate import probe
@@ -103,6 +104,17 @@ def test_a_step_on_the_device_is_the_cpu_s_and_waits_once(option: str) -> None:
     assert set(gpu["attention"]) == {"efficient"}
     files = {line.split(":")[0] for line in gpu["float32"]}
     assert {"model/quantizer.py", "model/prediction.py"} <= files <= {"model/quantizer.py", "model/prediction.py", "train/pretraining.py"}
+
+
+# ---- true sizes, without data
+
+
+@pytest.mark.parametrize("case", [emulated.CASES[i] for i in (1, 3, 6, 9)], ids=lambda c: c.title)
+def test_planned_memory_is_what_a_step_holds(case: emulated.Case) -> None:
+    """`birq plan` decides whether a preset fits a card: all tensors of a step of true size that live together, against its formula."""
+    (seen,) = gang.run(1, emulated.measured, case)
+    assert emulated.planned_gib(case) == pytest.approx(seen["peak_gib"], rel=0.1)
+    assert seen["waits"] == 1 and set(seen["attention"]) == {"efficient"}
 
 
 # ---- whole stages

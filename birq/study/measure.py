@@ -81,7 +81,7 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
 
 
 def largest_micro_batch(params: Params, method: str, utterance_seconds: float, device: torch.device) -> Measured:
-    """Doubled until it does not fit. Errors: BirqError without a GPU, or if not even one utterance fits."""
+    """Of utterances of that length, doubled until it does not fit. Errors: BirqError without a GPU, or if not even one utterance fits."""
     if device.type != "cuda":
         raise BirqError("--tune looks for the largest micro-batch that fits a GPU, and torch sees none here")
     best, seconds = None, utterance_seconds
