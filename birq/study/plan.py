@@ -23,7 +23,7 @@ from birq.speech.shards import open_split
 from birq.study.measure import device_here, largest_micro_batch, measure
 from birq.study.memory import GIB, activations_gib, weights_gib
 from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
-from birq.train.runtime.hardware import PEAK_TFLOPS
+from birq.train.runtime.hardware import PEAK_TFLOPS, card
 
 # Hours of audio per hour of one core, FLAC to Parquet: benchmarks/results/features.json (another processor has another rate)
 FEATURE_HOURS_PER_CORE_HOUR = 2800.0
@@ -220,7 +220,7 @@ def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tup
             f"{section.steps:,d} steps here: {_time(whole)}"
         )
         if timed.mfu:
-            machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=next(g for g in PEAK_TFLOPS if g in timed.device))
+            machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=card(timed.device) or machine.gpu)
     return machine, lines
 
 

@@ -21,7 +21,7 @@ from birq.pipeline.stage import Job
 from birq.settings.params import Pretrain
 from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
-from birq.train.distributed import ALONE, Group, join, leave
+from birq.train.distributed import ALONE, Group, joined
 from birq.train.loop import Training, adamw, feed_of, precision, step_seed
 from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
@@ -266,15 +266,14 @@ def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, 
     """Train a method's model to the end; the curve goes into the artifact. `values`: the params that the method reads, by key."""
     section, seed = job.read("pretrain"), int(job.wildcards["seed"])
     device = for_training(section.cpu_threads, job.notes)
-    group = join(device)
-    model = model.to(device)
-    job.notes["settings"] = prepare(model.encoder)
-    feed = pretraining_feed(utterances, front_end, section, seed, group)
-    mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
-    watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
-    task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
-    optimiser = adamw([{"params": list(model.parameters())}], section)
-    schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
-    position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
-    leave()
+    with joined(device) as group:
+        model = model.to(device)
+        job.notes["settings"] = prepare(model.encoder)
+        feed = pretraining_feed(utterances, front_end, section, seed, group)
+        mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
+        watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
+        task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
+        optimiser = adamw([{"params": list(model.parameters())}], section)
+        schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
+        position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
     job.notes.update(steps=position.step, hours_seen=position.audio_seconds / 3600, train_seconds=position.seconds)
