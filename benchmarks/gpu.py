@@ -17,6 +17,7 @@ from benchmarks.harness import ROOT, Contender, Part, race
 from benchmarks.step import LARGE, METHODS, ONE_CODEBOOK
 from benchmarks.training import Change, changed, load, objective_of, shape_of
 from birq.model.encoder import Encoder
+from birq.train.runtime.devices import choose_attention
 from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import compile_blocks, peak_tflops
 
@@ -98,6 +99,7 @@ def _replayed(step: models.Step) -> models.Step:
 def run(scratch: Path, quick: bool) -> list[Part]:
     if not torch.cuda.is_available():
         raise SystemExit("error: gpu needs a CUDA device, and torch sees none")
+    choose_attention()
     rounds = 3 if quick else 20
     as_is = [(method, "") for method in METHODS]
     compiled = [(method, ", compiled") for method in METHODS if "whole" not in method]

@@ -15,6 +15,7 @@ from birq.settings.params import Params, load, numbers
 from birq.speech.batches import Feed
 from birq.speech.shards import open_split, read_front_end
 from birq.train.pretraining import PretrainTask, Watched, pretraining_feed
+from birq.train.runtime import devices
 
 __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed", "load", "model_of", "objective_of", "shape_of"]
 
@@ -61,6 +62,7 @@ class Training(Steps):
 
     def __init__(self, params: Params, method: str, change: Change, seed: int = 0):
         params = changed(params, change)
+        getattr(devices, "choose_attention", lambda: None)()  # earlier commits have no choice
         section, device, values = params.pretrain, device_of(params.pretrain), numbers(params, METHODS[method])
         model = model_of(params, method, seed).to(device)
         watched = Watched(**{k: values[k] for k in Watched.__dataclass_fields__ if k in values})

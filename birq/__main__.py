@@ -23,6 +23,9 @@ PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024,
 WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", "seed": "one of run.seeds"}
 
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its settings, and an older one
+
+
 def _reads(spec: dag.Stage) -> str:
     """The inputs and params of a stage, for its help."""
     inputs = list(dict.fromkeys(dag.STAGES[i.removeprefix("+").partition(":")[0]].pattern for i in spec.inputs))
@@ -112,7 +115,7 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs to plan for (default: 1 8 64)")
     p.add_argument("--gpu", default="H200", help="kind of GPU (default: H200)")
-    p.add_argument("--mfu", type=float, default=0.25, help="share of its bf16 peak that is reached (default: 0.25, an assumption)")
+    p.add_argument("--mfu", type=float, default=0.15, help="share of its bf16 peak that is reached (default: 0.15, an assumption)")
     p.add_argument("--gpus-per-node", type=int, default=8)
     p.add_argument("--node-bandwidth", type=float, default=300.0, metavar="GB/S", help="of an all-reduce in a node (default: 300)")
     p.add_argument("--network-bandwidth", type=float, default=50.0, metavar="GB/S", help="of an all-reduce over nodes (default: 50)")
@@ -305,12 +308,22 @@ def _restore_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _let_gpu_memory_grow() -> None:
+    """On a GPU nearly every batch has another shape: memory in segments that grow is not lost between them. The user's own setting stays.
+
+    torch reads it when it first asks a GPU for memory, and ranks inherit it.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. A mistake of the user gives one message and exit status 2; a stop at a checkpoint gives 75."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv, argparse.Namespace(argv=argv))
     _restore_signals()
     locations.lend_home()
+    _let_gpu_memory_grow()
     try:
         with sharing.explained():
             status = _dispatch(args)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from birq import __version__
-from birq.__main__ import parser
+from birq.__main__ import ALLOCATOR, main, parser
 from birq.pipeline import dag, locations
 
 
@@ -52,6 +52,17 @@ def test_every_stage_is_a_verb_with_its_wildcards() -> None:
 def test_version_and_help(birq) -> None:
     assert birq("--version").stdout.strip() == f"birq {__version__}"
     assert "stage: makes data/pretrain/{method}-{seed}" in birq("--help").stdout.replace("\n", " ").replace("  ", "")
+
+
+def test_gpu_memory_may_grow_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly every batch has a shape of its own, and fixed segments would be lost between them; ranks inherit the environment."""
+    for name in ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    assert main(["preset"]) in (0, 2)
+    assert os.environ.pop("PYTORCH_ALLOC_CONF") == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    main(["preset"])
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
 def test_outside_the_project_the_message_says_where_to_go(birq) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import batch, noise, shape
 
-from birq.model.ctc import CtcModel, ctc_loss, frames_needed
+from birq.model.ctc import CtcModel, Targets, ctc_loss, frames_needed
 from birq.model.encoder import Encoder
 from birq.recognise.greedy import greedy
 
@@ -31,15 +31,17 @@ def test_loss_is_minus_log_of_the_sum_over_all_paths(tokens: list[int]) -> None:
         for path in itertools.product(range(3), repeat=5)
         if collapse(list(path), blank) == tokens
     )
-    loss = ctc_loss(logp, torch.tensor([5]), [tokens], blank)
+    loss = ctc_loss(logp, torch.tensor([5]), Targets.of([tokens]), blank)
     assert float(loss) == pytest.approx(-math.log(total), abs=1e-4)
 
 
 def test_loss_of_a_batch_is_the_sum_and_ignores_padding() -> None:
     """So the step's loss, divided by all its tokens, does not depend on how utterances were put together."""
     logp, lengths, targets = log_probabilities(3, 12, 5), torch.tensor([12, 6, 9]), [[0, 1, 2], [3, 3], [1]]
-    together = ctc_loss(logp, lengths, targets, 4)
-    alone = sum(ctc_loss(logp[i : i + 1, :n], lengths[i : i + 1], targets[i : i + 1], 4) for i, n in enumerate(lengths.tolist()))
+    together = ctc_loss(logp, lengths, Targets.of(targets), 4)
+    alone = sum(
+        ctc_loss(logp[i : i + 1, :n], lengths[i : i + 1], Targets.of(targets[i : i + 1]), 4) for i, n in enumerate(lengths.tolist())
+    )
     torch.testing.assert_close(together, alone)
 
 
@@ -48,8 +50,8 @@ def test_frames_needed_is_exact(tokens: list[int]) -> None:
     """One frame fewer and no path is left: the loss is infinite; with as many it is finite."""
     n = frames_needed(tokens)
     logp = log_probabilities(1, n, 4)
-    assert math.isfinite(ctc_loss(logp, torch.tensor([n]), [tokens], 3))
-    assert n == 1 or math.isinf(ctc_loss(logp[:, : n - 1], torch.tensor([n - 1]), [tokens], 3))
+    assert math.isfinite(ctc_loss(logp, torch.tensor([n]), Targets.of([tokens]), 3))
+    assert n == 1 or math.isinf(ctc_loss(logp[:, : n - 1], torch.tensor([n - 1]), Targets.of([tokens]), 3))
 
 
 def test_greedy_merges_repeats_then_drops_blanks_within_the_length() -> None:

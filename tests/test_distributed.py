@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -32,7 +33,7 @@ from birq.stages import finetune, pretrain
 from birq.train import distributed, finetuning, pretraining
 from birq.train.checkpoint import load_checkpoint
 from birq.train.loop import step_seed
-from birq.train.runtime import launch
+from birq.train.runtime import devices, launch
 
 # micro-batches of few utterances, every figure in every line, everything random that does not depend on the ranks
 SETTINGS = {"birq__label_share": 0.5, "birq__gradient_cosine_every_steps": 3, "finetune__evaluations": 2}
@@ -282,6 +283,48 @@ def test_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert launch.needed(VERB) is not None
+
+
+def test_gpus_are_counted_whatever_their_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container with GPUs 4 to 7 has no /dev/nvidia0; a machine without any is not asked, since that imports torch."""
+    for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "BIRQ_RANKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(launch, "DEVICES", tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    (tmp_path / "nvidiactl").touch()
+    assert launch.needed(VERB) is None
+    (tmp_path / "nvidia4").touch()
+    assert launch.needed(VERB) is not None
+
+
+def test_more_ranks_than_gpus_are_an_error_before_any_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two ranks cannot share a GPU; the message names both numbers and the way out. Without GPUs, ranks share the CPU."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(launch, "DEVICES", tmp_path)
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setenv("BIRQ_RANKS", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BirqError, match=r"3 ranks on a node on which 2 GPU\(s\) are visible.*BIRQ_RANKS"):
+        launch.needed(VERB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in {"RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "3", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BirqError, match="3 ranks on a node"):  # as torchrun starts them
+        devices.for_training(1, {})
+    monkeypatch.delenv("RANK")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert launch.needed(VERB) is not None
+
+
+def stop_and_look(folder: Path, inputs: dict[str, list[Path]]) -> bool:
+    with contextlib.suppress(Stopped):
+        train_here("pretrain", folder, inputs, {}, (0, 1))
+    return torch.distributed.is_initialized()
+
+
+def test_a_stop_leaves_no_group_behind(tmp_path: Path, inputs) -> None:
+    """A group that is not ended makes a warning on every rank, and NCCL may hang at exit."""
+    assert gang.run(2, stop_and_look, tmp_path, inputs) == [False, False]
 
 
 def test_exit_status_of_several_ranks(capsys: pytest.CaptureFixture[str]) -> None:

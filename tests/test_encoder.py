@@ -7,6 +7,7 @@ import torch
 from tiny import N_MELS, batch, shape
 from torch import nn
 
+from birq.model import kernels
 from birq.model.encoder import RELATIVE_REACH, Attention, Encoder, Shape, count_parameters, rotary_table, rotate, valid_mask
 
 
@@ -86,10 +87,32 @@ def test_distances_beyond_the_reach_share_one_embedding() -> None:
     torch.manual_seed(0)
     attention = Attention(4, 1, "relative", 0)
     t = RELATIVE_REACH + 40
-    bias_TT = attention._relative_bias(torch.ones(1, 1, t, 4))[0, 0]
+    bias_TT = attention._relative_bias(torch.ones(1, 1, t, 4), t)[0, 0]
     assert bias_TT.shape == (t, t)
     assert bias_TT[0, RELATIVE_REACH] == bias_TT[0, -1] != bias_TT[0, RELATIVE_REACH - 1]
     assert bias_TT[-1, 0] == bias_TT[-1, 39 - 1] != bias_TT[-1, 40]
+
+
+@pytest.mark.parametrize("t", [1, 2, 7, 8, 9, 100, RELATIVE_REACH + 1, RELATIVE_REACH + 90])
+def test_relative_bias_is_a_lookup_of_distances_and_laid_out_as_a_gpu_wants_it(t: int) -> None:
+    """A view of the products with all distances is what a gather takes out of them one by one, its gradient included; rows and their
+    begin are aligned, or torch's memory-efficient attention copies the bias."""
+    torch.manual_seed(0)
+    attention = Attention(16, 2, "relative", 0)
+    q = torch.randn(2, 2, t, 8, requires_grad=True)
+    place_T = torch.arange(t)
+    row_TT = (place_T[None, :] - place_T[:, None]).clamp(-RELATIVE_REACH, RELATIVE_REACH) + RELATIVE_REACH
+    looked_up = (q @ attention.relative.weight.T / 8**0.5).gather(-1, row_TT.expand(2, 2, t, t))
+    pull = torch.randn_like(looked_up)
+    for n in (t, kernels.aligned(t)):
+        bias = attention._relative_bias(q, n)
+        assert bias.shape[-1] == n
+        assert bias.storage_offset() % 8 == 0 and not any(stride % 8 for stride in bias.stride()[:-1])
+        torch.testing.assert_close(bias[..., :t], looked_up)
+        of = [q, attention.relative.weight]
+        grads, theirs = (torch.autograd.grad((x * pull).sum(), of, retain_graph=True) for x in (bias[..., :t], looked_up))
+        for mine, other in zip(grads, theirs, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-4)
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:

@@ -36,7 +36,7 @@ from tiny import (
 from torch.overrides import TorchFunctionMode
 
 from birq.model.encoder import valid_mask
-from birq.model.masking import batch_masks, span_frames
+from birq.model.masking import batch_masks, places, span_frames
 from birq.model.quantizer import RandomQuantizer, standardise
 from birq.saved import encoder as encoders
 from birq.saved.recogniser import Recogniser
@@ -110,8 +110,8 @@ def test_statistics_over_padded_frames() -> None:
     p, b = pretrainer(label_norm="standardise"), batch([20, 6])
     mask = every_other(b.lengths_B)
     padded_BTF = torch.nn.functional.pad(b.feats_BTF, (0, 0, 0, 160))
-    few = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, mask)
-    more = p.label_directions(p.encoder.stack(padded_BTF), b.lengths_B, torch.nn.functional.pad(mask, (0, 40)))
+    few = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B))
+    more = p.label_directions(p.encoder.stack(padded_BTF), b.lengths_B, places(torch.nn.functional.pad(mask, (0, 40)), b.lengths_B))
     torch.testing.assert_close(few, more, atol=1e-4, rtol=0)
     z = p.encoder(p.encoder.stack(b.feats_BTF), b.lengths_B, n_layers=1)
     valid = valid_mask(b.lengths_B, 20)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from birq.model import prediction
 from birq.model.encoder import Encoder, valid_mask
+from birq.model.masking import places
 from birq.model.objectives import BiRq, enhanced_labels, mean_label_entropy
 from birq.model.prediction import AnchorObjective, BestRq, Forward
 from birq.model.quantizer import layer_norm, standardise
@@ -224,10 +225,11 @@ def test_layer_normed_enhanced_labels_do_not_depend_on_batch_mates_or_padding() 
     """LayerNorm looks at one frame and the encoder at one utterance, so its labels alone are its labels in a batch."""
     p, b = pretrainer(label_norm="layer_norm"), batch(LENGTHS)
     mask = every_other(b.lengths_B)
-    together, begin = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, mask).transpose(0, 1), 0
+    together, begin = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B)).transpose(0, 1), 0
     for row, length in enumerate(LENGTHS):
         feats, here = b.feats_BTF[row : row + 1, : 4 * length], mask[row : row + 1, :length]
-        alone = p.label_directions(p.encoder.stack(feats), b.lengths_B[row : row + 1], here).transpose(0, 1)
+        length_B = b.lengths_B[row : row + 1]
+        alone = p.label_directions(p.encoder.stack(feats), length_B, places(here, length_B)).transpose(0, 1)
         torch.testing.assert_close(together[begin : begin + len(alone)], alone, atol=1e-4, rtol=0)
         begin += len(alone)
 
@@ -259,7 +261,7 @@ def label_path_alone(weight: float, layers: int = 3, k: int = 2) -> tuple[BiRq, 
     p, b = pretrainer(n_layers=layers, label_layer=k, label_gradient=weight, entropy_weight=0.0), batch(LENGTHS)
     mask = every_other(b.lengths_B)
     p.head.requires_grad_(False)
-    v = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, mask).transpose(0, 1)
+    v = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B)).transpose(0, 1)
     codes, sum_NV = p.nearest_and_sum(v)
     h, y = torch.randn(len(v), p.head.in_features, generator=noise(1)), p.anchor_labels(b.feats_BTF)[mask]
     o = dataclasses.replace(p.objective, anchor_weight=0.0)

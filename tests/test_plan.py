@@ -13,7 +13,7 @@ from birq.errors import BirqError
 from birq.model.encoder import Encoder
 from birq.settings import presets
 from birq.settings.params import load
-from birq.study import measure, plan
+from birq.study import measure, memory, plan
 
 MACHINE = plan.Machine()
 
@@ -46,7 +46,7 @@ def test_activations_by_formula_are_those_that_autograd_keeps(change: dict) -> N
             encoder(encoder.stack(b.feats_BTF), b.lengths_B)
         kept[layers] = sum(seen.values()) / 400
     per_layer = (kept[5] - kept[2]) / 3
-    assert plan.activation_bytes_per_frame(s, 1, bytes_per_value=4) == pytest.approx(per_layer, rel=0.15)
+    assert 4 * sum(memory.kept_values(s, 200)) == pytest.approx(per_layer, rel=0.15)
 
 
 def test_features_take_the_bytes_that_are_planned(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

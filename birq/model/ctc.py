@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -30,9 +31,22 @@ def frames_needed(tokens: list[int]) -> int:
     return len(tokens) + sum(a == b for a, b in pairwise(tokens))
 
 
-def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: list[list[int]], blank: int) -> Tensor:
-    """Sum over the batch of −ln p(tokens | audio), in nats. Every utterance must have the frames that it needs."""
-    flat = torch.tensor([t for row in targets for t in row], dtype=torch.int64)
-    sizes = torch.tensor([len(row) for row in targets], dtype=torch.int64)
-    device = logp_BTV.device
-    return F.ctc_loss(logp_BTV.transpose(0, 1), flat.to(device), lengths_B, sizes.to(device), blank=blank, reduction="sum")
+@dataclass(frozen=True)
+class Targets:
+    """Token sequences one after another, and how many tokens each has; int64, on the CPU."""
+
+    tokens_L: Tensor
+    sizes_B: Tensor
+
+    @classmethod
+    def of(cls, rows: list[list[int]]) -> Targets:
+        return cls(*(torch.tensor(x, dtype=torch.int64) for x in ([t for row in rows for t in row], [len(row) for row in rows])))
+
+
+def ctc_loss(logp_BTV: Tensor, lengths_B: Tensor, targets: Targets, blank: int) -> Tensor:
+    """Sum over the batch of −ln p(tokens | audio), in nats. Every utterance must have the frames that it needs.
+
+    `lengths_B`: on the CPU, where torch wants lengths: it would wait for a GPU's.
+    """
+    tokens_L = targets.tokens_L.to(logp_BTV.device, non_blocking=True)
+    return F.ctc_loss(logp_BTV.transpose(0, 1), tokens_L, lengths_B, targets.sizes_B, blank=blank, reduction="sum")

@@ -38,6 +38,18 @@ def valid_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
     return torch.arange(n_frames, device=lengths_B.device) < lengths_B[:, None]
 
 
+def key_mask(valid_BT: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+    """Which frames attention sees, for all layers: [B, 1, 1, T], or of blocks of `window` frames [B · n, 1, 1, window].
+
+    In the form that kernels.attention takes on the device: see kernels.as_mask. `dtype`: of queries and keys.
+    """
+    t = valid_BT.shape[1]
+    if window and t > window:
+        valid_BT = F.pad(valid_BT, (0, -t % window)).view(-1, window)
+        valid_BT = valid_BT | ~valid_BT.any(-1, keepdim=True)  # a block of padding attends to itself: no row without a key
+    return kernels.as_mask(valid_BT, dtype)[:, None, None, :]
+
+
 def rotary_table(n_frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary positions: two [T, E/2] float32 tensors."""
     rate_E = 10000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
@@ -75,47 +87,57 @@ class Attention(nn.Module):
         if self.relative is not None:
             nn.init.normal_(self.relative.weight, std=0.02)
 
-    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
+    def forward(self, x_BTD: Tensor, keys: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
+        """`keys`: of `key_mask`; None: nothing is padding."""
         b, t, d = x_BTD.shape
         q, k, v = self.qkv(self.norm(x_BTD)).view(b, t, 3, self.n_heads, self.width).permute(2, 0, 3, 1, 4)
         if rotary is not None:
             q, k = rotate(q, *rotary).to(v.dtype), rotate(k, *rotary).to(v.dtype)
         if self.window and t > self.window:
-            y_BTD = self._blocks(q, k, v, valid_BT, dropout)
+            y_BTD = self._blocks(q, k, v, keys, dropout)
         else:
-            y_BTD = self._attend(q, k, v, valid_BT, dropout).transpose(1, 2).reshape(b, t, d)
+            y_BTD = self._attend(q, k, v, keys, dropout).transpose(1, 2).reshape(b, t, d)
         return kernels.dropout(self.out(y_BTD), dropout)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
-        mask = None if valid_BT is None else valid_BT[:, None, None, :]
-        if self.relative is not None:
-            bias = self._relative_bias(q)
-            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-        return kernels.attention(q, k, v, mask, dropout)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, dropout: float) -> Tensor:
+        if self.relative is None:
+            return kernels.attention(q, k, v, keys, dropout)
+        bias = self._relative_bias(q, q.shape[2] if keys is None else keys.shape[-1])
+        return kernels.attention(q, k, v, bias if keys is None else kernels.masked(bias, keys), dropout)
 
-    def _relative_bias(self, q_BHTE: Tensor) -> Tensor:
-        """Shaw et al. 2018: q · embedding(distance), [B, H, T, T]."""
+    def _relative_bias(self, q_BHTE: Tensor, n_columns: int) -> Tensor:
+        """Shaw et al. 2018: q · embedding(j − i) / √E, [B, H, T, n_columns] for queries i and keys j.
+
+        One product gives a query's scores for all distances that can occur, in ascending order. Row i of the result begins i places
+        further left in it, so rows of one number less than there are distances hold the result, without a gather. All strides are
+        multiples of 8, as GPUs want them.
+        """
         assert self.relative is not None
-        t = q_BHTE.shape[2]
-        place_T = torch.arange(t, device=q_BHTE.device)
-        distance_TT = (place_T[None, :] - place_T[:, None]).clamp(-RELATIVE_REACH, RELATIVE_REACH) + RELATIVE_REACH
-        score_BHTR = q_BHTE @ self.relative.weight.to(q_BHTE.dtype).T * self.width**-0.5
-        return score_BHTR.gather(-1, distance_TT.expand(*q_BHTE.shape[:2], t, t))
+        b, h, t, _ = q_BHTE.shape
+        first = kernels.aligned(t - 1)  # distances begin at −first
+        n_distances = first + kernels.aligned(n_columns) + 1
+        low, high = (min(max(d, -RELATIVE_REACH), RELATIVE_REACH) for d in (-first, n_distances - 1 - first))
+        weight = self.relative.weight
+        parts = [weight[:1].expand(low + first, -1), weight[low + RELATIVE_REACH : high + RELATIVE_REACH + 1]]
+        parts.append(weight[-1:].expand(n_distances - 1 - first - high, -1))
+        rows_RE = torch.cat([p for p in parts if len(p)])
+        q_BHTE = F.pad(q_BHTE * self.width**-0.5, (0, 0, 0, kernels.aligned(t) - t))
+        score_BHTR = q_BHTE @ rows_RE.to(q_BHTE.dtype).T
+        strides = (*score_BHTR.stride()[:2], n_distances - 1, 1)
+        return score_BHTR.as_strided((b, h, t, n_columns), strides, score_BHTR.storage_offset() + first)
 
-    def _blocks(self, q: Tensor, k: Tensor, v: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
+    def _blocks(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, dropout: float) -> Tensor:
         b, h, t, e = q.shape
         w = self.window
         n = -(-t // w)
         pad = n * w - t
-        if valid_BT is None:
-            valid_BT = torch.ones(b, t, dtype=torch.bool, device=q.device)
-        valid = F.pad(valid_BT, (0, pad)).view(b * n, w)
-        valid = valid | ~valid.any(-1, keepdim=True)  # a block of padding attends to itself: no row without a key
+        if keys is None:
+            keys = key_mask(torch.ones(b, t, dtype=torch.bool, device=q.device), w, q.dtype)
 
         def cut(x: Tensor) -> Tensor:
             return F.pad(x, (0, 0, 0, pad)).view(b, h, n, w, e).transpose(1, 2).reshape(b * n, h, w, e)
 
-        y = self._attend(cut(q), cut(k), cut(v), valid, dropout)
+        y = self._attend(cut(q), cut(k), cut(v), keys, dropout)
         return y.view(b, n, h, w, e).permute(0, 1, 3, 2, 4).reshape(b, n * w, h * e)[:, :t]
 
 
@@ -151,11 +173,13 @@ class Block(nn.Module):
         self.ff_out = FeedForward(d, shape.ff_expansion)
         self.norm = nn.LayerNorm(d)
 
-    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
-        x = x_BTD + 0.5 * self.ff_in(x_BTD, dropout)
-        x = x + self.attention(x, valid_BT, rotary, dropout)
+    def forward(
+        self, x_BTD: Tensor, valid_BT: Tensor | None, keys: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float
+    ) -> Tensor:
+        x = torch.add(x_BTD, self.ff_in(x_BTD, dropout), alpha=0.5)
+        x = x + self.attention(x, keys, rotary, dropout)
         x = x + self.convolution(x, valid_BT, dropout)
-        x = x + 0.5 * self.ff_out(x, dropout)
+        x = torch.add(x, self.ff_out(x, dropout), alpha=0.5)
         return self.norm(x)
 
 
@@ -180,16 +204,17 @@ class Encoder(nn.Module):
 
     def _passes(self, x_BTS: Tensor, lengths_B: Tensor, n_layers: int, dropout: bool):
         t = x_BTS.shape[1]
-        valid_BT = valid_mask(lengths_B, t)
-        # without padding there is nothing to mask, and attention takes its fast path
+        # without padding there is nothing to mask, and attention takes its fast path; a GPU would have to be asked whether there is any
         padded = self.always_masks or x_BTS.device.type != "cpu" or bool((lengths_B != t).any())
+        valid_BT = valid_mask(lengths_B, t) if padded else None
         rotary = None
         if self.shape.positions == "rotary":
             rotary = rotary_table(t, self.shape.d_model // self.shape.n_heads, x_BTS.device)
         rate = self.dropout if dropout and self.training else 0.0
         x = self.project(x_BTS)
+        keys = None if valid_BT is None else key_mask(valid_BT, self.shape.attention_window, x.dtype)
         for block in self.blocks[:n_layers]:
-            given = (x, valid_BT if padded else None, rotary, rate)
+            given = (x, valid_BT, keys, rotary, rate)
             x = checkpoint(block, *given, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*given)
             yield x
 

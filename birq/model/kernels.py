@@ -28,11 +28,36 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     return x * factor.div_(1 - rate)
 
 
+ALIGNMENT = 8  # numbers: rows of a mask begin at multiples of it, or torch's memory-efficient attention copies the mask first
+
+
+def aligned(n: int) -> int:
+    """The next multiple of ALIGNMENT, `n` itself if it is one."""
+    return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+def as_mask(seen_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask for `attention` in the form that its device takes: on a CPU the bool itself, else 0 or -inf of `dtype`, with False up to an
+    aligned width. torch would make that of a bool in every layer."""
+    if seen_BT.device.type == "cpu":
+        return seen_BT
+    seen_BT = F.pad(seen_BT, (0, aligned(seen_BT.shape[1]) - seen_BT.shape[1]))
+    return torch.where(seen_BT, 0.0, -torch.inf).to(dtype)
+
+
+def masked(bias: Tensor, mask: Tensor) -> Tensor:
+    """A bias on the scores with a mask of `as_mask`."""
+    return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
+
+
 def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """F.scaled_dot_product_attention, with this module's dropout: on a CPU, torch has no fused form with dropout either.
 
-    `mask`, broadcast to [B, H, T, T]: bool, True where a key takes part (one at least for every query), or float, added to the scores.
+    `mask`, broadcast to [B, H, T, T]: bool, True where a key takes part (one at least for every query), or float, added to the scores; it
+    may be wider than there are keys.
     """
+    if mask is not None:
+        mask = mask[..., : k_BHTE.shape[-2]]
     if not rate or not _plain_cpu(q_BHTE):
         return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=mask, dropout_p=rate)
     score_BHTT = q_BHTE * q_BHTE.shape[-1] ** -0.5 @ k_BHTE.mT

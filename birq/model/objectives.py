@@ -16,17 +16,19 @@ N codebooks, V codes, h code width, K = N · V outputs of a head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from birq.model.encoder import Encoder, valid_mask
+from birq.model.encoder import Encoder
+from birq.model.masking import Labelled, Masked, Places, labelled, masked
 from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, anchor_loss, frames_at_once, log_probabilities, sum_over_chunks
 from birq.model.quantizer import layer_norm, standardise
 
 SKIPPED_AT_ONCE = 1 << 20  # random numbers: 4 MiB
+OFFSETS = 4  # by which a GPU's generator moves for a number, at most
 SMALLEST = 1e-12  # probability, inside a logarithm
 
 
@@ -68,7 +70,13 @@ def gumbel_noise(shape: torch.Size, generator: torch.Generator, device: torch.de
 
 
 def _skip(count: int, generator: torch.Generator, device: torch.device) -> None:
-    """Leave a generator where `count` uniform numbers would leave it: it has no way to jump."""
+    """Leave a generator where `count` uniform numbers would leave it.
+
+    A CPU's has no way to jump. A GPU's has; how far the numbers would lead it depends on the card, so it goes far enough not to repeat any.
+    """
+    if device.type == "cuda":
+        generator.set_offset(generator.get_offset() + OFFSETS * count)
+        return
     while count > 0:
         torch.rand(min(count, SKIPPED_AT_ONCE), generator=generator, device=device)
         count -= SKIPPED_AT_ONCE
@@ -120,17 +128,36 @@ class BiRq(BestRq):
         """Whether there are enhanced labels."""
         return self.objective.enhanced_weight > 0
 
-    def label_directions(self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, share: Share | None = None) -> Tensor:
+    def masked(self, mask_BT: Tensor, lengths_B: Tensor, share: tuple[int, int] | None = None, seed: int | None = None) -> Masked:
+        """As BestRq's, with the utterances that get enhanced labels where there is no choice, or a seed for it."""
+        m, (first, n) = masked(mask_BT, lengths_B), share or (0, len(mask_BT))
+        if not self.enhanced or (seed is None and self.objective.label_share < 1):
+            return m
+        generator = torch.Generator() if seed is None else torch.Generator().manual_seed(seed)
+        return replace(m, labelled=labelled(m, self.drawn(n, generator), first))
+
+    def drawn(self, n: int, generator: torch.Generator) -> Tensor:
+        """Which of a batch's utterances get enhanced labels, [n] bool on the CPU.
+
+        F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation.
+        """
+        if self.objective.label_share == 1:
+            return torch.ones(n, dtype=torch.bool)
+        drawn_B = torch.zeros(n, dtype=torch.bool)
+        count = max(1, round(self.objective.label_share * n))
+        drawn_B[torch.randperm(n, generator=generator, device=generator.device)[:count].cpu()] = True
+        return drawn_B
+
+    def label_directions(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
         """unit(z P) of the masked frames, z from layer k of the unmasked input: [N, M, h]. Label logits are 2 s · v · C (eq. 4)."""
         o = self.objective
         with torch.set_grad_enabled(torch.is_grad_enabled() and o.label_gradient != 0):
-            z_BTD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False)
+            z_AD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False).flatten(0, 1)
             if o.label_norm == "standardise":
-                valid_BT = valid_mask(lengths_B, z_BTD.shape[1])
-                z_MD = z_BTD[valid_BT].float()
-                z_MD = standardise(z_MD, *(shared_statistics(z_MD, share) if share else ()))[mask_BT[valid_BT]]
+                z_AD = z_AD.index_select(0, at.valid_A).float()
+                z_MD = standardise(z_AD, *(shared_statistics(z_AD, share) if share else ())).index_select(0, at.masked_of_valid_M)
             else:
-                z_MD = layer_norm(z_BTD[mask_BT].float())
+                z_MD = layer_norm(z_AD.index_select(0, at.masked_M).float())
             if o.label_gradient not in (0.0, 1.0):
                 z_MD = _WeightedGradient.apply(z_MD, o.label_gradient)
             return self.quantizer.directions(z_MD)
@@ -149,19 +176,6 @@ class BiRq(BestRq):
             sum_NV += F.softmax(logits_RNV, dim=-1).sum(0)
             codes.append(logits_RNV.argmax(-1))
         return torch.cat(codes), sum_NV
-
-    def drawn(self, lengths_B: Tensor, generator: torch.Generator, share: Share | None) -> tuple[Tensor, Share | None]:
-        """Which utterances here get enhanced labels, [B] bool, and the share of the batch's labelled part.
-
-        F is a mean over masked frames: over some utterances, drawn at every step, it has the same expectation.
-        """
-        if self.objective.label_share == 1:
-            return torch.ones_like(lengths_B, dtype=torch.bool), share
-        n, first = (len(share.masked_B), share.first) if share else (len(lengths_B), 0)
-        count = max(1, round(self.objective.label_share * n))
-        drawn_B = torch.zeros(n, dtype=torch.bool, device=lengths_B.device)
-        drawn_B[torch.randperm(n, generator=generator, device=lengths_B.device)[:count]] = True
-        return drawn_B[first : first + len(lengths_B)], share.chosen(drawn_B) if share else None
 
     def enhanced_sums(
         self,
@@ -195,11 +209,19 @@ class BiRq(BestRq):
         weights = [w for head in heads for w in (head.weight, head.bias)]
         return sum_over_chunks(loss, [*frames], weights, len(self.head.bias))
 
+    def _labelled(self, m: Masked, generator: torch.Generator, share: Share | None, device: torch.device) -> tuple[Labelled, Share | None]:
+        """The labelled utterances here, drawn now unless they were before, and the share of the batch's labelled part."""
+        u = m.labelled
+        if u is None:
+            n, first = (len(share.masked_B), share.first) if share else (len(m.mask_BT), 0)
+            u = labelled(m, self.drawn(n, generator), first).to(device)
+        return u, share.chosen(u.chosen_B) if share else None
+
     def forward(
         self,
         feats_BTF: Tensor,
         lengths_B: Tensor,
-        mask_BT: Tensor,
+        mask: Masked | Tensor,
         generator: torch.Generator,
         share: Share | None = None,
         objective: Objective | None = None,
@@ -207,34 +229,37 @@ class BiRq(BestRq):
         """As BestRq's, with F and H. Without w1 it is BestRq's."""
         o = objective or self.objective
         if not o.enhanced_weight:
-            return super().forward(feats_BTF, lengths_B, mask_BT, generator, share, o)
-        x_BTS = self.encoder.stack(feats_BTF)
-        h_MD, y_MN, n_masked = self.masked_pass(x_BTS, lengths_B, mask_BT, generator, share)
+            return super().forward(feats_BTF, lengths_B, mask, generator, share, o)
+        m, x_BTS = self._on_device(mask, lengths_B), self.encoder.stack(feats_BTF)
+        h_MD, y_MN, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share)
 
-        drawn_B, drawn_share = self.drawn(lengths_B, generator, share)
-        v_LNh = self.label_directions(x_BTS[drawn_B], lengths_B[drawn_B], mask_BT[drawn_B], drawn_share).transpose(0, 1)
+        u, part = self._labelled(m, generator, share, lengths_B.device)
+        rows = (x_BTS, lengths_B) if u.rows_U is None else (x.index_select(0, u.rows_U) for x in (x_BTS, lengths_B))
+        v_LNh = self.label_directions(*rows, u.places, part).transpose(0, 1)
         codes_LN, sum_NV = self.nearest_and_sum(v_LNh)
-        n_labelled, before = (drawn_share.n_masked, drawn_share.masked_before) if drawn_share else (len(v_LNh), 0)
-        mean_NV = (drawn_share.total(sum_NV) if drawn_share else sum_NV) / n_labelled
+        n_labelled, before = (part.n_masked, part.masked_before) if part else (len(v_LNh), 0)
+        mean_NV = (part.total(sum_NV) if part else sum_NV) / n_labelled
         log_mean_NV = mean_NV.clamp_min(SMALLEST).log()
         if o.gumbel_noise:  # the noise of other shares' frames comes first
             _skip(before * sum_NV.numel(), generator, v_LNh.device)
 
-        labelled_M = (drawn_B[:, None] & mask_BT)[mask_BT]
-        y_LN = y_MN[labelled_M]
+        h_LD, y_LN = (h_MD, y_MN) if u.rows_U is None else (x.index_select(0, u.masked_L) for x in (h_MD, y_MN))
         total, anchor, n_correct, enhanced, n_faithful = self.enhanced_sums(
-            o, (h_MD[labelled_M], y_LN, v_LNh, codes_LN), log_mean_NV, n_masked, n_labelled, generator
+            o, (h_LD, y_LN, v_LNh, codes_LN), log_mean_NV, n_masked, n_labelled, generator
         )
-        other_anchor, other_correct = self.anchor_sums(h_MD[~labelled_M], y_MN[~labelled_M])
         n = n_masked * o.n_codebooks
+        if u.rows_U is not None:
+            other_anchor, other_correct = self.anchor_sums(*(x.index_select(0, u.other_O) for x in (h_MD, y_MN)))
+            total = total + o.anchor_weight / n * other_anchor
+            anchor, n_correct = anchor + other_anchor.detach(), n_correct + other_correct
         return Forward(
-            total=total + o.anchor_weight / n * other_anchor,
-            anchor=(anchor + other_anchor.detach()) / n,
+            total=total,
+            anchor=anchor / n,
             enhanced=enhanced / n_labelled,
             label_entropy=mean_label_entropy(sum_NV, log_mean_NV) / n_labelled,
             n_masked=n_masked,
             n_labelled=n_labelled,
-            n_correct=n_correct + other_correct,
+            n_correct=n_correct,
             n_faithful=n_faithful,
             n_agreeing=(codes_LN == y_LN).sum(),
             anchor_codes_MN=y_MN,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from birq.model.encoder import Encoder
+from birq.model.masking import Masked, masked
 from birq.model.quantized import Quantization, QuantizedEncoder
 from birq.model.quantizer import CHUNK_VALUES
 
@@ -50,8 +51,7 @@ class Share:
         return int(self.masked_B[: self.first].sum())
 
     def chosen(self, chosen_B: Tensor) -> Share:
-        """The share of a batch of which only some utterances are left. chosen_B: bool, over the whole batch."""
-        chosen_B = chosen_B.cpu()
+        """The share of a batch of which only some utterances are left. chosen_B: bool, over the whole batch, on the CPU."""
         return Share(self.masked_B[chosen_B], int(chosen_B[: self.first].sum()), self.total)
 
 
@@ -166,15 +166,27 @@ class BestRq(QuantizedEncoder):
         """Whether there are enhanced labels."""
         return False
 
+    def masked(self, mask_BT: Tensor, lengths_B: Tensor, share: tuple[int, int] | None = None, seed: int | None = None) -> Masked:
+        """A batch's masked frames, for `forward`; made on the CPU, ahead of the step where a GPU computes it.
+
+        The rest is for methods that choose utterances. `share`: utterances of the whole batch before those here, and in all. `seed`: of the
+        choice; without one, `forward` draws it.
+        """
+        return masked(mask_BT, lengths_B)
+
+    def _on_device(self, mask: Masked | Tensor, lengths_B: Tensor) -> Masked:
+        return (mask if isinstance(mask, Masked) else self.masked(mask, lengths_B)).to(lengths_B.device)
+
     def masked_pass(
-        self, x_BTS: Tensor, lengths_B: Tensor, mask_BT: Tensor, generator: torch.Generator, share: Share | None
+        self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
     ) -> tuple[Tensor, Tensor, int]:
         """Output [M, D] and anchoring labels [M, N] (eq. 2) of the masked frames; how many the whole batch has."""
-        y_MN = self.anchor_quantizer.nearest(x_BTS[mask_BT])
+        x_AS = x_BTS.flatten(0, 1)
+        y_MN = self.anchor_quantizer.nearest(x_AS.index_select(0, m.masked_M))
         n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
         fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
-        masked_BTS = x_BTS.masked_scatter(mask_BT[:, :, None], fill_MS * self.objective.mask_fill_std)
-        return self.encoder(masked_BTS, lengths_B)[mask_BT].float(), y_MN, n_masked
+        masked_BTS = x_AS.index_copy(0, m.masked_M, fill_MS * self.objective.mask_fill_std).view(x_BTS.shape)
+        return self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float(), y_MN, n_masked
 
     def anchor_sums(self, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
         """`anchor_loss` of the head's prediction, summed over all frames."""
@@ -188,17 +200,17 @@ class BestRq(QuantizedEncoder):
         self,
         feats_BTF: Tensor,
         lengths_B: Tensor,
-        mask_BT: Tensor,
+        mask: Masked | Tensor,
         generator: torch.Generator,
         share: Share | None = None,
         objective: AnchorObjective | None = None,
     ) -> Forward:
-        """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T].
+        """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T] or what `masked` makes of it.
 
         `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
         """
-        o = objective or self.objective
-        h_MD, y_MN, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, mask_BT, generator, share)
+        o, m = objective or self.objective, self._on_device(mask, lengths_B)
+        h_MD, y_MN, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
         anchor, n_correct = self.anchor_sums(h_MD, y_MN)
         anchor = anchor / (n_masked * o.n_codebooks)
         return Forward(total=o.anchor_weight * anchor, anchor=anchor.detach(), n_masked=n_masked, n_correct=n_correct, anchor_codes_MN=y_MN)

@@ -12,7 +12,7 @@ from birq.saved.recogniser import Recogniser
 from birq.settings.params import Finetune
 from birq.speech.shards import open_split
 from birq.text import tokenizer as tokens
-from birq.train.distributed import join, leave
+from birq.train.distributed import joined
 from birq.train.finetuning import FinetuneTask, labelled
 from birq.train.loop import Training, adamw, feed_of
 from birq.train.runtime.devices import for_training
@@ -27,20 +27,19 @@ def compute(job: Job) -> None:
     tokenizer, front_end = tokens.load(job.input("tokenizer")), pretrained.front_end
     split, dev = (open_split(job.inputs["features"], name) for name in ("train", "dev"))
     device = for_training(section.cpu_threads, job.notes)
-    group = join(device)
-    # the labelled subset is the same for every method and seed: methods are compared on the same speech
-    index = labelled(split, section, tokenizer, front_end.n_stack, seed=0, group=group)
-    model = _model(pretrained.encoder, tokenizer.size, section, seed).to(device)
-    job.notes["settings"] = prepare(model.encoder)
-    feed = feed_of(split, index, front_end, section, seed, group)
-    task = FinetuneTask(model, tokenizer, front_end, section, dev, job.scratch, device, group)
-    layers = [
-        {"params": list(model.encoder.parameters())},
-        {"params": list(model.head.parameters()), "rate_factor": section.head_rate_factor},
-    ]
-    schedule = tri_stage(section.steps, section.warmup_share, section.hold_share, section.final_rate_share)
-    position = Training(job, model, adamw(layers, section), schedule, feed, task, section, seed).run()
-    leave()
+    with joined(device) as group:
+        # the labelled subset is the same for every method and seed: methods are compared on the same speech
+        index = labelled(split, section, tokenizer, front_end.n_stack, seed=0, group=group)
+        model = _model(pretrained.encoder, tokenizer.size, section, seed).to(device)
+        job.notes["settings"] = prepare(model.encoder)
+        feed = feed_of(split, index, front_end, section, seed, group)
+        task = FinetuneTask(model, tokenizer, front_end, section, dev, job.scratch, device, group)
+        layers = [
+            {"params": list(model.encoder.parameters())},
+            {"params": list(model.head.parameters()), "rate_factor": section.head_rate_factor},
+        ]
+        schedule = tri_stage(section.steps, section.warmup_share, section.hold_share, section.final_rate_share)
+        position = Training(job, model, adamw(layers, section), schedule, feed, task, section, seed).run()
     if not group.writes:
         return
     task.take_best()

@@ -16,7 +16,7 @@ from birq.settings.params import Params, Pretrain, numbers
 from birq.speech.batches import Batch
 from birq.train.loop import adamw
 from birq.train.pretraining import PretrainTask
-from birq.train.runtime.devices import name_of
+from birq.train.runtime.devices import choose_attention, name_of
 from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
 
 WARM_STEPS, TIMED_STEPS = 2, 5
@@ -47,6 +47,7 @@ def random_batch(seconds: float, utterance_seconds: float, frame_shift_ms: float
 def device_here(section: Pretrain) -> torch.device:
     """Where a training would run, with its threads."""
     torch.set_num_threads(section.cpu_threads)
+    choose_attention()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -80,7 +81,7 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
 
 
 def largest_micro_batch(params: Params, method: str, utterance_seconds: float, device: torch.device) -> Measured:
-    """Doubled until it does not fit. Errors: BirqError without a GPU, or if not even one utterance fits."""
+    """Of utterances of that length, doubled until it does not fit. Errors: BirqError without a GPU, or if not even one utterance fits."""
     if device.type != "cuda":
         raise BirqError("--tune looks for the largest micro-batch that fits a GPU, and torch sees none here")
     best, seconds = None, utterance_seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from birq.errors import BirqError
@@ -20,8 +21,9 @@ from birq.pipeline.dag import Node
 from birq.settings.params import Optimisation, Params, numbers
 from birq.speech.shards import open_split
 from birq.study.measure import device_here, largest_micro_batch, measure
+from birq.study.memory import GIB, activations_gib, weights_gib
 from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
-from birq.train.runtime.hardware import PEAK_TFLOPS
+from birq.train.runtime.hardware import PEAK_TFLOPS, card
 
 # Hours of audio per hour of one core, FLAC to Parquet: benchmarks/results/features.json (another processor has another rate)
 FEATURE_HOURS_PER_CORE_HOUR = 2800.0
@@ -35,9 +37,7 @@ LIBRISPEECH_HOURS = {  # openslr.org/12
     "test-other": 5.1,
 }
 TYPICAL_SECONDS = 12.0  # of an utterance, where no features say it
-OPTIMISER_BYTES = 16  # a weight: itself, its gradient, AdamW's two moments, all float32
 CHECKPOINT_BYTES = 12  # without the gradient; two checkpoints are kept
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Machine:
     """Assumptions about the machines; bandwidths are those that one GPU sees in an all-reduce."""
 
     gpu: str = "H200"
-    mfu: float = 0.25
+    mfu: float = 0.15
     gpus_per_node: int = 8
     node_gb_per_second: float = 300.0  # NVLink
     network_gb_per_second: float = 50.0  # 400 Gb/s
@@ -75,7 +75,7 @@ class Training:
     audio_hours: float  # of all passes together
     flops: float
     n_parameters: int
-    weight_gib: float  # weights, gradients, optimiser
+    weight_gib: float  # weights, optimiser
     activation_gib: float  # of a micro-batch on one GPU
     disk_gib: float
 
@@ -90,7 +90,8 @@ class Plan:
     """Figures of a run."""
 
     corpus_hours: dict[str, float]
-    utterance_seconds: float
+    utterance_seconds: float  # mean
+    longest_seconds: float
     feature_gib: float
     feature_core_hours: float
     trainings: list[Training]
@@ -123,49 +124,37 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
     return out
 
 
-def activation_bytes_per_frame(shape: Shape, n_layers: int, bytes_per_value: int = 2) -> float:
-    """Bytes that autograd keeps of `n_layers` Conformer blocks for one encoder frame; attention's probabilities are not kept.
-
-    In units of the width: two feed-forwards of 2 + 2 e, attention 9, convolution 2 + 7 c, the last norm 1; a test holds it against torch.
-    """
-    e, c = shape.ff_expansion, shape.conv_expansion
-    return n_layers * shape.d_model * (2 * (2 + 2 * e) + 9 + 2 + 7 * c + 1) * bytes_per_value
-
-
-def _training(name: str, section: Optimisation, shape: Shape, per_frame: float, layers_held: float, frame_ms: float) -> Training:
-    frames_per_second = 1000 / (frame_ms * shape.n_stack)
+def planned(node: Node, utterance_seconds: float, longest_seconds: float) -> Training | None:
+    """The training of a node; None where nothing is trained. Its work is that of usual utterances, its memory that of the longest ones."""
+    p, method = node.params, node.method
+    f, m = p.features, p.model
+    shape = Shape(**m.model_dump(), n_mels=f.n_mels)
+    frames_per_second = 1000 / (f.frame_shift_ms * m.n_stack)
+    n_frames, n_parameters = utterance_seconds * frames_per_second, count_parameters(shape)
+    section: Optimisation
+    if node.stage.name == "pretrain":
+        if method is None or not method.trains:
+            return None
+        section, start = p.pretrain, stacked_start_probability(p.pretrain.mask_start_probability, m.n_stack)
+        masked = 1 - (1 - start) ** span_frames(p.pretrain.mask_span_ms, f.frame_shift_ms, m.n_stack)
+        objective = constants(importlib.import_module(method.module), numbers(p, method))
+        per_frame = pretraining_per_frame(shape, objective, n_frames, masked)
+        n_weights = n_parameters + (m.d_model + 1) * objective.n_codebooks * objective.codebook_size
+    else:
+        section, masked, objective, n_weights = p.finetune, 0.0, None, n_parameters
+        per_frame = TRAINING * encoder_per_frame(shape, m.n_layers, n_frames)
     audio_seconds = section.steps * section.batch_seconds
-    n_parameters = count_parameters(shape)
-    held = activation_bytes_per_frame(shape, 1) * layers_held * section.micro_batch_seconds * frames_per_second
+    held = (section.micro_batch_seconds * frames_per_second, longest_seconds * frames_per_second, section.dropout, objective, masked)
     return Training(
-        name=name,
+        name=node.name,
         steps=section.steps,
         audio_hours=audio_seconds / 3600,
         flops=per_frame * audio_seconds * frames_per_second,
         n_parameters=n_parameters,
-        weight_gib=OPTIMISER_BYTES * n_parameters / GIB,
-        activation_gib=held / GIB,
+        weight_gib=weights_gib(n_weights, ceil(section.batch_seconds / section.micro_batch_seconds)),
+        activation_gib=activations_gib(shape, *held),
         disk_gib=(4 + 2 * CHECKPOINT_BYTES) * n_parameters / GIB,
     )
-
-
-def _planned(node: Node, utterance_seconds: float) -> Training | None:
-    """The training of a node; None where nothing is trained."""
-    p, method = node.params, node.method
-    f, m = p.features, p.model
-    shape = Shape(**m.model_dump(), n_mels=f.n_mels)
-    n_frames = utterance_seconds * 1000 / (f.frame_shift_ms * m.n_stack)
-    if node.stage.name != "pretrain":
-        per_frame = TRAINING * encoder_per_frame(shape, m.n_layers, n_frames)
-        return _training(node.name, p.finetune, shape, per_frame, m.n_layers, f.frame_shift_ms)
-    if method is None or not method.trains:
-        return None
-    start = stacked_start_probability(p.pretrain.mask_start_probability, m.n_stack)
-    masked = 1 - (1 - start) ** span_frames(p.pretrain.mask_span_ms, f.frame_shift_ms, m.n_stack)
-    objective = constants(importlib.import_module(method.module), numbers(p, method))
-    per_frame = pretraining_per_frame(shape, objective, n_frames, masked)
-    labels = objective.label_share * objective.label_layer if getattr(objective, "enhanced_weight", 0) and objective.label_gradient else 0.0
-    return _training(node.name, p.pretrain, shape, per_frame, m.n_layers + labels, f.frame_shift_ms)
 
 
 def make(params: Params, given_hours: dict[str, float]) -> Plan:
@@ -176,12 +165,12 @@ def make(params: Params, given_hours: dict[str, float]) -> Plan:
     used = {c for role in ("pretrain", "finetune") for c in dag.corpora_for(role, params)}
     total_hours = sum(h for name, h in hours.items() if name in used)
     frames_per_hour = 3600 * 1000 / f.frame_shift_ms
-    utterance_seconds = _utterance_seconds(params)
-    trainings = []
-    trainings = [t for node in dag.nodes(params) if node.stage.ranks and (t := _planned(node, utterance_seconds))]
+    utterance_seconds, longest_seconds = _utterance_seconds(params)
+    trainings = [t for node in dag.nodes(params) if node.stage.ranks and (t := planned(node, utterance_seconds, longest_seconds))]
     return Plan(
         corpus_hours={name: h for name, h in hours.items() if name in used},
         utterance_seconds=utterance_seconds,
+        longest_seconds=longest_seconds,
         feature_gib=total_hours * frames_per_hour * f.n_mels * (2 if f.storage == "int16" else 4) / GIB,
         feature_core_hours=total_hours / FEATURE_HOURS_PER_CORE_HOUR,
         trainings=trainings,
@@ -190,11 +179,13 @@ def make(params: Params, given_hours: dict[str, float]) -> Plan:
     )
 
 
-def _utterance_seconds(params: Params) -> float:
+def _utterance_seconds(params: Params) -> tuple[float, float]:
+    """Mean and longest."""
     folders = [Path("data/features") / c for c in dag.corpora_for("pretrain", params)]
     if not all(folder.exists() for folder in folders):
-        return TYPICAL_SECONDS
-    return float(open_split(folders, "train").duration_s.mean())
+        return min(TYPICAL_SECONDS, params.features.max_seconds), params.features.max_seconds
+    durations = open_split(folders, "train").duration_s
+    return float(durations.mean()), float(durations.max())
 
 
 def _time(hours: float) -> str:
@@ -217,7 +208,7 @@ def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tup
     device, section, lines = device_here(params.pretrain), params.pretrain, []
     for method in (m for m in params.run.methods if params.method(m).trains):
         if tune:
-            timed = largest_micro_batch(params, method, plan.utterance_seconds, device)
+            timed = largest_micro_batch(params, method, plan.longest_seconds, device)
             lines.append(f"{method}: pretrain.micro_batch_seconds up to {timed.micro_batch_seconds:.0f} fits {timed.device}")
         else:
             timed = measure(params, method, section.micro_batch_seconds, plan.utterance_seconds, device)
@@ -229,7 +220,7 @@ def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tup
             f"{section.steps:,d} steps here: {_time(whole)}"
         )
         if timed.mfu:
-            machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=next(g for g in PEAK_TFLOPS if g in timed.device))
+            machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=card(timed.device) or machine.gpu)
     return machine, lines
 
 
@@ -260,6 +251,7 @@ def text(plan: Plan, machine: Machine, n_gpus: list[int], measured: list[str]) -
         f"Time: the objective's operations at {100 * machine.mfu:.0f} % of one {machine.gpu}'s dense bf16 peak, {source};",
         f"gradients summed at {machine.node_gb_per_second:.0f} GB/s in a node of {machine.gpus_per_node} GPUs, at "
         f"{machine.network_gb_per_second:.0f} GB/s over nodes.",
-        "Memory: weights, optimiser, activations of one micro-batch on one GPU; n GPUs share it.",
+        f"Memory: weights, optimiser, activations of one micro-batch of the longest utterances ({plan.longest_seconds:.0f} s) on one GPU;",
+        "n GPUs share it. The allocator's own loss comes on top: leave a tenth of the card.",
     ]
     return "\n".join([*lines, *([""] if measured else []), *measured])

@@ -8,11 +8,12 @@ give no gradient. So the order of the two streams of calls could differ between 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from birq import ranks
-from birq.errors import BirqError
+from birq.errors import BirqError, Diverged, Stopped
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 BUCKET_NUMBERS = 8 << 20  # 32 MiB of float32 gradients in one call
@@ -130,6 +131,22 @@ def leave() -> None:
     """End the group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Group]:
+    """The group of `join` for a training, and its end.
+
+    It ends after Stopped and Diverged too, which all ranks meet at the same step. After an error of one rank it stays: the others wait in a
+    call that never comes, and the launcher ends them.
+    """
+    group = join(device)
+    try:
+        yield group
+    except (Stopped, Diverged):
+        leave()
+        raise
+    leave()
 
 
 def digest(model: nn.Module) -> str:

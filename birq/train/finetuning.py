@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from birq.errors import BirqError
-from birq.model.ctc import CtcModel, ctc_loss, frames_needed
+from birq.model.ctc import CtcModel, Targets, ctc_loss, frames_needed
 from birq.progress import say
 from birq.recognise.greedy import greedy
 from birq.saved.weights import save_weights
@@ -41,10 +42,17 @@ def spec_augment(feats_BTF: torch.Tensor, section: Finetune, frame_shift_ms: flo
     return x_B1FT.squeeze(1).transpose(1, 2)
 
 
+@dataclass
+class TargetBatch(Batch):
+    """A batch whose transcripts are tokens."""
+
+    targets: Targets | None = None
+
+
 class FinetuneTask:
     """CTC loss, SpecAugment, dev WER."""
 
-    KEPT = ("best_wer", "best_step", "loss_sum", "tokens")  # over a kill
+    KEPT = ("best_wer", "best_step", "tokens")  # over a kill
 
     def __init__(
         self,
@@ -66,22 +74,29 @@ class FinetuneTask:
         self.flops_per_audio_second = per_frame * 1000 / front_end.encoder_shift_ms
         self.dev_index = np.array([i for i, t in enumerate(dev.texts) if t], dtype=np.int64)
         self.best_wer, self.best_step = float("inf"), 0
-        self.loss_sum, self.tokens = 0.0, 0
+        self.loss_sum: float | torch.Tensor = 0.0  # on the device, float64
+        self.tokens = 0
+
+    def ready(self, batches: list[Batch], step: int, epoch: int) -> list[Batch]:
+        """With their transcripts as tokens."""
+        return [TargetBatch(**vars(b), targets=Targets.of([self.tokenizer.encode(t) for t in b.texts])) for b in batches]
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
         frozen = step < self.section.frozen_steps
         for p in self.model.encoder.parameters():
             p.requires_grad_(not frozen)
-        targets = [[self.tokenizer.encode(t) for t in b.texts] for b in batches]
-        n_tokens = max(1, int(self.group.add(torch.tensor(sum(len(row) for rows in targets for row in rows)))))
-        for batch, rows in zip(batches, targets, strict=True):
+        if not all(isinstance(b, TargetBatch) for b in batches):
+            batches = self.ready(batches, step, epoch)
+        targets: list[Targets] = [b.targets for b in batches]  # type: ignore[attr-defined]
+        n_tokens = max(1, int(self.group.add(torch.tensor(sum(len(t.tokens_L) for t in targets)))))
+        for batch, target in zip(batches, targets, strict=True):
             feats = spec_augment(batch.feats_BTF.to(self.device, non_blocking=True), self.section, self.front_end.frame_shift_ms)
             with precision(self.device):
-                logp, lengths = self.model(feats, batch.lengths_B.to(self.device))
+                logp, _ = self.model(feats, batch.lengths_B.to(self.device, non_blocking=True))
             # of a share without utterances, the sum is 0 and so is every gradient
-            loss = ctc_loss(logp, lengths, rows, self.model.blank) if rows else logp.sum()
+            loss = ctc_loss(logp, batch.lengths_B, target, self.model.blank) if len(target.sizes_B) else logp.sum()
             (loss / n_tokens).backward()
-            self.loss_sum += float(loss.detach())
+            self.loss_sum += loss.detach().double()
         self.tokens += n_tokens
 
     def figures(self, step: int) -> dict[str, float | None]:
@@ -91,7 +106,7 @@ class FinetuneTask:
 
     def _total_loss(self) -> float:
         """Of all ranks; `tokens` counts theirs already."""
-        return float(self.group.add(torch.tensor(self.loss_sum, dtype=torch.float64)))
+        return float(self.group.add(torch.tensor(float(self.loss_sum), dtype=torch.float64)))
 
     def due(self, step: int) -> bool:
         n = self.section.evaluations
@@ -135,8 +150,7 @@ class FinetuneTask:
     def restore(self, state: dict[str, Any]) -> None:
         for name in self.KEPT:
             setattr(self, name, state[name])
-        if not self.group.writes:
-            self.loss_sum = 0.0
+        self.loss_sum = state["loss_sum"] if self.group.writes else 0.0
 
     def take_best(self) -> None:
         if self.best_step:

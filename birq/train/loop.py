@@ -11,13 +11,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from birq import files
 from birq.errors import Diverged, Stopped
@@ -28,7 +28,7 @@ from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
 from birq.train.checkpoint import load_checkpoint, save_checkpoint
 from birq.train.distributed import Group
-from birq.train.runtime.ahead import Ahead
+from birq.train.runtime.ahead import Ahead, pinned
 from birq.train.runtime.hardware import peak_gib, peak_tflops
 from birq.train.runtime.interrupt import StopRequest
 from birq.train.schedule import Schedule
@@ -40,8 +40,14 @@ class Task(Protocol):
     group: Group  # every method that is called in each step or line is called by all ranks
     flops_per_audio_second: float  # of a training step, by formula
 
+    def ready(self, batches: list[Batch], step: int, epoch: int) -> list[Batch]:
+        """Batches with all that the CPU can work out before the step; changes nothing, and runs in the feeding thread."""
+
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
-        """Accumulate this rank's part of the gradient of one optimiser step and sum up the figures to log."""
+        """Accumulate this rank's part of the gradient of one optimiser step and sum up the figures to log.
+
+        `batches`: as `ready` makes them, or as the feed does. On a GPU nothing here waits for a result.
+        """
 
     def figures(self, step: int) -> dict[str, float | None]:
         """Figures since the last call, for the curve; starts a new sum."""
@@ -106,20 +112,24 @@ def feed_of(utterances: Utterances, index: np.ndarray, front_end: FrontEnd, sect
     return Feed(utterances, index, front_end, **sizes, seed=seed, rank=group.rank, ranks=group.size)
 
 
-def _steps(feed: Feed, epoch: int, batch: int) -> Iterator[tuple[int, int, list[Batch]]]:
-    """Epoch, the batch after this one, and the micro-batches of every step, without end."""
+@dataclass(frozen=True)
+class Step:
+    """The micro-batches of an optimiser step."""
+
+    number: int
+    epoch: int
+    next_batch: int  # of the epoch
+    batches: list[Batch]
+
+
+def _steps(feed: Feed, number: int, epoch: int, batch: int) -> Iterator[Step]:
+    """Every step from one on, without end."""
     while True:
         for batches in feed.epoch(epoch, start=batch):
             batch += 1
-            yield epoch, batch, batches
+            yield Step(number, epoch, batch, batches)
+            number += 1
         epoch, batch = epoch + 1, 0
-
-
-def _pinned(step: tuple[int, int, list[Batch]]) -> tuple[int, int, list[Batch]]:
-    """In memory that a GPU copies from while it computes."""
-    for batch in step[2]:
-        batch.feats_BTF = batch.feats_BTF.pin_memory()
-    return step
 
 
 CURVES = ("curve.jsonl", "timing.jsonl")
@@ -198,9 +208,12 @@ class Training:
         self.group.assert_equal(self.model, self.position.step)
         self.curve = _Curve(self.job.scratch, self.position.curve_lines, self.group.writes)
         self.progress = Progress(self.job.name, self.section.steps, start=self.position.step)
-        steps = _steps(self.feed, self.position.epoch, self.position.batch)
-        self.stream = Ahead(steps, _pinned) if torch.cuda.is_available() else Ahead(steps)
+        self.stream = Ahead(_steps(self.feed, self.position.step, self.position.epoch, self.position.batch), self._ready)
         self.begun, self.earlier, self.saved_at = time.monotonic(), self.position.seconds, time.monotonic()
+
+    def _ready(self, step: Step) -> Step:
+        step = replace(step, batches=self.task.ready(step.batches, step.number, step.epoch))
+        return pinned(step) if self.parameters[0].is_cuda else step
 
     def _until_done(self) -> None:
         while True:
@@ -236,17 +249,27 @@ class Training:
     def _step(self) -> None:
         """One optimiser step."""
         p = self.position
-        p.epoch, p.batch, batches = next(self.stream)
+        step = next(self.stream)
+        p.epoch, p.batch = step.epoch, step.next_batch
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(p.step) * group["rate_factor"]
         torch.manual_seed(step_seed(self.seed, p.step, self.group.rank))
         self.optimiser.zero_grad(set_to_none=True)
-        self.task.backward(batches, p.step, p.epoch)
+        self.task.backward(step.batches, p.step, p.epoch)
         self.group.sum_gradients(self.parameters)
-        p.norm_sum += _clip(self.parameters, self.section.clip_norm, self.job.name, p.step)
+        norm = nn.utils.clip_grad_norm_([x for x in self.parameters if x.grad is not None], self.section.clip_norm)
         self.optimiser.step()
+        p.norm_sum += self._finite(float(norm))  # a GPU's step ends here: the one wait for it
         p.step += 1
-        p.audio_seconds += sum(b.seconds for b in batches)
+        p.audio_seconds += sum(b.seconds for b in step.batches)
+
+    def _finite(self, norm: float) -> float:
+        if not math.isfinite(norm):
+            raise Diverged(
+                f"{self.job.name}: loss or gradient is not finite at step {self.position.step + 1}; try a lower learning_rate, a longer "
+                "warm-up or a smaller clip_norm. The last checkpoint stays in the work folder"
+            )
+        return norm
 
     def _rate(self, step: int) -> float:
         return self.section.learning_rate * self.schedule(step)
@@ -291,13 +314,3 @@ class Training:
         due = time.monotonic() - self.saved_at >= self.section.checkpoint_seconds and not self._done
         if self.group.any(due and self.group.writes):
             self._save()
-
-
-def _clip(parameters: list[Tensor], clip_norm: float, name: str, step: int) -> float:
-    norm = float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], clip_norm))
-    if not math.isfinite(norm):
-        raise Diverged(
-            f"{name}: loss or gradient is not finite at step {step + 1}; try a lower learning_rate, a longer warm-up "
-            "or a smaller clip_norm. The last checkpoint stays in the work folder"
-        )
-    return norm

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from birq.errors import Diverged
-from birq.model.masking import batch_masks, span_frames, stacked_start_probability
+from birq.model.masking import Masked, batch_masks, span_frames, stacked_start_probability
 from birq.model.prediction import AnchorObjective, BestRq, Forward, Share
 from birq.pipeline.stage import Job
 from birq.settings.params import Pretrain
 from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
-from birq.train.distributed import ALONE, Group, join, leave
+from birq.train.distributed import ALONE, Group, joined
 from birq.train.loop import Training, adamw, feed_of, precision, step_seed
 from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
@@ -39,23 +39,30 @@ class Watched:
     gradient_cosine_every_steps: int = 0  # 0: never
 
 
-class CodeCounts:
-    """How often each code was used since the last line of the curve."""
+@dataclass
+class MaskedBatch(Batch):
+    """A batch whose masked frames are known."""
 
-    def __init__(self, n_codebooks: int, codebook_size: int):
-        self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64)
+    masked: Masked | None = None
+
+
+class CodeCounts:
+    """How often each code was used since the last line of the curve. Counted where the codes are."""
+
+    def __init__(self, n_codebooks: int, codebook_size: int, device: torch.device | None = None):
+        self.count_NV = torch.zeros(n_codebooks, codebook_size, dtype=torch.int64, device=device)
+        self.first_N = torch.arange(n_codebooks, device=device) * codebook_size
 
     @classmethod
-    def from_counts(cls, count_NV: Tensor) -> CodeCounts:
+    def from_counts(cls, count_NV: Tensor, device: torch.device | None = None) -> CodeCounts:
         """Counts that were taken elsewhere."""
-        counts = cls(*count_NV.shape)
-        counts.count_NV = count_NV
+        counts = cls(*count_NV.shape, device)
+        counts.count_NV.copy_(count_NV)
         return counts
 
     def add(self, codes_MN: Tensor) -> None:
-        n, v = self.count_NV.shape
-        shifted = codes_MN.cpu() + torch.arange(n) * v
-        self.count_NV += torch.bincount(shifted.flatten(), minlength=n * v).view(n, v)
+        codes = (codes_MN + self.first_N).flatten()
+        self.count_NV.view(-1).index_add_(0, codes, torch.ones_like(codes))
 
     def perplexity(self) -> float:
         """exp of the entropy of the usage, mean over codebooks; 1 = one code, V = all equally."""
@@ -89,60 +96,75 @@ class PretrainTask:
         self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
         self.flops_per_audio_second = self._flops(mean_frames, frame_shift_ms)
         self.collapsed_since: int | None = None
-        self.cosine: float | None = None
+        self.cosine: float | Tensor | None = None
         self._begin()
 
     def _begin(self) -> None:
         o = self.model.objective
-        self.sums = dict.fromkeys(("loss", "enhanced", "anchor", "masked", "labelled", "correct", "faithful", "agreeing"), 0.0)
-        self.anchor_codes = CodeCounts(o.n_codebooks, o.codebook_size)
-        self.enhanced_codes = CodeCounts(o.n_codebooks, o.codebook_size)
+        names = ("loss", "enhanced", "anchor", "masked", "labelled", "correct", "faithful", "agreeing")
+        self.sums: dict[str, float | Tensor] = dict.fromkeys(names, 0.0)  # on the device, float64
+        self.anchor_codes, self.enhanced_codes = (CodeCounts(o.n_codebooks, o.codebook_size, self.device) for _ in range(2))
 
     def _flops(self, mean_frames: float, frame_shift_ms: float) -> float:
         shape, masked_share = self.model.encoder.shape, 1 - (1 - self.start_probability) ** self.span
         per_frame = pretraining_per_frame(shape, self.model.objective, mean_frames, masked_share)
         return per_frame * 1000 / (frame_shift_ms * shape.n_stack)
 
-    def _mask(self, batch: Batch, epoch: int) -> Tensor:
-        n_frames = batch.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
-        return batch_masks(batch.ids, batch.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
+    def ready(self, batches: list[Batch], step: int, epoch: int) -> list[Batch]:
+        """With their masks, which follow from (seed, epoch, utterance).
 
-    def _shares(self, batches: list[Batch], masks: list[Tensor]) -> list[Share | None]:
+        For a GPU, also with the utterances that get enhanced labels, drawn on the CPU. On a CPU the model draws them between other numbers.
+        """
+        out: list[Batch] = []
+        for part, b in enumerate(batches):
+            n_frames = b.feats_BTF.shape[1] // self.model.encoder.shape.n_stack
+            mask_BT = batch_masks(b.ids, b.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
+            seed = None if self.device.type == "cpu" else self._noise_seed(step, part)
+            share = (b.first, b.n_all_ranks or len(b.ids))
+            out.append(MaskedBatch(**vars(b), masked=self.model.masked(mask_BT, b.lengths_B, share, seed)))
+        return out
+
+    def _noise_seed(self, step: int, part: int) -> int:
+        return step_seed(self.seed, step) + part + 1
+
+    def _shares(self, batches: list[Batch], masks: list[Masked]) -> list[Share | None]:
         """This rank's share of each micro-batch, with the masked frames of all ranks; a single process has no shares."""
         if self.group.size == 1:
             return [None] * len(batches)
         sizes = [b.n_all_ranks or len(b.ids) for b in batches]
         starts = np.cumsum([0, *sizes])
         masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
-        for batch, mask_BT, start in zip(batches, masks, starts, strict=False):
+        for batch, m, start in zip(batches, masks, starts, strict=False):
             begin = int(start) + batch.first
-            masked_B[begin : begin + len(batch.ids)] = mask_BT.sum(1)
+            masked_B[begin : begin + len(batch.ids)] = m.mask_BT.sum(1)
         parts = self.group.add(masked_B).split(sizes)
         return [Share(part_B, batch.first, self.group.total) for part_B, batch in zip(parts, batches, strict=True)]
 
     def _forward(
-        self, batch: Batch, mask_BT: Tensor, step: int, part: int, share: Share | None, objective: AnchorObjective | None = None
+        self, batch: Batch, m: Masked, step: int, part: int, share: Share | None, objective: AnchorObjective | None = None
     ) -> Forward:
-        generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step) + part + 1)
-        feats_BTF, lengths_B, mask_BT = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B, mask_BT))
+        generator = torch.Generator(self.device).manual_seed(self._noise_seed(step, part))
+        feats_BTF, lengths_B = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B))
         with precision(self.device):
-            return self.model(feats_BTF, lengths_B, mask_BT, generator, share, objective)
+            return self.model(feats_BTF, lengths_B, m, generator, share, objective)
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
-        masks = [self._mask(b, epoch) for b in batches]
+        if not all(isinstance(b, MaskedBatch) for b in batches):
+            batches = self.ready(batches, step, epoch)
+        masks = [b.masked for b in batches]  # type: ignore[attr-defined]
         shares = self._shares(batches, masks)
         every = self.watched.gradient_cosine_every_steps
         if every and self.model.enhanced and (step == 0 or (step + 1) % every == 0):
             self.cosine = self._gradient_cosine(batches[0], masks[0], step, 0, shares[0])
-        total = sum(share.n_masked if share else int(m.sum()) for m, share in zip(masks, shares, strict=True))
-        for part, (batch, mask_BT, share) in enumerate(zip(batches, masks, shares, strict=True)):
-            losses = self._forward(batch, mask_BT, step, part, share)
+        total = sum(share.n_masked if share else len(m.masked_M) for m, share in zip(masks, shares, strict=True))
+        for part, (batch, m, share) in enumerate(zip(batches, masks, shares, strict=True)):
+            losses = self._forward(batch, m, step, part, share)
             # G is a mean over masked frames, so micro-batches weigh by theirs: that gives the whole batch's gradient.
             # Statistics of z and the mean label's entropy are those of a micro-batch, whatever the number of ranks that share it
             (losses.total * (losses.n_masked / total)).backward()
             self._sum_up(losses)
 
-    def _gradient_cosine(self, *forward: Any) -> float:
+    def _gradient_cosine(self, *forward: Any) -> Tensor:
         """Cosine of ∇F and ∇G over the encoder's parameters, both with the same masks, noise and dropout."""
         params, o = [p for p in self.model.encoder.parameters() if p.requires_grad], self.model.objective
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -152,27 +174,31 @@ class PretrainTask:
         lower = torch.autograd.grad(lower, params, allow_unused=True)
         pairs = [(a.flatten(), b.flatten()) for a, b in zip(upper, lower, strict=True) if a is not None and b is not None]
         a, b = (self.group.total(torch.cat(side)) for side in zip(*pairs, strict=True))
-        return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+        return torch.nn.functional.cosine_similarity(a, b, dim=0)
 
     def _sum_up(self, losses: Forward) -> None:
+        """Nothing leaves the device, so that no step waits for the one before it."""
         s, m = self.sums, losses.n_masked
         s["masked"] += len(losses.anchor_codes_MN)
-        s["loss"] += float(losses.total.detach()) * m
-        s["anchor"] += float(losses.anchor) * m
-        s["correct"] += float(losses.n_correct)
+        s["loss"] += losses.total.detach().double() * m
+        s["anchor"] += losses.anchor.double() * m
+        s["correct"] += losses.n_correct.double()
         self.anchor_codes.add(losses.anchor_codes_MN)
         if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
             s["labelled"] += len(losses.enhanced_codes_MN)
-            s["enhanced"] += float(losses.enhanced) * losses.n_labelled
-            s["faithful"] += float(losses.n_faithful)  # type: ignore[arg-type]
-            s["agreeing"] += float(losses.n_agreeing)  # type: ignore[arg-type]
+            s["enhanced"] += losses.enhanced.double() * losses.n_labelled
+            s["faithful"] += losses.n_faithful.double()  # type: ignore[union-attr]
+            s["agreeing"] += losses.n_agreeing.double()  # type: ignore[union-attr]
             self.enhanced_codes.add(losses.enhanced_codes_MN)
 
     def _totals(self) -> tuple[dict[str, float], CodeCounts, CodeCounts]:
         """Sums and counts of all ranks together."""
-        sums = self.group.add(torch.tensor(list(self.sums.values()), dtype=torch.float64))
-        counts = [CodeCounts.from_counts(self.group.add(c.count_NV.clone())) for c in (self.anchor_codes, self.enhanced_codes)]
-        return dict(zip(self.sums, sums.tolist(), strict=True)), *counts
+        sums = self.group.add(torch.tensor([float(v) for v in self.sums.values()], dtype=torch.float64))
+        counts = (self.group.add(c.count_NV.cpu().clone()) for c in (self.anchor_codes, self.enhanced_codes))
+        return dict(zip(self.sums, sums.tolist(), strict=True)), *map(CodeCounts.from_counts, counts)
+
+    def _cosine(self) -> float | None:
+        return None if self.cosine is None else float(self.cosine)
 
     def figures(self, step: int) -> dict[str, float | None]:
         s, anchor_codes, enhanced_codes = self._totals()
@@ -189,7 +215,7 @@ class PretrainTask:
             "enhanced_used_share": enhanced_codes.used_share() if enhanced else None,
             "anchor_used_share": anchor_codes.used_share(),
             "agreement": s["agreeing"] / labelled / n if enhanced else None,
-            "gradient_cosine": self.cosine,
+            "gradient_cosine": self._cosine(),
         }
         self.cosine = None
         self._begin()
@@ -221,14 +247,14 @@ class PretrainTask:
     def state(self) -> dict[str, Any]:
         sums, anchor_codes, enhanced_codes = self._totals()
         counts = {"anchor": anchor_codes.count_NV, "enhanced": enhanced_codes.count_NV}
-        return {"collapsed_since": self.collapsed_since, "cosine": self.cosine, "sums": sums, "counts": counts}
+        return {"collapsed_since": self.collapsed_since, "cosine": self._cosine(), "sums": sums, "counts": counts}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._begin()
         self.collapsed_since, self.cosine = state["collapsed_since"], state["cosine"]
         if self.group.writes:
-            self.sums = dict(state["sums"])
-            self.anchor_codes.count_NV, self.enhanced_codes.count_NV = (state["counts"][k].clone() for k in ("anchor", "enhanced"))
+            self.sums, counts = dict(state["sums"]), state["counts"]
+            self.anchor_codes, self.enhanced_codes = (CodeCounts.from_counts(counts[k], self.device) for k in ("anchor", "enhanced"))
 
 
 def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretrain, seed: int, group: Group = ALONE) -> Feed:
@@ -240,15 +266,14 @@ def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, 
     """Train a method's model to the end; the curve goes into the artifact. `values`: the params that the method reads, by key."""
     section, seed = job.read("pretrain"), int(job.wildcards["seed"])
     device = for_training(section.cpu_threads, job.notes)
-    group = join(device)
-    model = model.to(device)
-    job.notes["settings"] = prepare(model.encoder)
-    feed = pretraining_feed(utterances, front_end, section, seed, group)
-    mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
-    watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
-    task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
-    optimiser = adamw([{"params": list(model.parameters())}], section)
-    schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
-    position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
-    leave()
+    with joined(device) as group:
+        model = model.to(device)
+        job.notes["settings"] = prepare(model.encoder)
+        feed = pretraining_feed(utterances, front_end, section, seed, group)
+        mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
+        watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
+        task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
+        optimiser = adamw([{"params": list(model.parameters())}], section)
+        schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
+        position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
     job.notes.update(steps=position.step, hours_seen=position.audio_seconds / 3600, train_seconds=position.seconds)

@@ -6,9 +6,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 DEPTH = 2  # batches that wait; their memory is small beside a step's
+
+
+def pinned(value: Any) -> Any:
+    """The same with its tensors, of a dataclass or a list, in memory that a GPU copies from while the CPU goes on."""
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, list):
+        return [pinned(v) for v in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: pinned(getattr(value, f.name)) for f in fields(value)})
+    return value
 
 
 class Ahead:

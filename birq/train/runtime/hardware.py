@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 
 import torch
@@ -10,26 +11,40 @@ import torch
 from birq.errors import BirqError
 from birq.model.encoder import Encoder
 
-# dense bf16, by the makers' data sheets; the name as torch gives it contains the key. First match counts
+# dense bf16, by the makers' data sheets
 PEAK_TFLOPS = {
     "GH200": 989.0,
     "H200": 989.0,
-    "H100 PCIe": 756.0,
+    "H200 NVL": 835.0,
     "H100": 989.0,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.0,
     "B200": 2250.0,
     "A100": 312.0,
     "A40": 149.7,
     "A10": 125.0,
+    "A10G": 70.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
 }
+FORM = r"(?:[- ](?:SXM\d*|PCIe|\d+GB?|HBM\d\w*))*"  # what torch adds to a name without naming another card
+
+
+def card(name: str) -> str | None:
+    """The key of PEAK_TFLOPS for a card's name as torch gives it; None where it is not known. L40 is not L4, H100 NVL is not H100."""
+    for key in sorted(PEAK_TFLOPS, key=len, reverse=True):  # H100 PCIe has a key of its own
+        if re.fullmatch(rf"(?:NVIDIA )?(?:GeForce |Tesla )?{re.escape(key)}{FORM}", name, re.IGNORECASE):
+            return key
+    return None
 
 
 def peak_tflops(name: str) -> float | None:
     """Dense bf16 peak of a card, TFLOP/s; None where it is not known, as for CPUs."""
-    return next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
+    key = card(name)
+    return PEAK_TFLOPS[key] if key else None
 
 
 def _asked(name: str) -> bool:

@@ -25,6 +25,7 @@ from birq.errors import BirqError, Stopped
 from birq.progress import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+DEVICES = Path("/dev")
 LINGER_SECONDS = 3  # one launcher holds the rendezvous of the others: it stays until they have seen their own ranks end
 SHUTDOWN_SECONDS = 120  # for a checkpoint, before ranks that were asked to stop are killed
 
@@ -48,13 +49,17 @@ def _asked(name: str, counted: str) -> int | None:
 
 
 def _per_node() -> int:
-    if asked := _asked("BIRQ_RANKS", "processes that train on a node"):
-        return asked
-    if not Path("/dev/nvidia0").exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return 1  # torch need not be asked
+    """Errors: BirqError where BIRQ_RANKS asks for more than there are GPUs."""
+    asked = _asked("BIRQ_RANKS", "processes that train on a node")
+    # a container may have GPUs 4 to 7 of its machine alone
+    if asked == 1 or not (any(DEVICES.glob("nvidia[0-9]*")) or "CUDA_VISIBLE_DEVICES" in os.environ):
+        return asked or 1  # torch need not be asked
     import torch
 
-    return max(1, torch.cuda.device_count())
+    from birq.train.runtime.devices import check_count
+
+    check_count(asked or 1, torch.cuda.device_count())
+    return asked or max(1, torch.cuda.device_count())
 
 
 def _nodes() -> int:
