@@ -18,12 +18,13 @@ import forked as fork_server
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# each takes more than about 20 s, mostly in processes of its own; `make test-fast` leaves them out, and pipeline/ and slurm/
-SLOW = {
-    f"test_{n}"
-    for n in ["benchmarks", "distributed", "dvc", "features", "finetune", "mistakes", "oldest_snakemake", "pool", "report", "reproduce"]
-}
-SLOW |= {"test_speed", "test_stage", "test_store", "test_synth", "test_train", "test_workflow"}
+# begun first, the longest first: none of these should be what all wait for at the end. slurm/ is one, because its files share a cluster
+LONGEST = ["slurm", "test_scenarios_tools", "test_reproduce", "test_pipeline", "test_oldest_snakemake", "test_scenarios_dvc"]
+LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "test_workflow", "test_train", "test_scenarios_params"]
+LONGEST += ["test_scenarios_inputs"]
+# left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each
+SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "features", "oldest_snakemake", "pool", "report", "reproduce"]}
+SLOW |= {"test_speed", "test_train", "test_workflow"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,10 +32,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-commands", action="store_true", help="every command with imports of its own, no fork server (tests/forked.py)")
 
 
+def unit(path: Path) -> str:
+    """Tests that one process runs: a file, or all of slurm/."""
+    return "slurm" if path.parent.name == "slurm" else path.stem
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SLOW or item.path.parent.name in ("pipeline", "slurm"):
             item.add_marker(pytest.mark.slow)
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        order = {name: i for i, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(unit(item.path), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """`--dist loadfile`, as `make test` has it: by units, in the order in which they were collected."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByUnit(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(Path(super()._split_scope(nodeid)))
+
+    config.option.loadscopereorder = False
+    return ByUnit(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +86,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fork_server_address(request: pytest.FixtureRequest, shared: Path, environment: dict[str, str]) -> Iterator[str | None]:
-    """Where the fork server of all processes that run tests listens; the first one that asks starts it. None with `--real-commands`."""
-    if request.config.getoption("--real-commands"):
+    """Where the fork server of all processes that run tests listens; the first one that asks starts it. None: every command is real."""
+    if request.config.getoption("--real-commands") or not hasattr(os, "pidfd_open"):
         yield None
         return
     note = shared / "fork-server"

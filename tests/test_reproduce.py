@@ -31,7 +31,7 @@ Birq = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
     """A git clone in which every stage has run on a few seconds of speech, with the result recorded as `tiny`."""
     folder = tmp_path_factory.mktemp("reproduce")
     for name in ("Snakefile", "params.yaml", "requirements.lock", ".gitignore"):
@@ -46,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) ->
     git = ["git", "-c", "user.name=birq", "-c", "user.email=birq@example.org"]
     for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "tiny"], ["tag", "v0"]):
         subprocess.run([*git, *command], cwd=folder, check=True)
-    subprocess.run(["python", "-c", EVERY_STAGE], cwd=folder, env=forked | {"PYTHONPATH": str(folder)}, check=True)
+    subprocess.run(["python", "-c", EVERY_STAGE], cwd=folder, env=environment | {"PYTHONPATH": str(folder)}, check=True)
     return folder
 
 
