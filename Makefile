@@ -52,7 +52,7 @@ test: .venv/.installed-dev
 	@python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: .venv/.installed-dev
-	@python -m pytest -n $(TESTS_AT_ONCE) -m "not slow" $(PYTEST_ARGS)
+	@python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 reproduce: .venv/.installed
 	@python -m birq reproduce $(or $(RESULT),$(error name a result: make reproduce RESULT=demo)) --cores $(CORES)

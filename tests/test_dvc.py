@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,9 +75,9 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], speech: Path) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str], speech: Path) -> Project:
     """Corpus, features and tokenizer are made, and committed."""
-    made = Project(tracked_copy(tmp_path_factory.mktemp("dvc") / "project"), environment)
+    made = Project(tracked_copy(tmp_path_factory.mktemp("dvc") / "project"), forked)
     (made.folder / "data").mkdir()
     for name in (".gitignore", "data/.gitignore"):
         shutil.copy(ROOT / name, made.folder / name)
@@ -145,7 +144,7 @@ def round_trip(project: Project, clone: Path) -> None:
     fresh.run("dvc", "pull", "--allow-missing", "digests", "corpus", "features", UPTO)
     assert fresh.digests() == project.digests()
     assert stages(fresh.run("dvc", "repro", UPTO)) == {"digests"}
-    assert "up to date" in fresh.run(sys.executable, "-m", "birq", "tokenizer"), "pulled artifacts are taken into the store"
+    assert "up to date" in fresh.run("python", "-m", "birq", "tokenizer"), "pulled artifacts are taken into the store"
 
 
 def test_local_remote(project: Project, tmp_path: Path) -> None:
@@ -258,7 +257,7 @@ def test_damage_through_a_hard_link_is_mended(linked: Project) -> None:
     with open(path, "r+b") as f:
         f.write(bytes([good[0] ^ 1]))
     path.chmod(0o444)
-    assert "has changed since it was made" in linked.run(sys.executable, "-m", "birq", "tokenizer", fails=True)
+    assert "has changed since it was made" in linked.run("python", "-m", "birq", "tokenizer", fails=True)
     shutil.rmtree(folder)
     assert computed(linked.run("dvc", "repro", "features")) == {"features/mine"}
     assert path.read_bytes() == good
@@ -273,19 +272,19 @@ def test_dvclive_reads_along(project: Project) -> None:
     run = "dict(method='scratch', seed='0')"
     script = "from birq.pipeline import dag, stage; from birq.settings import params; "
     script += f"print(stage.current_key(dag.node('pretrain', {run}, params.load('params.yaml'))))"
-    key = project.run(sys.executable, "-c", script).strip()
+    key = project.run("python", "-c", script).strip()
     curve = project.folder / "data" / ".work" / "pretrain" / key / "scratch" / "curve.jsonl"
     curve.parent.mkdir(parents=True)
     lines = [json.dumps({"step": s, "loss": 1 / s, "label_fidelity": None}) for s in (1, 5, 5, 10)]
     curve.write_text("\n".join(lines) + '\n{"step": 15, "lo')
     try:
-        assert "pretrain/scratch-0: 3 more lines, step 10" in project.run(sys.executable, "-m", "birq", "live", "--once")
+        assert "pretrain/scratch-0: 3 more lines, step 10" in project.run("python", "-m", "birq", "live", "--once")
         found = (project.folder / "dvclive/pretrain/scratch-0/curves/plots/metrics/loss.tsv").read_text().split()
         assert found == ["step", "loss", "1", "1.0", "5", "0.2", "10", "0.1"]
         shown = json.loads(project.run("dvc", "plots", "show", "dvclive/pretrain/scratch-0/curves/plots/metrics/loss.tsv", "--json"))
         assert "errors" not in shown
         assert project.run("git", "diff", "--name-only") == "", "the project's own dvc.yaml is not touched"
-        assert project.run(sys.executable, "-c", script).strip() == key
+        assert project.run("python", "-c", script).strip() == key
     finally:
         shutil.rmtree(curve.parents[1])
         shutil.rmtree(project.folder / "dvclive", ignore_errors=True)
@@ -295,9 +294,9 @@ def test_dvclive_reads_along(project: Project) -> None:
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Project:
+def reported(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> Project:
     """A project with a report of two methods and two seeds."""
-    made = Project(tracked_copy(tmp_path_factory.mktemp("reported")), environment)
+    made = Project(tracked_copy(tmp_path_factory.mktemp("reported")), forked)
     skill = {m: artifacts.SKILL[m] for m in ("birq", "scratch")}
     inputs = artifacts.everything(made.folder, skill, (0, 1))
     out = made.folder / "data" / "report"

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,17 +46,17 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     git = ["git", "-c", "user.name=birq", "-c", "user.email=birq@example.org"]
     for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "tiny"], ["tag", "v0"]):
         subprocess.run([*git, *command], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-c", EVERY_STAGE], cwd=folder, env=environment | {"PYTHONPATH": str(folder)}, check=True)
+    subprocess.run(["python", "-c", EVERY_STAGE], cwd=folder, env=environment | {"PYTHONPATH": str(folder)}, check=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def birq_there(project: Path, environment: dict[str, str]) -> Birq:
+def birq_there(project: Path, forked: dict[str, str]) -> Birq:
     """Runs `python -m birq ARGS` in the project, with the project's code."""
 
     def call(*args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "birq", *args]
-        env = environment | {"PYTHONPATH": str(project)}
+        command = ["python", "-m", "birq", *args]
+        env = forked | {"PYTHONPATH": str(project)}
         done = subprocess.run(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         assert done.returncode == status, done.stdout[-6000:]
         return done

@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked as fork_server
 import pytest
 import scenario
 import tinyproject
@@ -16,21 +17,20 @@ from tinyproject import Project
 SECONDS: dict[str, float] = {}
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-docs", action="store_true", help="write the table of scenarios into docs/workflow.md")
-
-
-def _processor_seconds() -> float:
+def _processor_seconds(fork_server_address: str | None) -> float:
+    """Of commands that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    forked = fork_server.seconds(fork_server_address, os.environ.get("PYTEST_XDIST_WORKER", "")) if fork_server_address else 0.0
+    return used.ru_utime + used.ru_stime + forked
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
     """Notes a test's processor seconds: wall time says more about what else the machine does."""
-    before = _processor_seconds()
+    address = item.funcargs.get("fork_server_address")
+    before = _processor_seconds(address)
     yield
-    item.user_properties.append(("processor_seconds", _processor_seconds() - before))
+    item.user_properties.append(("processor_seconds", _processor_seconds(address) - before))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -45,10 +45,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the processes that run tests share: what one of them has made, the others copy."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "scenarios"
+def scenarios(shared: Path) -> Path:
+    """What one of the processes that run tests has made here, the others copy."""
+    return shared / "scenarios"
 
 
 def _once(folder: Path, make: Callable[[], None]) -> None:
@@ -63,25 +62,25 @@ def _once(folder: Path, make: Callable[[], None]) -> None:
 
 
 @pytest.fixture(scope="session")
-def fresh(shared: Path, environment: dict[str, str]) -> Project:
+def fresh(scenarios: Path, forked: dict[str, str]) -> Project:
     """Nothing made yet."""
-    folder = shared / "fresh"
-    _once(folder, lambda: tinyproject.new(folder, environment, []))
-    return tinyproject.existing(folder, environment, scenario.LEDGER)
+    folder = scenarios / "fresh"
+    _once(folder, lambda: tinyproject.new(folder, forked, []))
+    return tinyproject.existing(folder, forked, scenario.LEDGER)
 
 
 @pytest.fixture(scope="session")
-def by_snakemake(fresh: Project, shared: Path) -> Project:
+def by_snakemake(fresh: Project, scenarios: Path) -> Project:
     """Made by Snakemake; DVC has not run."""
-    folder = shared / "by_snakemake"
+    folder = scenarios / "by_snakemake"
     _once(folder, lambda: fresh.copy(folder).snakemake())
     return fresh.at(folder)
 
 
 @pytest.fixture(scope="session")
-def made(by_snakemake: Project, shared: Path) -> Project:
+def made(by_snakemake: Project, scenarios: Path) -> Project:
     """Made by Snakemake, found by DVC, committed: both tools know that there is nothing to do."""
-    folder = shared / "made"
+    folder = scenarios / "made"
 
     def make() -> None:
         project = by_snakemake.copy(folder)

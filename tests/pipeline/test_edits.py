@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import edits
@@ -26,7 +25,7 @@ Stamps = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> tuple[Path, Stamps]:
+def project(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> tuple[Path, Stamps]:
     """Code and params of two kinds of corpora and three methods, and their stamps."""
     folder = tmp_path_factory.mktemp("edits")
     shutil.copytree(ROOT / "birq", folder / "birq", ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,19 +33,19 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     (folder / "speech").mkdir()
     (folder / "speech" / "a.wav").write_bytes(b"sound")
     presets.apply(None, list(SETTINGS), folder / "params.yaml")
-    return folder, stamps(folder, environment)
+    return folder, stamps(folder, forked)
 
 
-def stamps(folder: Path, environment: dict[str, str]) -> Stamps:
+def stamps(folder: Path, forked: dict[str, str]) -> Stamps:
     """The stamps under the present code and params: name -> content."""
-    env = environment | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-m", "birq", "stamp"], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    env = forked | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(["python", "-m", "birq", "stamp"], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {p.stem: p.read_text() for p in (folder / "data" / ".stamps").glob("*.json")}
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.title)
-def test_an_edit_computes_just_these_stages(edit: Edit, project: tuple[Path, Stamps], environment: dict[str, str]) -> None:
+def test_an_edit_computes_just_these_stages(edit: Edit, project: tuple[Path, Stamps], forked: dict[str, str]) -> None:
     """The user's sentence: each step reruns only when its params or inputs change."""
     folder, before = project
     path = folder / (edit.file or "params.yaml")
@@ -57,7 +56,7 @@ def test_an_edit_computes_just_these_stages(edit: Edit, project: tuple[Path, Sta
         assert text is None or text.count(edit.old) == 1, f"{edit.old!r} stands {text.count(edit.old)} times in {edit.file}"
         path.write_text(edit.new if text is None else text.replace(edit.old, edit.new))
     try:
-        after = stamps(folder, environment)
+        after = stamps(folder, forked)
     finally:
         path.unlink() if text is None else path.write_text(text)
     changed = {name for name in before if after[name] != before[name]}

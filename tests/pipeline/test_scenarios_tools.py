@@ -30,10 +30,10 @@ def test_snakemake_then_dvc(by_snakemake: Project, tmp_path: Path) -> None:
     MIXED, "a clone without cache or store: DVC, then Snakemake", "all by DVC, to the same bytes; then no verb is called", computed=ALL
 )
 def test_dvc_then_snakemake(made: Project, tmp_path: Path) -> None:
-    """The same params, audio and code give the same bytes in another folder under another tool."""
+    """The same params, audio and code give the same bytes in another folder under another tool, in processes that share nothing."""
     made.git("clone", "-q", str(made.root), str(tmp_path / "clone"))
     clone = made.at(tmp_path / "clone")
-    clone.dvc()
+    clone.real().dvc()
     here, there = clone.digests(), made.digests()
     # the report shows hosts and minutes, so it is another one with every run
     assert {a: d for a, d in here.items() if a != "data/report"} == {a: d for a, d in there.items() if a != "data/report"}
@@ -46,7 +46,7 @@ def test_dvc_then_snakemake(made: Project, tmp_path: Path) -> None:
 def test_killed_then_dvc(project: Project) -> None:
     """A checkpoint belongs to its key, not to the tool; the resumed run gives the bytes of an undisturbed one."""
     project.set("finetune.steps=60", "finetune.evaluations=1")
-    running = project.start("snakemake", "--cores", "2")
+    running = project.real().start("snakemake", "--cores", "2")
     with ended(running):
         running.wait_for(lambda: any(project.root.glob("data/.work/finetune/*/scratch/checkpoint.pt")))
         running.kill()
@@ -70,7 +70,7 @@ def test_killed_then_dvc(project: Project) -> None:
 def test_killed_then_snakemake(project: Project) -> None:
     """The other way round; what DVC noted of its running stages is no hindrance afterwards."""
     project.set("finetune.steps=60", "finetune.evaluations=1")
-    running = project.start("dvc", "repro")
+    running = project.real().start("dvc", "repro")
     with ended(running):
         running.wait_for(lambda: any(project.root.glob("data/.work/finetune/*/scratch/checkpoint.pt")))
         running.kill()

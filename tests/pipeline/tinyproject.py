@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,7 +85,7 @@ class Project:
         return self.run("dvc", *(args or ("repro",)), status=status)
 
     def birq(self, *args: str, status: int | None = 0) -> Done:
-        return self.run(sys.executable, "-m", "birq", *args, status=status)
+        return self.run("python", "-m", "birq", *args, status=status)
 
     def git(self, *args: str) -> Done:
         return self.run("git", *args)
@@ -142,6 +141,10 @@ class Project:
         """A copy with its own store and caches, times kept."""
         subprocess.run(["cp", "-a", self.root, folder], check=True)
         return self.at(folder)
+
+    def real(self) -> Project:
+        """The same folder, with commands that are processes of their own from their first line on (tests/forked.py)."""
+        return self.at(self.root, PATH=self.env.get("REAL_PATH", self.env["PATH"]))
 
     def at(self, folder: Path, **env: str) -> Project:
         """The project in another folder; DVC's places outside of it are its own too."""

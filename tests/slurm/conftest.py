@@ -23,7 +23,7 @@ IMPATIENT = """
 
 import snakemake_executor_plugin_slurm
 
-snakemake_executor_plugin_slurm.Executor.next_seconds_between_status_checks = property(lambda self: 2, lambda self, seconds: None)
+snakemake_executor_plugin_slurm.Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
 """
 
 
