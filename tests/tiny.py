@@ -192,7 +192,7 @@ def write_features(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> Pat
     (folder / "stats.json").write_text(json.dumps(stats))
     (folder / "splits.json").write_text(json.dumps(summary))
     files = artifact.describe(folder)
-    record = {"stage": "features", "wildcards": {"corpus": folder.name}, "key": "0" * 32, "parts": {}}
+    record = {"stage": "features", "wildcards": {"corpus": "tones"}, "key": "0" * 32, "parts": {}}
     record |= {"digest": artifact.content_digest(files), "files": files}
     (folder / artifact.PROVENANCE).write_text(json.dumps(record))
     return folder
