@@ -90,9 +90,12 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, keys: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
         """`keys`: of `key_mask`; None: nothing is padding."""
         b, t, d = x_BTD.shape
-        qk_2BHTE, v_1BHTE = self.qkv(self.norm(x_BTD)).view(b, t, 3, self.n_heads, self.width).permute(2, 0, 3, 1, 4).split((2, 1))
-        q, k = qk_2BHTE if rotary is None else rotate(qk_2BHTE, *rotary)
-        v = v_1BHTE.squeeze(0)
+        qkv_3BHTE = self.qkv(self.norm(x_BTD)).view(b, t, 3, self.n_heads, self.width).permute(2, 0, 3, 1, 4)
+        if rotary is None:
+            q, k, v = qkv_3BHTE
+        else:
+            qk_2BHTE, v_1BHTE = qkv_3BHTE.split((2, 1))
+            (q, k), v = rotate(qk_2BHTE, *rotary), v_1BHTE.squeeze(0)
         if self.window and t > self.window:
             y_BTD = self._blocks(q, k, v, keys, dropout)
         else:
