@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from test_distributed import train_here
 from tiny import batch, finetune_job, job, params, run_pretrain
 
-from benchmarks import emulated
+from benchmarks import emulated, gpu
 from benchmarks.pretended import device as pretended
 from benchmarks.pretended.seen import SEEN
 from birq.evaluate import probe
@@ -115,6 +115,22 @@ def test_planned_memory_is_what_a_step_holds(case: emulated.Case) -> None:
     (seen,) = gang.run(1, emulated.measured, case)
     assert emulated.planned_gib(case) == pytest.approx(seen["peak_gib"], rel=0.1)
     assert seen["waits"] == 1 and set(seen["attention"]) == {"efficient"}
+
+
+def gpu_benchmark() -> list[tuple[set[str], list[str]]]:
+    """Two contenders at true width and few seconds."""
+    pretended.install(sizes_only=True)
+    parts = gpu.timed(gpu.plan_of(quick=True), dict.fromkeys(gpu.AUDIO, 30.0), 1)
+    return [(set(part.wall), list(part.facts)) for part in parts]
+
+
+def test_the_gpu_benchmark_measures_every_contender() -> None:
+    """An hour of a GPU must not be lost to an error in its script: all of it runs here but for the kernels and the compiler."""
+    (((names, facts),),) = gang.run(1, gpu_benchmark)
+    assert names == {"BEST-RQ", "BiRQ, a quarter of the labels"} and not any(f.startswith("failed") for f in facts)
+    for name in names:
+        wanted = ["hours of audio per hour, {}, new shapes", "hours of audio per hour, {}", "GiB, {}", "share of peak, {}"]
+        assert {w.format(name) for w in [*wanted, "bound, hours of audio per hour, {}"]} <= set(facts)
 
 
 # ---- whole stages

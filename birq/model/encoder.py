@@ -90,9 +90,12 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, keys: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float) -> Tensor:
         """`keys`: of `key_mask`; None: nothing is padding."""
         b, t, d = x_BTD.shape
-        q, k, v = self.qkv(self.norm(x_BTD)).view(b, t, 3, self.n_heads, self.width).permute(2, 0, 3, 1, 4)
-        if rotary is not None:
-            q, k = rotate(q, *rotary).to(v.dtype), rotate(k, *rotary).to(v.dtype)
+        qkv_3BHTE = self.qkv(self.norm(x_BTD)).view(b, t, 3, self.n_heads, self.width).permute(2, 0, 3, 1, 4)
+        if rotary is None:
+            q, k, v = qkv_3BHTE
+        else:
+            qk_2BHTE, v_1BHTE = qkv_3BHTE.split((2, 1))
+            (q, k), v = rotate(qk_2BHTE, *rotary), v_1BHTE.squeeze(0)
         if self.window and t > self.window:
             y_BTD = self._blocks(q, k, v, keys, dropout)
         else:
@@ -207,11 +210,12 @@ class Encoder(nn.Module):
         # without padding there is nothing to mask, and attention takes its fast path; a GPU would have to be asked whether there is any
         padded = self.always_masks or x_BTS.device.type != "cpu" or bool((lengths_B != t).any())
         valid_BT = valid_mask(lengths_B, t) if padded else None
-        rotary = None
-        if self.shape.positions == "rotary":
-            rotary = rotary_table(t, self.shape.d_model // self.shape.n_heads, x_BTS.device)
         rate = self.dropout if dropout and self.training else 0.0
         x = self.project(x_BTS)
+        rotary = None
+        if self.shape.positions == "rotary":  # in the dtype of queries and keys: in float32, their products would be too
+            cos_TE, sin_TE = rotary_table(t, self.shape.d_model // self.shape.n_heads, x.device)
+            rotary = cos_TE.to(x.dtype), sin_TE.to(x.dtype)
         keys = None if valid_BT is None else key_mask(valid_BT, self.shape.attention_window, x.dtype)
         for block in self.blocks[:n_layers]:
             given = (x, valid_BT, keys, rotary, rate)
