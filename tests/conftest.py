@@ -23,7 +23,7 @@ LONGEST = ["slurm", "test_scenarios_tools", "test_reproduce", "test_pipeline", "
 LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "test_workflow", "test_train", "test_scenarios_params"]
 LONGEST += ["test_scenarios_inputs"]
 # left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each
-SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "features", "oldest_snakemake", "pool", "report", "reproduce"]}
+SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "oldest_snakemake", "pool", "report", "reproduce"]}
 SLOW |= {"test_speed", "test_train", "test_workflow"}
 
 
