@@ -21,8 +21,6 @@ PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024,
 
 
 WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", "seed": "one of run.seeds"}
-
-
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its settings, and an older one
 
 

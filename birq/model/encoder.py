@@ -127,7 +127,7 @@ class Attention(nn.Module):
         q_BHTE = F.pad(q_BHTE * self.width**-0.5, (0, 0, 0, kernels.aligned(t) - t))
         score_BHTR = q_BHTE @ rows_RE.to(q_BHTE.dtype).T
         strides = (*score_BHTR.stride()[:2], n_distances - 1, 1)
-        return score_BHTR.as_strided((b, h, t, n_columns), strides, score_BHTR.storage_offset() + first)
+        return torch.as_strided(score_BHTR, (b, h, t, n_columns), strides, score_BHTR.storage_offset() + first)
 
     def _blocks(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, dropout: float) -> Tensor:
         b, h, t, e = q.shape
