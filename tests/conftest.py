@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # begun first, the longest first: none of these should be what all wait for at the end. slurm/ is one, because its files share a cluster
 LONGEST = ["slurm", "test_scenarios_tools", "test_reproduce", "test_pipeline", "test_oldest_snakemake", "test_scenarios_dvc"]
 LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "test_workflow", "test_train", "test_scenarios_params"]
-LONGEST += ["test_scenarios_inputs"]
+LONGEST += ["test_scenarios_inputs", "test_pretended", "test_containers", "test_shared_store"]
 # left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each
 SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "oldest_snakemake", "pool", "report", "reproduce"]}
-SLOW |= {"test_speed", "test_train", "test_workflow"}
+SLOW |= {"test_pretended", "test_speed", "test_train", "test_workflow"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
