@@ -44,18 +44,22 @@ class Case:
     label_share: float
     utterances: int
     seconds: float
+    norms: str = "float32"
 
     @property
     def change(self) -> dict[str, Any]:
         values = {f"model.{k}": v for k, v in MODELS[self.model].items()}
         values |= {"birq.label_layer": LABEL_LAYER[self.model], "birq.label_share": self.label_share, "pretrain.dropout": 0.0}
         values |= {"random_projection.n_codebooks": 1, "random_projection.codebook_size": 8192, "pretrain.mask_start_probability": 0.02}
+        if self.norms != "float32":  # earlier commits know no other
+            values["model.norms"] = self.norms
         return values | {"pretrain.mask_span_ms": 400.0, "birq.gradient_cosine_every_steps": 0, "features.n_mels": 80}
 
     @property
     def title(self) -> str:
         name = "BEST-RQ" if self.method == "best_rq" else f"BiRQ, {100 * self.label_share:.0f} % labels"
-        return f"{self.model}, {name}, {self.utterances} x {self.seconds:g} s"
+        norms = "" if self.norms == "float32" else f", norms in {self.norms}"
+        return f"{self.model}, {name}, {self.utterances} x {self.seconds:g} s{norms}"
 
 
 CASES = [
@@ -69,6 +73,9 @@ CASES = [
     Case("155 M", "birq", 1.0, 22, 35.0),
     Case("275 M", "best_rq", 1.0, 52, 12.3),
     Case("275 M", "birq", 1.0, 52, 12.3),
+    Case("12 x 512", "best_rq", 1.0, 128, 12.4, "bf16"),
+    Case("12 x 512", "birq", 0.25, 128, 12.4, "bf16"),
+    Case("155 M", "birq", 1.0, 65, 12.3, "bf16"),
 ]
 
 
@@ -148,7 +155,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         codes = {"before": stack.enter_context(code_of(options.before))} if options.before else {}
         for case in (c for c in CASES if c.model in options.sizes):
-            for side, code in (codes | {"after": ROOT}).items():
+            known = codes if case.norms == "float32" else {}  # to earlier commits
+            for side, code in (known | {"after": ROOT}).items():
                 seen = in_a_process("benchmarks.emulated", code, ["--child", json.dumps(asdict(case))])
                 kernels = ", ".join(f"{k} {n}" for k, n in seen["attention"].items())
                 cells = [seen["waits"], kernels, f"{seen['kernels']:,}", f"{seen['gigabytes']:.1f}", f"{seen['tera_operations']:.1f}"]

@@ -179,3 +179,19 @@ def test_dropout_is_off_where_labels_are_made() -> None:
     free, dropped = model(x, b.lengths_B, dropout=False), model(x, b.lengths_B)
     assert not torch.allclose(free, dropped)
     assert torch.equal(free, model.eval()(x, b.lengths_B))
+
+
+def test_norms_in_bf16_keep_the_stream_in_bf16_and_leave_float32_alone() -> None:
+    """Half the bytes between products; the sums inside a norm stay float32, so the error is bf16's own. A CPU's numbers do not change."""
+    b = batch([40, 40])
+    outputs = {}
+    for norms in ("float32", "bf16"):
+        model = encoder(norms=norms)
+        stacked = model.stack(b.feats_BTF)
+        exact = model(stacked, b.lengths_B)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(stacked, b.lengths_B)
+        outputs[norms] = exact, mixed.dtype, float((mixed.float() - exact).norm() / exact.norm())
+    torch.testing.assert_close(outputs["float32"][0], outputs["bf16"][0], rtol=0, atol=0)
+    assert outputs["float32"][1] == torch.float32 and outputs["bf16"][1] == torch.bfloat16
+    assert 0 < outputs["bf16"][2] < 2 * outputs["float32"][2] < 0.05

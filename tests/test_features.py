@@ -329,5 +329,5 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(BirqError, match=r"b.flac \(b\): 100 samples are less than one frame"):
         features.compute(make_job(tmp_path / "short", folder))
     (folder / "audio" / "b.flac").unlink()
-    with pytest.raises(BirqError, match=r"b.flac: no such file"):
+    with pytest.raises(BirqError, match=r"b.flac: no audio \(no such file\)"):
         features.compute(make_job(tmp_path / "gone", folder))

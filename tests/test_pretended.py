@@ -84,6 +84,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "BiRQ, detached, no noise": ("birq", {"birq__label_gradient": 0.0, "birq__gumbel_noise": False}),
     "BiRQ, relative in windows": ("birq", {"model__positions": "relative", "model__attention_window": 8}),
     "BiRQ, rotary in windows": ("birq", {"model__attention_window": 8}),
+    "BiRQ, norms in bf16": ("birq", {"model__norms": "bf16"}),
     "BiRQ, dropout": ("birq", {"pretrain__dropout": 0.125}),
     "BiRQ, cosine in every step": ("birq", {"birq__gradient_cosine_every_steps": 1}),
 }
@@ -109,7 +110,7 @@ def test_a_step_on_the_device_is_the_cpu_s_and_waits_once(option: str) -> None:
 # ---- true sizes, without data
 
 
-@pytest.mark.parametrize("case", [emulated.CASES[i] for i in (1, 3, 6, 9)], ids=lambda c: c.title)
+@pytest.mark.parametrize("case", [emulated.CASES[i] for i in (1, 3, 6, 9, 11)], ids=lambda c: c.title)
 def test_planned_memory_is_what_a_step_holds(case: emulated.Case) -> None:
     """`birq plan` decides whether a preset fits a card: all tensors of a step of true size that live together, against its formula."""
     (seen,) = gang.run(1, emulated.measured, case)

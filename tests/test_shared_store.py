@@ -28,7 +28,8 @@ sys.argv[:] = ["toy.py", *sys.argv[4:]]
 sys.path.insert(0, "")
 import toy
 from birq.pipeline import artifact, dag, references, sharing, stage, store, verify, why
-artifact.environment()
+from birq.settings import params
+artifact.environment(), params.load()  # and the codecs that reading takes
 os.setgroups(groups), os.setgid(uid), os.setuid(uid), os.umask(umask)
 sys.exit(toy.main())
 """

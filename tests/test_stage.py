@@ -131,6 +131,14 @@ def test_a_missing_input_says_how_to_make_it(toy) -> None:
     assert said.returncode == 2 and "data/first: not made yet" in said.stderr and "snakemake" in said.stderr
 
 
+def test_an_input_that_is_gone_is_taken_from_the_store(toy, toy_project: Path) -> None:
+    """DVC removes an artifact before it calls its verb; a tool beside it may ask for the next one just then."""
+    toy("first")
+    shutil.rmtree(toy_project / "data" / "first")
+    said = toy("second")
+    assert said.returncode == 0 and "first: was gone, taken from the store" in said.stderr and "second: computing" in said.stderr
+
+
 WHOLE = {"key": "k", "digest": "d", "parts": {}, "files": {"a": {"bytes": 1, "sha256": "s"}}}
 
 

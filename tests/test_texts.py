@@ -209,15 +209,17 @@ def test_recorded_corpora_keep_their_labels(name: str) -> None:
 
 
 def test_librispeech_and_an4_say_that_they_have_no_quotation_marks(tmp_path: Path) -> None:
-    """The folders' readers know it; a local folder may hold anything."""
+    """The folders' readers know it, and a local folder in LibriSpeech's layout is LibriSpeech's; one with a table may hold anything."""
     from test_corpora import an4_tree, tree
 
     assert not an4.scan(An4Corpus(kind="an4", root=str(an4_tree(tmp_path / "a"))), "corpora.x").quotation_marks
     tree(tmp_path / "l" / "train-clean-5", 1)
     corpus = LibriSpeechCorpus(kind="librispeech", root=str(tmp_path / "l"), train_parts=["train-clean-5"])
     assert not librispeech.scan(corpus, "corpora.x").quotation_marks
-    tree(tmp_path / "m", 1)
-    assert local.scan(LocalCorpus(kind="local", root=str(tmp_path / "m")), "corpora.x").quotation_marks
+    mine = LocalCorpus(kind="local", root=str(tree(tmp_path / "m", 1)))
+    assert not local.scan(mine, "corpora.x").quotation_marks
+    (tmp_path / "m" / "transcripts.tsv").write_text("path\ttext\n")
+    assert local.scan(mine, "corpora.x").quotation_marks
 
 
 # ---- lines of a file

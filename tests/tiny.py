@@ -49,6 +49,7 @@ SMALL: dict[str, Any] = {
         "conv_expansion": 1,
         "positions": "rotary",
         "attention_window": 0,
+        "norms": "float32",
     },
     "pretrain": {
         "steps": 12,

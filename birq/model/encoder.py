@@ -5,7 +5,9 @@ Shape suffixes: B utterances, T encoder frames, S stacked input bins, D width, H
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from birq.model import kernels
 
+Norm = Callable[[int], nn.Module]
 RELATIVE_REACH = 512  # farthest distance with an embedding of its own, as in the paper's parameter count
 
 
@@ -31,6 +34,7 @@ class Shape:
     positions: str
     attention_window: int
     n_mels: int
+    norms: str = "float32"  # or bf16, and the residual stream with them, where autocast is on
 
 
 def valid_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
@@ -63,9 +67,9 @@ def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    def __init__(self, d: int, expansion: int):
+    def __init__(self, d: int, expansion: int, norm: Norm):
         super().__init__()
-        self.norm = nn.LayerNorm(d)
+        self.norm = norm(d)
         self.up = nn.Linear(d, expansion * d)
         self.down = nn.Linear(expansion * d, d)
 
@@ -77,10 +81,10 @@ class FeedForward(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention, over the whole utterance or inside blocks of `window` frames."""
 
-    def __init__(self, d: int, n_heads: int, positions: str, window: int):
+    def __init__(self, d: int, n_heads: int, positions: str, window: int, norm: Norm = nn.LayerNorm):
         super().__init__()
         self.n_heads, self.width, self.window = n_heads, d // n_heads, window
-        self.norm = nn.LayerNorm(d)
+        self.norm = norm(d)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d)
         self.relative = nn.Embedding(2 * RELATIVE_REACH + 1, self.width) if positions == "relative" else None
@@ -147,13 +151,13 @@ class Attention(nn.Module):
 class Convolution(nn.Module):
     """Pointwise, GLU, depthwise over time, LayerNorm, SiLU, pointwise. No BatchNorm: BiRQ runs masked and unmasked passes."""
 
-    def __init__(self, d: int, expansion: int, kernel: int):
+    def __init__(self, d: int, expansion: int, kernel: int, norm: Norm):
         super().__init__()
         inner = expansion * d
-        self.norm = nn.LayerNorm(d)
+        self.norm = norm(d)
         self.up = nn.Linear(d, 2 * inner)
         self.depthwise = kernels.DepthwiseConvolution(inner, kernel)
-        self.inner_norm = nn.LayerNorm(inner)
+        self.inner_norm = norm(inner)
         self.down = nn.Linear(inner, d)
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, dropout: float) -> Tensor:
@@ -169,12 +173,12 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        d = shape.d_model
-        self.ff_in = FeedForward(d, shape.ff_expansion)
-        self.attention = Attention(d, shape.n_heads, shape.positions, shape.attention_window)
-        self.convolution = Convolution(d, shape.conv_expansion, shape.conv_kernel)
-        self.ff_out = FeedForward(d, shape.ff_expansion)
-        self.norm = nn.LayerNorm(d)
+        d, norm = shape.d_model, partial(kernels.LayerNorm, low=shape.norms == "bf16")
+        self.ff_in = FeedForward(d, shape.ff_expansion, norm)
+        self.attention = Attention(d, shape.n_heads, shape.positions, shape.attention_window, norm)
+        self.convolution = Convolution(d, shape.conv_expansion, shape.conv_kernel, norm)
+        self.ff_out = FeedForward(d, shape.ff_expansion, norm)
+        self.norm = norm(d)
 
     def forward(
         self, x_BTD: Tensor, valid_BT: Tensor | None, keys: Tensor | None, rotary: tuple[Tensor, Tensor] | None, dropout: float

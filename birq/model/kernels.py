@@ -28,6 +28,23 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     return x * factor.div_(1 - rate)
 
 
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm in float32, or with `low` in the dtype of its input: bf16 in and bf16 out, summed in float32.
+
+    So the residual stream of a model is in the dtype of its norms. For float32 input both are nn.LayerNorm.
+    """
+
+    def __init__(self, d: int, *, low: bool = False):
+        super().__init__(d)
+        self.low = low
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.low or x.dtype != torch.bfloat16:
+            return super().forward(x.float())
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 ALIGNMENT = 8  # numbers: rows of a mask begin at multiples of it, or torch's memory-efficient attention copies the mask first
 
 

@@ -195,6 +195,7 @@ def run(
     """
     work = locations.work_root() / node.stage.name
     try:
+        _bring_inputs(node, say)
         parts = key_parts(node)
         key = key_of(parts)
         stored, work = locations.store_path(node.stage.name, key), work / key
@@ -229,6 +230,26 @@ def follow(node: Node) -> None:
     """The part of ranks other than 0: wait for the key that rank 0 announces, and compute with it if there is one. They publish nothing."""
     if key := ranks.receive():
         importlib.import_module(node.stage.module).compute(_job(node, key))
+
+
+def _bring_inputs(node: Node, say: Say) -> None:
+    """Put inputs in place that the store holds and the workspace lacks.
+
+    DVC removes an artifact before it calls the verb that will restore it. A tool that was started beside it may read it just then.
+    """
+    for lacking in (n for nodes in node.inputs.values() for n in nodes if _gone(n)):
+        key = current_key(lacking)
+        if key and (stored := locations.store_path(lacking.stage.name, key)).exists():
+            with lock(stored, say):
+                if _gone(lacking) and _usable(stored, say):
+                    publish(lacking, stored)
+                    say(f"{lacking.name}: was gone, taken from the store ({key[:12]})")
+
+
+def _gone(node: Node) -> bool:
+    """Whether an artifact is not there, and nothing else in its place."""
+    folder = node.folder
+    return not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not os.path.lexists(node.provenance))
 
 
 def _job(node: Node, key: str) -> Job:

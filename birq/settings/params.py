@@ -180,6 +180,7 @@ class Model(Section):
     conv_expansion: Count
     positions: Literal["rotary", "relative"]
     attention_window: Annotated[int, Field(ge=0)]
+    norms: Literal["float32", "bf16"]
 
     @model_validator(mode="after")
     def _shapes(self) -> Model:

@@ -24,12 +24,14 @@ def kept_values(shape: Shape, n_frames: float) -> tuple[float, float]:
 
     In units of the width d, e and c for the expansions: bf16 are the inputs of all products (feed-forwards 2 (1 + 2 e), attention 5,
     convolution 1 + 4 c), rotated queries and keys 2, or scaled queries 1. Float32 are the inputs of norms 5 + c and of the SiLU behind the
-    convolution c. Relative positions keep the scores' bias, heads · frames attended to; attention's probabilities are not kept.
+    convolution c; they are in bf16 too where `model.norms` says so. Relative positions keep the scores' bias, heads · frames attended to;
+    attention's probabilities are not kept.
     """
     e, c, relative = shape.ff_expansion, shape.conv_expansion, shape.positions == "relative"
     low = shape.d_model * (2 * (1 + 2 * e) + 5 + (1 if relative else 2) + 1 + 4 * c)
     attended = min(round(n_frames), shape.attention_window or round(n_frames))
-    return low + relative * shape.n_heads * aligned(attended), shape.d_model * (5 + 2 * c)
+    low, norms = low + relative * shape.n_heads * aligned(attended), shape.d_model * (5 + 2 * c)
+    return (low + norms, 0) if shape.norms == "bf16" else (low, norms)
 
 
 def activation_bytes_per_frame(shape: Shape, n_frames: float, dropout: float = 0.0) -> float:
