@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,6 +12,7 @@ from birq.errors import BirqError
 from birq.settings import alphabet as alphabets
 from birq.settings import explain, variants, yamlfile
 from birq.settings.methods import METHODS, Method
+from birq.settings.paths import expanded
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,14 +89,6 @@ class FolderCorpus(Section):
 
     def alignment_files(self) -> list[Path]:
         return [expanded(path) for path in self.alignments]
-
-
-def expanded(text: str) -> Path:
-    """A path from params.yaml. Errors: BirqError for an environment variable that is not set."""
-    path = Path(text) if Path(text).exists() else Path(os.path.expandvars(os.path.expanduser(text)))
-    if (unset := re.search(r"\$(\w+|\{\w+\})", str(path))) and not path.exists():
-        raise BirqError(f"params.yaml: {text!r} names {unset[0]}, which is not set; set it, or write the path out")
-    return path
 
 
 class An4Corpus(FolderCorpus):
