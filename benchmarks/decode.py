@@ -50,9 +50,9 @@ def transformers_tokenizer(scratch: Path):
 
 
 def decoding(scratch: Path, quick: bool) -> Part:
-    from birq.speech import audio
+    from birq.speech import resampling
 
-    audio.torchaudio()  # SpeechBrain imports it unguarded
+    resampling.torchaudio()  # SpeechBrain imports it unguarded
     n = 20  # 240 s, a batch of the decode stage
     logp_BTV, lengths_B = log_probabilities(n, BLANK + 1)
     ours, theirs = characters(LETTERS), transformers_tokenizer(scratch)

@@ -8,13 +8,13 @@ import torch
 from benchmarks import inputs
 from benchmarks.harness import Contender, Part, race
 from birq.model.quantizer import RandomQuantizer
-from birq.speech import audio
+from birq.speech import resampling
 from birq.speech.fbank import CHUNK_FRAMES, Fbank
 from birq.speech.frontend import KALDI
 
 
 def torchaudio_kaldi(wave: torch.Tensor) -> torch.Tensor:
-    return audio.torchaudio().compliance.kaldi.fbank(wave[None], num_mel_bins=80, sample_frequency=16000.0)
+    return resampling.torchaudio().compliance.kaldi.fbank(wave[None], num_mel_bins=80, sample_frequency=16000.0)
 
 
 class KaldiNative:

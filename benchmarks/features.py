@@ -19,7 +19,7 @@ import torch
 from benchmarks import fbank, inputs
 from benchmarks.birq_features import birq_stage
 from benchmarks.harness import ROOT, Contender, Part, peak_mib, race
-from birq.speech import audio
+from birq.speech import audio, resampling
 from birq.speech.shards import open_split
 
 STORAGE = {"lhotse Fbank + lilcom_chunky": "LilcomChunkyWriter", "lhotse Fbank + numpy files": "NumpyFilesWriter"}
@@ -44,7 +44,7 @@ class SpeechBrain:
     """SpeechBrain's Fbank (its own mel scale, decibels) and one numpy file per utterance."""
 
     def __init__(self) -> None:
-        audio.torchaudio()  # SpeechBrain imports it unguarded
+        resampling.torchaudio()  # SpeechBrain imports it unguarded
         from speechbrain.dataio.dataio import read_audio
         from speechbrain.lobes.features import Fbank
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.harness import Contender, Part, peak_mib, race
 from birq.model.quantizer import RandomQuantizer
-from birq.speech import audio
+from birq.speech import resampling
 
 FRAMES, WIDTH, CODE_WIDTH, CODES = 1000, 320, 16, 8192
 CALLS = 10
@@ -31,7 +31,7 @@ def by_birq() -> Labeller:
 
 def by_speechbrain() -> Labeller:
     """SpeechBrain's quantizer with the same projection and codes."""
-    audio.torchaudio()  # SpeechBrain imports it unguarded
+    resampling.torchaudio()  # SpeechBrain imports it unguarded
     from speechbrain.nnet.quantisers import RandomProjectionQuantizer
 
     quantizer, same = RandomProjectionQuantizer(WIDTH, CODE_WIDTH, CODES), ours()

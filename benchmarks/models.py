@@ -16,7 +16,7 @@ from benchmarks.harness import ROOT
 from benchmarks.training import Change, changed, load, model_of
 from birq.model import kernels
 from birq.model.encoder import Encoder
-from birq.speech import audio
+from birq.speech import resampling
 from birq.train.loop import adamw, precision
 
 Step = Callable[[], float]  # one optimiser step; returns the loss
@@ -56,7 +56,7 @@ def batch(n_utterances: int) -> Batch:
 
 def front_end() -> nn.Module:
     """The recipe's two strided convolutions: [B, T, 80] -> [B, T/4, 640]."""
-    audio.torchaudio()  # SpeechBrain imports it unguarded
+    resampling.torchaudio()  # SpeechBrain imports it unguarded
     from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
     sizes: dict[str, Any] = {"out_channels": (128, 32), "kernel_sizes": (3, 3), "strides": (2, 2), "residuals": (False, False)}

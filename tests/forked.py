@@ -107,7 +107,7 @@ def load(package: str) -> None:
 
     try:
         if package == "torchaudio":
-            importlib.import_module("birq.speech.audio").torchaudio()
+            importlib.import_module("birq.speech.resampling").torchaudio()
         else:
             importlib.import_module(package)
     except Exception as e:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from birq.errors import BirqError
-from birq.speech import audio
+from birq.speech import audio, resampling
 
 RATE = 16000
 
@@ -23,7 +23,7 @@ def tone(rate: int, seconds: float = 1.0, hz: float = 440.0) -> np.ndarray:
 
 def test_torchaudio_imports_and_its_extension_is_reported_absent():
     # its compiled part fails to load beside a CPU-only torch, and nothing here needs it
-    torchaudio = audio.torchaudio()
+    torchaudio = resampling.torchaudio()
     from torchaudio._extension import _IS_TORCHAUDIO_EXT_AVAILABLE
 
     assert not _IS_TORCHAUDIO_EXT_AVAILABLE
@@ -36,7 +36,7 @@ def test_lhotse_reads_bytes_from_memory_after_the_guarded_import(tmp_path: Path)
     # lhotse asks torchaudio for in-memory sources, and a broken torchaudio would raise there
     from lhotse import Recording
 
-    audio.torchaudio()
+    resampling.torchaudio()
     soundfile.write(tmp_path / "a.flac", tone(RATE), RATE)
     recording = Recording.from_file(tmp_path / "a.flac").move_to_memory()
     assert recording.load_audio().shape == (1, RATE)
@@ -61,8 +61,8 @@ def test_resampling_is_torchaudios(rate: int):
     import torch
 
     wave = np.random.default_rng(0).standard_normal(rate // 3 + 17).astype(np.float32)
-    wanted = audio.torchaudio().functional.resample(torch.from_numpy(wave).double(), rate, RATE).numpy()
-    np.testing.assert_allclose(audio.resample(wave, rate, RATE), wanted, atol=1e-5)
+    wanted = resampling.torchaudio().functional.resample(torch.from_numpy(wave).double(), rate, RATE).numpy()
+    np.testing.assert_allclose(resampling.resample(wave, rate, RATE), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

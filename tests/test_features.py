@@ -20,7 +20,7 @@ from birq.corpora import manifests
 from birq.errors import BirqError
 from birq.pipeline import dag
 from birq.settings import params
-from birq.speech import audio, fbank, shards
+from birq.speech import audio, fbank, resampling, shards
 from birq.speech.frontend import KALDI, STEP_NAT
 from birq.stages import features
 
@@ -31,7 +31,7 @@ RATE = 16000
 
 def kaldi(wave, rate=RATE, **settings):
     options = {"num_mel_bins": 80, "sample_frequency": float(rate)} | settings
-    return audio.torchaudio().compliance.kaldi.fbank(torch.as_tensor(wave)[None], **options)
+    return resampling.torchaudio().compliance.kaldi.fbank(torch.as_tensor(wave)[None], **options)
 
 
 def tones(seconds, seed=0, rate=RATE):

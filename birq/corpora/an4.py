@@ -8,7 +8,7 @@ from pathlib import Path
 
 from birq.corpora import download, folder, tree
 from birq.corpora.download import Archive
-from birq.corpora.items import Item, Limits, Scan, need_folder, of_problems, read_lines
+from birq.corpora.items import Item, Limits, Scan, need_folder, read_lines
 from birq.errors import BirqError
 from birq.settings.params import An4Corpus
 
@@ -111,7 +111,7 @@ def scan(corpus: An4Corpus, key: str) -> Scan:
         items += _list(root, audio, "test", "test")
     return Scan(
         root,
-        items + of_problems(found),
+        items + tree.of_problems(found),
         "any purpose, with CMU's notice (BSD-like)",
         "CMU AN4 (census) database, Carnegie Mellon University, 1991",
         SAMPLE_RATE_HZ,

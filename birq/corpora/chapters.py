@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from birq.corpora.items import Item, of_problems, read_lines
-from birq.corpora.tree import SUFFIXES, Tree
+from birq.corpora.items import Item, read_lines
+from birq.corpora.tree import SUFFIXES, Tree, of_problems
 
 LIST = ".trans.txt"
 NAME = re.compile(r"^(?P<speaker>[^-]+)-(?P<chapter>[^-]+)-[^-]+$")

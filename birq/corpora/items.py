@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from birq.corpora.tree import Tree
 from birq.errors import BirqError
 
 MOST_DETAIL = 300  # characters of a reason's detail
@@ -56,11 +55,6 @@ class Scan:
     source: str
     sample_rate_hz: int | None = None  # where every file must have it
     quotation_marks: bool = True  # False where the transcripts have none: there every apostrophe belongs to its word
-
-
-def of_problems(tree: Tree) -> list[Item]:
-    """Items, set aside, for names in a folder that lead to no file."""
-    return [Item(p.path, "", "").bad(p.reason, p.detail) for p in tree.problems]
 
 
 def need_folder(root: Path, key: str) -> None:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from birq.corpora import chapters, folder, tree
-from birq.corpora.items import Item, Limits, Scan, need_folder, of_problems, read_lines
+from birq.corpora.items import Item, Limits, Scan, need_folder, read_lines
 from birq.corpora.manifests import SPLITS
-from birq.corpora.tree import SUFFIXES, UNREAD, Tree
+from birq.corpora.tree import SUFFIXES, UNREAD, Tree, of_problems
 from birq.errors import BirqError
 from birq.settings.params import LocalCorpus
 

@@ -20,7 +20,7 @@ from birq.errors import BirqError
 from birq.pipeline import pool
 from birq.progress import Progress
 from birq.settings.params import SynthCorpus
-from birq.speech import audio
+from birq.speech.resampling import resample
 
 ACCENTS = {
     "us": "gmw/en-US",
@@ -215,7 +215,7 @@ def utter(
         phones.pop(0)
     first_s, last_s = phones[0][0], phones[-1][1]
     lead_s, tail_s = rng.uniform(*EDGE_S, size=2)
-    wave = audio.resample(raw.astype(np.float32) / 32768, speaker.sample_rate_hz, sample_rate_hz)
+    wave = resample(raw.astype(np.float32) / 32768, speaker.sample_rate_hz, sample_rate_hz)
     begin, end = round(first_s * sample_rate_hz), round(last_s * sample_rate_hz)
     lead, tail = round(lead_s * sample_rate_hz), round(tail_s * sample_rate_hz)
     speech = wave[begin : end + tail]

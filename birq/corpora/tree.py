@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from birq.corpora.items import Item
 from birq.speech.audio import shown
 
 SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph")
@@ -109,3 +110,8 @@ def _problem(name: str, mode: int) -> str:
     except UnicodeEncodeError:
         return "file name is not UTF-8"
     return "control character in the file name" if any(ord(c) < 32 or ord(c) == 127 for c in name) else ""
+
+
+def of_problems(tree: Tree) -> list[Item]:
+    """Items, set aside, for names in a folder that lead to no file."""
+    return [Item(p.path, "", "").bad(p.reason, p.detail) for p in tree.problems]

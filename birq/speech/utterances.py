@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from birq.speech import audio, fbank, shards
+from birq.speech import fbank, shards
 from birq.speech.frontend import FrontEnd
+from birq.speech.resampling import resample
 
 
 class InMemory:
@@ -20,7 +21,7 @@ class InMemory:
         """Recordings: mono samples [n] in [-1, 1] and their rate in Hz."""
         meta = shards.metadata(storage=front_end.about["dtype"], **front_end.kernel)
         rate = front_end.about["sample_rate_hz"]
-        waves = [audio.resample(samples, from_hz, rate) for samples, from_hz in recordings]
+        waves = [resample(samples, from_hz, rate) for samples, from_hz in recordings]
         self._raw = [shards.encode(fbank.fbank(wave, front_end.kernel).numpy(), meta) for wave in waves]
         self.ids = [str(i) for i in range(len(waves))]
         self.speakers = ["unknown"] * len(waves)

@@ -18,9 +18,9 @@ from birq.progress import say
 from birq.recognise.greedy import greedy
 from birq.saved.weights import save_weights
 from birq.settings.params import Finetune
-from birq.speech.audio import torchaudio
 from birq.speech.batches import Batch, Utterances, labelled_subset, sequential
 from birq.speech.frontend import FrontEnd
+from birq.speech.resampling import torchaudio
 from birq.text.tokenizer import Tokenizer
 from birq.train.distributed import Group
 from birq.train.loop import precision
