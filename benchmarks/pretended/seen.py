@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections import Counter
@@ -9,7 +10,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+import birq
 from benchmarks.bounds import Work
+
+BIRQ = f"{os.path.dirname(os.path.abspath(birq.__file__))}/"
 
 
 @dataclass
@@ -37,8 +41,8 @@ def where() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if "/birq/" in file and "site-packages" not in file:
-            return f"{file.rsplit('/birq/', 1)[1]}:{frame.f_lineno} {frame.f_code.co_name}"
+        if file.startswith(BIRQ):
+            return f"{file.removeprefix(BIRQ)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"
 

@@ -28,6 +28,7 @@ from birq.settings.params import at, section
 
 # freed when an artifact is published, so that a disk that fills up just then does not cost the computed result
 RESERVE_BYTES = 4 << 20
+TRIES = 3  # of a verb whose inputs are removed meanwhile
 Part = tuple[int, int]  # the first of three is (1, 3)
 Say = Callable[[str], None]
 
@@ -193,9 +194,20 @@ def run(
     `launch`: called if the artifact has to be computed. It returns a function that computes it in other processes, by `run` and `follow`.
     Errors: BirqError for bad input, a full or a read-only disk; finished work stays in the work folder for the next try.
     """
+    for _ in range(TRIES - 1):
+        try:
+            return _run(node, say, part, launch)
+        except (BirqError, FileNotFoundError) as e:
+            _bring_inputs(node, say)
+            vanished = isinstance(e, FileNotFoundError) or "not made yet" in str(e) or " is missing" in str(e)
+            if not vanished or any(_gone(n) for nodes in node.inputs.values() for n in nodes):
+                raise
+    return _run(node, say, part, launch)
+
+
+def _run(node: Node, say: Say, part: Part | None, launch: Callable[[], Callable[[], None] | None] | None) -> Path:
     work = locations.work_root() / node.stage.name
     try:
-        _bring_inputs(node, say)
         parts = key_parts(node)
         key = key_of(parts)
         stored, work = locations.store_path(node.stage.name, key), work / key
