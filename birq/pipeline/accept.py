@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, locations, snakemake, stage, why
+from birq.pipeline import artifact, code, dag, locations, locking, snakemake, stage, why
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -62,7 +62,7 @@ def _accept(stale: Stale, say: Say) -> None:
     stored = locations.store_path(node.stage.name, key)
     entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "from": stale.record["key"], "code": stale.changes}
     record = stale.record | {"key": key, "parts": stale.parts, "accepted": [*stale.record.get("accepted", []), entry]}
-    with stage.lock(stored, say):
+    with locking.lock(stored, say):
         if not stored.exists():
             artifact.adopt(node.folder, stored, link=not node.stage.files_declared, record=record)
             code.keep(stale.parts["code"])

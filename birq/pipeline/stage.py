@@ -6,8 +6,6 @@ Every verb goes through `run`. So Snakemake and DVC can be mixed in any order: n
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import importlib
 import os
 import socket
@@ -22,6 +20,7 @@ from birq import __version__, ranks
 from birq.errors import BirqError
 from birq.pipeline import artifact, code, locations, sharing, sources
 from birq.pipeline.dag import Node
+from birq.pipeline.locking import lock
 from birq.progress import say as say_line
 from birq.settings.methods import Method
 from birq.settings.params import at, section
@@ -138,47 +137,6 @@ def memo(node: Node, key: str) -> Path:
     return locations.memo(f"{node.stage.name}-{key}")
 
 
-# ---- lock
-
-
-@contextlib.contextmanager
-def lock(stored: Path, say: Say, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of a key; another holder is named and waited for. The kernel frees it when its holder dies.
-
-    It lies in the store, which several clones may share. Where the store refuses even a lock, nothing can be made, and stored artifacts
-    need none. Errors: RefusedError for an artifact that such a store does not hold.
-    """
-    path, kind = stored.with_suffix(".lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        f = open(sharing.open_lock(path), "rb+", buffering=0)  # noqa: SIM115
-    except OSError as e:
-        if e.errno not in sharing.REFUSED:
-            raise
-        with sharing.explained(reading=True):
-            if not stored.exists():
-                raise sharing.not_held(e) from None
-        yield
-        return
-    with f:
-        try:
-            fcntl.flock(f, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = f.read().decode(errors="replace").strip()
-            say(f"waiting: {holder or 'another run'} is making this artifact (lock {path})")
-            fcntl.flock(f, kind)
-        except OSError as e:
-            if e.errno != errno.EBADF or not stored.exists():
-                raise
-            yield  # NFS locks nothing for one who may only read
-            return
-        # a note for waiting processes; a full disk must not prevent a restore, nor a lock of another user that may only be read
-        with contextlib.suppress(OSError):
-            f.seek(0)
-            f.truncate()
-            f.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
-
-
 # ---- the verb
 
 
@@ -195,12 +153,13 @@ def run(
     Errors: BirqError for bad input, a full or a read-only disk; finished work stays in the work folder for the next try.
     """
     for _ in range(TRIES - 1):
+        before = _marks(node)
         try:
             return _run(node, say, part, launch)
-        except (BirqError, FileNotFoundError) as e:
+        except (BirqError, FileNotFoundError):
             _bring_inputs(node, say)
-            vanished = isinstance(e, FileNotFoundError) or "not made yet" in str(e) or " is missing" in str(e)
-            if not vanished or any(_gone(n) for nodes in node.inputs.values() for n in nodes):
+            now = _marks(node)
+            if None in now or now == before:  # an input that is not to be had, or none that was replaced meanwhile
                 raise
     return _run(node, say, part, launch)
 
@@ -256,6 +215,18 @@ def _bring_inputs(node: Node, say: Say) -> None:
                 if _gone(lacking) and _usable(stored, say):
                     publish(lacking, stored)
                     say(f"{lacking.name}: was gone, taken from the store ({key[:12]})")
+
+
+def _marks(node: Node) -> list[tuple[int, int] | None]:
+    """What tells an input from one put in its place; None where there is none."""
+
+    def mark(path: Path) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            about = path.stat()
+            return about.st_ino, about.st_ctime_ns
+        return None
+
+    return [mark(n.provenance) for nodes in node.inputs.values() for n in nodes]
 
 
 def _gone(node: Node) -> bool:
