@@ -113,7 +113,7 @@ def label_frames(frames: Frames, name: str) -> tuple[np.ndarray, list[np.ndarray
     done = len(frames.index) if standard else 0
     for batch in frames.batches():
         rows = frames.rows(batch)
-        codes_BTN = model.anchor_labels(batch.feats_BTF.to(frames.device)).cpu()
+        codes_BTN = model.anchor_labels(batch.feats_BTF.to(frames.device), batch.lengths_B.to(frames.device)).cpu()
         valid_BT = torch.arange(codes_BTN.shape[1]) < batch.lengths_B[:, None]
         anchor_MN[rows] = codes_BTN[valid_BT].numpy()
         for k, z_MD in enumerate(_layers(frames, batch)):
