@@ -16,6 +16,7 @@ from birq import params as birq_params
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
 LATER = {"model": ("norms",), "tokenizer": ("language",)}  # keys of today that were not there
+LATER |= {"pretrain": ("reduction", "distance", "noise", "begins_share")}
 
 
 def load(path: str | Path = "params.yaml") -> Any:
@@ -24,6 +25,7 @@ def load(path: str | Path = "params.yaml") -> Any:
     tree.pop("variants", None)
     for section in MERGED:
         tree["pretrain"] |= tree.pop(section, {})
+    tree["pretrain"]["gumbel_noise"] = tree["pretrain"]["noise"] != "none"
     for section, keys in LATER.items():
         tree[section] = {k: v for k, v in tree[section].items() if k not in keys}
     return birq_params.parse(tree, path)

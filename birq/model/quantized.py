@@ -26,6 +26,7 @@ class Quantization:
     n_codebooks: int
     codebook_size: int
     codebook_dim: int
+    distance: str  # unit or raw, see RandomQuantizer
 
 
 class QuantizedEncoder(nn.Module):
@@ -39,8 +40,8 @@ class QuantizedEncoder(nn.Module):
         # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
         generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
         shape = encoder.shape
-        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
-        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
+        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator, objective.distance)
+        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator, objective.distance)
         self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
 
     def anchor_labels(self, feats_BTF: Tensor) -> Tensor:

@@ -208,6 +208,7 @@ class Pretrain(Optimisation):
     mask_start_probability: Annotated[float, Field(gt=0, le=1)]
     mask_span_ms: Positive
     mask_fill_std: NonNegative
+    reduction: Literal["frames", "utterances"]
 
 
 class RandomProjection(Section):
@@ -216,6 +217,7 @@ class RandomProjection(Section):
     n_codebooks: Annotated[int, Field(ge=1, le=64)]
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
     codebook_dim: Annotated[int, Field(ge=2)]
+    distance: Literal["unit", "raw"]
     anchor_weight: NonNegative
 
 
@@ -230,9 +232,10 @@ class Birq(Section):
     label_gradient: NonNegative
     entropy_weight: NonNegative
     labels: Literal["soft", "hard"]
-    gumbel_noise: bool
-    label_norm: Literal["standardise", "layer_norm"]
+    noise: Literal["gumbel", "reversed", "none"]
+    label_norm: Literal["standardise", "layer_norm", "none"]
     heads: Literal["shared", "separate"]
+    begins_share: Annotated[float, Field(ge=0, lt=1)]
     min_perplexity: Annotated[float, Field(ge=1)]
     gradient_cosine_every_steps: Annotated[int, Field(ge=0)]
 
