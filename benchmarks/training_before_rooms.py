@@ -16,13 +16,15 @@ from birq import params as birq_params
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
 # keys of today that were not there
-LATER = {"model": ("norms",), "tokenizer": ("language",), "random_projection": ("view", "view_window_frames")}
+LATER = {"model": ("norms",), "tokenizer": ("language",), "random_projection": ("view", "view_window_frames", "distance")}
+LATER |= {"pretrain": ("reduction",), "birq": ("noise", "begins_share")}
 
 
 def load(path: str | Path = "params.yaml") -> Any:
     """Today's params.yaml, or one of then, as that birq reads it. Variants are left out."""
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     tree.pop("variants", None)
+    tree["birq"]["gumbel_noise"] = tree["birq"]["noise"] != "none"
     for section, keys in LATER.items():
         tree[section] = {k: v for k, v in tree[section].items() if k not in keys}
     for section in MERGED:

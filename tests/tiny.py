@@ -65,6 +65,7 @@ SMALL: dict[str, Any] = {
         "mask_start_probability": 0.02,
         "mask_span_ms": 400.0,
         "mask_fill_std": 0.1,
+        "reduction": "frames",
         "log_every_steps": 2,
         "checkpoint_seconds": 0.0,
         "cpu_threads": 1,
@@ -73,6 +74,7 @@ SMALL: dict[str, Any] = {
         "n_codebooks": 2,
         "codebook_size": 32,
         "codebook_dim": 8,
+        "distance": "unit",
         "view": "log_mel",
         "view_window_frames": 0,
         "anchor_weight": 2.4,
@@ -86,9 +88,10 @@ SMALL: dict[str, Any] = {
         "label_gradient": 1.0,
         "entropy_weight": 1.0,
         "labels": "soft",
-        "gumbel_noise": True,
+        "noise": "gumbel",
         "label_norm": "standardise",
         "heads": "shared",
+        "begins_share": 0.0,
         "min_perplexity": 2.0,
         "gradient_cosine_every_steps": 0,
     },
@@ -120,7 +123,7 @@ SMALL: dict[str, Any] = {
 }
 # of the objective, what a recipe decides rather than the size of the model
 CONSTANTS = ("enhanced_weight", "anchor_weight", "temperature", "logit_scale", "label_share", "label_gradient", "entropy_weight")
-CONSTANTS += ("labels", "gumbel_noise", "label_norm", "heads")
+CONSTANTS += ("labels", "noise", "label_norm", "heads", "distance", "begins_share")
 
 
 def shipped() -> dict[str, Any]:

@@ -208,6 +208,7 @@ class Pretrain(Optimisation):
     mask_start_probability: Annotated[float, Field(gt=0, le=1)]
     mask_span_ms: Positive
     mask_fill_std: NonNegative
+    reduction: Literal["frames", "utterances"]
 
 
 class RandomProjection(Section):
@@ -218,6 +219,7 @@ class RandomProjection(Section):
     codebook_dim: Annotated[int, Field(ge=2)]
     view: Literal["log_mel", "mean_removed", "cepstra"]
     view_window_frames: Annotated[int, Field(ge=0)]
+    distance: Literal["unit", "raw"]
     anchor_weight: NonNegative
 
     @model_validator(mode="after")
@@ -238,9 +240,10 @@ class Birq(Section):
     label_gradient: NonNegative
     entropy_weight: NonNegative
     labels: Literal["soft", "hard"]
-    gumbel_noise: bool
-    label_norm: Literal["standardise", "layer_norm"]
+    noise: Literal["gumbel", "reversed", "none"]
+    label_norm: Literal["standardise", "layer_norm", "none"]
     heads: Literal["shared", "separate"]
+    begins_share: Annotated[float, Field(ge=0, lt=1)]
     min_perplexity: Annotated[float, Field(ge=1)]
     gradient_cosine_every_steps: Annotated[int, Field(ge=0)]
 
