@@ -112,6 +112,12 @@ def of(node: Node) -> dict[str, Any]:
     return record
 
 
+def seconds(record: dict[str, Any]) -> float:
+    """Time that an artifact took, with that of the runs that it is made from: an encoder and the labels that it learned from."""
+    # the training loop's clock goes on over kills; the stage's loses what ended in one
+    return float(record["notes"].get("train_seconds", record["wall_seconds"])) + float(record.get("input_seconds", 0.0))
+
+
 def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = None) -> str | None:
     """The first problem with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since.
 
