@@ -95,7 +95,7 @@ def of_layer(job: Job, split: Split, layer: int) -> Source:
     def read(feats_BTF: Tensor, lengths_B: Tensor) -> Tensor:
         return model(model.stack(feats_BTF), lengths_B, layer)
 
-    return Source(split, saved.front_end, read, f"layer {layer} of {folder}", device)
+    return Source(split, saved.front_end, read, f"layer {layer} of {folder.name}", device)
 
 
 def chosen(source: Source, minutes: float, seed: int) -> np.ndarray:

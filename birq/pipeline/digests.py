@@ -1,7 +1,7 @@
 """For DVC, which sees params by itself: digests of code and of corpora, in data/digests.
 
 One file a stage, or one a stage and corpus or method. DVC's own stage `digests` writes them at every start.
-A comment in the code changes none. dvc.yaml has no stage for labels, so the file of a method that learns from some holds what decides those.
+A comment in the code changes none. dvc.yaml has no stage for labels, so the file of a method that learns some holds what decides those.
 """
 
 from __future__ import annotations
