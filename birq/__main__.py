@@ -14,6 +14,7 @@ from pathlib import Path
 from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
 from birq.pipeline import dag, digests, locations, references, sharing, snakemake, stage
+from birq.progress import say
 from birq.settings import params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
@@ -133,13 +134,29 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
     node = dag.node(args.verb, {w: getattr(args, w) for w in dag.STAGES[args.verb].wildcards}, loaded)
     if ranks.rank():
         return stage.follow(node)
-    stamp = snakemake.write_stamp(node)
     references.register()
+    if not ranks.launched():
+        _make_before(node, args.params)
     part = getattr(args, "part", None)
-    stage.run(node, part=part, launch=partial(_ranks, args.argv) if node.stage.ranks else None)
+    _make(node, args.argv, part)
+    return None
+
+
+def _make(node: dag.Node, argv: list[str], part: stage.Part | None = None) -> None:
+    stamp = snakemake.write_stamp(node)
+    stage.run(node, part=part, launch=partial(_ranks, argv) if node.stage.ranks else None)
     if part is None:
         snakemake.after_verb(node, stamp)
-    return None
+
+
+def _make_before(node: dag.Node, params_file: str) -> None:
+    """Inputs that no stage of DVC makes, such as labels and the encoders behind them. Under Snakemake they are in place."""
+    lacking = [n for n in dag.on_the_way(node) if not stage.in_place(n)]
+    if lacking:
+        say(f"{node.name}: made from {', '.join(n.name for n in lacking)}, which come first")
+    for one in lacking:
+        wildcards = [x for name, value in one.wildcards.items() for x in (f"--{name}", value)]
+        _make(one, [one.stage.name, *wildcards, "--params", params_file])
 
 
 def _ranks(argv: list[str]) -> Callable[[], None] | None:
@@ -285,6 +302,8 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     else:
         runs = " ".join(f"{m}-{s}" for m in loaded.run.methods for s in loaded.run.seeds)
         print(f"{args.params}: every value is legal; corpora {', '.join(loaded.corpora)}; runs {runs}")
+        for line in dag.also_made(loaded):
+            print(line)
     return None
 
 

@@ -135,7 +135,7 @@ def _decoded(split: str, n: int, speakers: int, skill: float, rng: np.random.Gen
 
 
 def _probe(method: str, available: bool) -> dict[str, Any]:
-    gain = {"birq": 0.06, "best_rq": 0.07, "scratch": 0.0}[method]  # of PNMI
+    gain = {"birq": 0.06, "best_rq": 0.07, "scratch": 0.0}.get(method, 0.07)  # of PNMI
     rows = []
     for layer in range(N_LAYERS + 1):
         known = {"phone_purity": 0.30 + gain, "cluster_purity": 0.11, "pnmi": 0.2 + gain * layer / 2 - 0.015 * layer, "pnmi_floor": 0.077}
@@ -165,7 +165,7 @@ def run(
     seconds: dict[str, float] | None = None,
 ) -> dict[str, Path]:
     """Artifacts of one method or variant (`birq_...`) and seed: pretrain, finetune, score, probe. seconds: of pre-training, by name."""
-    method = next(m for m in METHODS if name.startswith(m))
+    method = name if name in METHODS else next(m for m in METHODS if name.startswith(m))
     rng = np.random.default_rng([seed, *name.encode()])
     who, wildcards = f"{name}-{seed}", {"method": name, "seed": str(seed)}
     curve = [] if method == "scratch" else _curve(method, rng, collapse)
@@ -176,10 +176,10 @@ def run(
         "features": {"n_mels": 80, "frame_shift_ms": 10.0, "sample_rate_hz": 16000}, "pretrain": {"label_layer": 3},
     }  # fmt: skip
     out = {"pretrain": _write(root / "data/pretrain" / who, {"curve.jsonl": curve, "timing.jsonl": timing, "config.json": config})}
-    took = (seconds or {}).get(name, SECONDS[method])
+    took = (seconds or {}).get(name) or SECONDS[method]
     sections = {"pretrain": {"steps": 2000}, "model": config["model"]}
     _put(out["pretrain"], "pretrain", wildcards, took, {"device": "cpu", "threads": 1, "hours": 4.2, "steps": 2000}, sections)
-    rise = 0.9 * SKILL[method]
+    rise = 0.9 * SKILL.get(method, skill)
     tuned = [
         {
             "step": s, "loss": 3 * math.exp(-s / 300) + rise, "gradient_norm": 1.0, "learning_rate": 0.001,

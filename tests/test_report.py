@@ -25,7 +25,7 @@ from birq.report import build, claims, dagdraw, glossary, health, plots, tables,
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
 from birq.report.page import render
-from birq.settings import methods, params, variants
+from birq.settings import params
 
 ROOT = Path(__file__).parent.parent
 PAIR = {
@@ -274,6 +274,23 @@ def test_metrics_hold_one_record_per_method_seed_and_split(report: Path, facts: 
     assert all(r["unlabelled_hours"] == 0 for r in records if r["method"] == "scratch"), "it was not pre-trained, so it heard none"
 
 
+def test_pre_training_time_counts_labels_and_the_encoders_behind_them(tmp_path: Path):
+    """HuBERT's second iteration costs its first one and two passes of labels too: at equal steps it took longer, and the report says so."""
+    names = {"hubert": 0.3, "best_rq": 0.33}
+    inputs = artifacts.everything(tmp_path, names, (0,), n=30, seconds={"hubert": 200.0})
+    path = tmp_path / "data/pretrain/hubert-0/provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"input_seconds": 220.0}))
+    write(inputs, tmp_path / "report", names, (0,))
+    rows = {r["method"]: r for r in json.loads((tmp_path / "report/metrics.json").read_text())}
+    assert (rows["hubert"]["pretrain_seconds"], rows["hubert"]["label_seconds"]) == (420.0, 220.0)
+    assert (rows["best_rq"]["pretrain_seconds"], rows["best_rq"]["label_seconds"]) == (205.0, None)
+    table = tables.from_file(tmp_path / "report/metrics.json")
+    assert (
+        "pretrain min of hubert: with those of the labels and of the encoders that they come from" in table and "best_rq: with" not in table
+    )
+    assert "Pre-training of HuBERT: the time includes the labels" in (tmp_path / "report/index.html").read_text()
+
+
 def test_the_page_needs_nothing_but_itself(report: Path):
     """No script, no file or address to load: it opens from a mail, without network."""
     page = (report / "index.html").read_text()
@@ -292,7 +309,7 @@ def test_the_page_shows_what_it_promises(report: Path, facts: Facts):
         assert f'id="fig-{name}"' in page
     for u in facts.runs_of("birq")[0].worst:
         assert u["id"] in page
-    for stage in dag.STAGES:
+    for stage in {node.stage.name for node in dag.nodes(tracked())}:
         assert f'class="dag-name">{stage}<' in page
     for run in facts.runs:
         for record in run.provenance.values():
@@ -472,39 +489,33 @@ def in_order(nodes: list[dag.Node]) -> int:
 
 
 def test_the_picture_orders_the_stages_as_the_table_does():
-    """One box a stage."""
-    assert in_order(dag.nodes(tracked())) == len(dag.STAGES)
+    """One box a stage; without a method that learns from a file, there are no labels."""
+    assert in_order(dag.nodes(tracked())) == len(dag.STAGES) - 1
 
 
-def test_labels_that_another_method_made_are_rows_of_two_tables(monkeypatch: pytest.MonkeyPatch):
-    """HuBERT's second iteration learns from labels of the first one's encoder: a stage comes twice on one path, and nothing recurses."""
-
-    def own(p: params.Params, wildcards: dict[str, str]) -> dag.Own:
-        origin = p.method(wildcards["method"]).labels_from
-        return dag.Own(inputs=("+features:pretrain",) if origin == "features" else (f"pretrain@{origin}",))
-
-    rows = {
-        "hubert1": methods.Method(
-            "hubert1", "HuBERT 1", "labels from a file", ("pretrain",), "birq.model.quantized", labels_from="features"
-        ),
-        "hubert2": methods.Method(
-            "hubert2", "HuBERT 2", "labels from a file", ("pretrain",), "birq.model.quantized", labels_from="hubert1"
-        ),
-    }
-    monkeypatch.setattr(methods, "METHODS", methods.METHODS | rows)
-    for module in (params, variants):
-        monkeypatch.setattr(module, "METHODS", methods.METHODS)
-    labels = dag.Stage("labels", (), (), dag.RUN, own=own, methods=lambda m: m.labels_from is not None)
-    stages = {"labels": labels} | dag.STAGES
-    monkeypatch.setattr(dag, "STAGES", stages)
+def with_methods(*names: str) -> params.Params:
     tree = tracked().model_dump(mode="json")
-    loaded = params.parse(tree | {"run": tree["run"] | {"methods": ["best_rq", "hubert2"]}})
+    return params.parse(tree | {"run": tree["run"] | {"methods": list(names)}})
+
+
+def test_labels_that_another_method_made_are_drawn_in_their_order():
+    """HuBERT's second iteration learns from labels of the first one's encoder: a stage comes twice on one path, and nothing recurses."""
+    loaded = with_methods("best_rq", "hubert")
     order = [n.name for n in dag.nodes(loaded)]
-    chain = ["features/synth", "labels/hubert1-0", "pretrain/hubert1-0", "labels/hubert2-0", "pretrain/hubert2-0", "finetune/hubert2-0"]
+    chain = ["features/synth", "labels/hubert1-0", "pretrain/hubert1-0", "labels/hubert-0", "pretrain/hubert-0", "finetune/hubert-0"]
     assert [n for n in order if n in chain] == chain
     assert not {"labels/best_rq-0", "finetune/hubert1-0"} & set(order), "only the second iteration was asked for"
-    assert {n.name for n in dag.find("pretrain/hubert2-0", loaded).before} == {"features/synth", "labels/hubert2-0"}
+    assert {n.name for n in dag.find("pretrain/hubert-0", loaded).before} == {"features/synth", "labels/hubert-0"}
     assert in_order(dag.nodes(loaded)) == len(dag.STAGES) + 2, "labels and pretrain come twice"
+
+
+@pytest.mark.parametrize(
+    ("names", "boxes"),
+    [(("phones",), 0), (("relabel",), 1), (("relabel2",), 3), (("phones", "relabel"), 2), (("hubert", "phones", "relabel"), 2)],
+)
+def test_a_picture_of_methods_that_wait_for_each_other_has_no_circle(names: tuple[str, ...], boxes: int):
+    """Labels come before some encoders and after others: a box that held both would wait for itself."""
+    assert in_order(dag.nodes(with_methods(*names))) == len(dag.STAGES) + boxes
 
 
 def test_the_readmes_picture_is_the_present_pipeline():

@@ -13,6 +13,7 @@ import torch
 
 from birq.evaluate import quality
 from birq.evaluate.phones import NO_PHONE, Segments, frame_centres_s, phones_at
+from birq.model.moments import moments
 from birq.model.quantizer import framewise, standardise
 from birq.progress import Progress
 from birq.saved.encoder import SavedEncoder
@@ -83,20 +84,15 @@ def layer_statistics(frames: Frames, progress: Progress) -> list[tuple[torch.Ten
 
     Training uses each batch's statistics; those scatter around these, which cover many more frames.
     """
-    sums: list[list[torch.Tensor]] = []
-    done = 0
-    for batch in frames.batches():
-        outputs = [x_MD.double() for x_MD in _layers(frames, batch)]
-        fresh = [[x.sum(0), x.square().sum(0)] for x in outputs]
-        sums = [[a + b for a, b in zip(s, f, strict=True)] for s, f in zip(sums, fresh, strict=True)] if sums else fresh
-        done += len(batch.ids)
-        progress.update(done)
-    out = []
-    for total, square in sums:
-        mean = total / frames.total
-        var = (square / frames.total - mean.square()).clamp_min(0)
-        out.append((mean.float(), (var + 1e-5).sqrt().float()))
-    return out
+
+    def outputs() -> Iterator[list[torch.Tensor]]:
+        done = 0
+        for batch in frames.batches():
+            yield _layers(frames, batch)
+            done += len(batch.ids)
+            progress.update(done)
+
+    return moments(outputs())
 
 
 @torch.inference_mode()

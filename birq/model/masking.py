@@ -81,6 +81,19 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Labels of masked frames that were made before the training."""
+
+    codes_KN: Tensor  # int64, of the masked frames that have a label
+    known_K: Tensor | None  # which of the M masked frames those are, ascending; None: all
+    count_B: Tensor  # how many each utterance has, int64, on the CPU
+
+    def to(self, device: torch.device) -> Given:
+        known_K = None if self.known_K is None else self.known_K.to(device, non_blocking=True)
+        return Given(self.codes_KN.to(device, non_blocking=True), known_K, self.count_B)
+
+
+@dataclass(frozen=True)
 class Masked:
     """The masked frames of a batch, or of a share of it."""
 
@@ -88,11 +101,21 @@ class Masked:
     lengths_B: Tensor  # on the CPU
     masked_M: Tensor  # positions among the B · T frames, ascending
     labelled: Labelled | None = None  # None: not chosen yet
+    given: Given | None = None  # None: the model makes the labels
+
+    @property
+    def predicted_B(self) -> Tensor:
+        """Masked frames of each utterance that are predicted, int64 on the CPU."""
+        return self.mask_BT.sum(1) if self.given is None else self.given.count_B
+
+    @property
+    def n_predicted(self) -> int:
+        return len(self.masked_M) if self.given is None else len(self.given.codes_KN)
 
     def to(self, device: torch.device) -> Masked:
         """Positions on a device; what the CPU reads stays."""
-        labelled = self.labelled and self.labelled.to(device)
-        return Masked(self.mask_BT, self.lengths_B, self.masked_M.to(device, non_blocking=True), labelled)
+        labelled, given = self.labelled and self.labelled.to(device), self.given and self.given.to(device)
+        return Masked(self.mask_BT, self.lengths_B, self.masked_M.to(device, non_blocking=True), labelled, given)
 
 
 def _positions(chosen: Tensor) -> Tensor:

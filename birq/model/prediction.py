@@ -10,6 +10,7 @@ K = N · V outputs of a head.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -45,10 +46,15 @@ class Share:
     masked_B: Tensor  # masked frames of every utterance of the batch, int64 on the CPU
     first: int  # utterances of the batch before those here
     total: Callable[[Tensor], Tensor]  # a tensor summed over the shares, its gradient as well
+    predicted_B: Tensor | None = None  # those of them that are predicted; None: all
 
     @property
     def n_masked(self) -> int:
         return int(self.masked_B.sum())
+
+    @property
+    def n_predicted(self) -> int:
+        return self.n_masked if self.predicted_B is None else int(self.predicted_B.sum())
 
     @property
     def masked_before(self) -> int:
@@ -68,7 +74,7 @@ class Forward:
 
     total: Tensor  # w1 (F − β H) + w2 G
     anchor: Tensor  # G
-    n_masked: int  # of the batch, all shares
+    n_masked: int  # of the batch, all shares; those that are predicted
     n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
     anchor_codes_MN: Tensor
     enhanced: Tensor | None = None  # F
@@ -163,7 +169,7 @@ class BestRq(QuantizedEncoder):
 
     def __init__(self, encoder: Encoder, objective: AnchorObjective, seed: int):
         super().__init__(encoder, objective, seed)
-        self.head = nn.Linear(encoder.shape.d_model, objective.n_codebooks * objective.codebook_size)
+        self.head = nn.Linear(encoder.shape.d_model, math.prod(objective.label_sizes))
 
     @property
     def enhanced(self) -> bool:
@@ -184,13 +190,17 @@ class BestRq(QuantizedEncoder):
     def masked_pass(
         self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
     ) -> tuple[Tensor, Tensor, int]:
-        """Output [M, D] and anchoring labels [M, N] (eq. 2) of the masked frames; how many the whole batch has."""
-        x_AS = x_BTS.flatten(0, 1)
+        """Output [M, D] and labels [M, N] of the predicted frames, and how many the whole batch has. Here: all masked ones, eq. 2."""
         y_MN = self.anchor_quantizer.nearest(self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M))
-        n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
-        fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
+        return self.masked_output(x_BTS, lengths_B, m, generator, share), y_MN, share.n_masked if share else len(y_MN)
+
+    def masked_output(self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None) -> Tensor:
+        """Output [M, D] of the masked frames, which noise has replaced in the input."""
+        x_AS, n_here = x_BTS.flatten(0, 1), len(m.masked_M)
+        n_masked, before = (share.n_masked, share.masked_before) if share else (n_here, 0)
+        fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + n_here]
         masked_BTS = x_AS.index_copy(0, m.masked_M, fill_MS * self.objective.mask_fill_std).view(x_BTS.shape)
-        return self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float(), y_MN, n_masked
+        return self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float()
 
     def anchor_sums(self, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
         """`anchor_loss` of the head's prediction, summed over all frames."""
@@ -216,7 +226,7 @@ class BestRq(QuantizedEncoder):
         o, m = objective or self.objective, self._on_device(mask, lengths_B)
         h_MD, y_MN, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
         anchor, n_correct = self.anchor_sums(h_MD, y_MN)
-        anchor = anchor / (n_masked * o.n_codebooks)
+        anchor = anchor / (n_masked * y_MN.shape[1])
         return Forward(total=o.anchor_weight * anchor, anchor=anchor.detach(), n_masked=n_masked, n_correct=n_correct, anchor_codes_MN=y_MN)
 
 

@@ -31,6 +31,11 @@ class Quantization:
     view: str = "log_mel"  # of the input, through which anchoring labels are made
     view_window_frames: int = 0
 
+    @property
+    def label_sizes(self) -> tuple[int, int]:
+        """Codebooks of the predicted labels, and codes of each."""
+        return self.n_codebooks, self.codebook_size
+
 
 class QuantizedEncoder(nn.Module):
     """An encoder, the quantizer of its input (anchoring labels), and the quantizer of its layers (enhanced labels)."""

@@ -112,6 +112,17 @@ def of(node: Node) -> dict[str, Any]:
     return record
 
 
+def own_seconds(record: dict[str, Any]) -> float:
+    """Wall time that an artifact took."""
+    # the training loop's clock goes on over kills; the stage's loses what ended in one
+    return float(record["notes"].get("train_seconds", record["wall_seconds"]))
+
+
+def seconds(record: dict[str, Any]) -> float:
+    """Wall time with that of the runs that it is made from: of an encoder, the labels that it learned and the encoders behind those."""
+    return own_seconds(record) + float(record.get("input_seconds", 0.0))
+
+
 def damage(folder: Path, files: dict[str, dict[str, Any]], memo: Path | None = None) -> str | None:
     """The first problem with an artifact's files, or None. They are hashed again, except those that `memo` shows unchanged since.
 

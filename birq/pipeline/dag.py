@@ -43,6 +43,8 @@ class Stage:
     shows_provenance: bool = False  # its inputs' provenance is part of its result
     # Snakefile and dvc.yaml name its files one by one; they are copies, never links: Snakemake must be able to replace them
     files_declared: bool = False
+    # False: dvc.yaml has no stage for it, so the verb that reads it makes it, and whatever it is made from, on the way
+    listed: bool = True
     elsewhere: str = ""  # its module, where that is not birq.stages.<name>
 
     @property
@@ -67,6 +69,12 @@ def _of_method(params: Params, wildcards: Wildcards) -> Own:
     return Own(method.modules, method.sections, ("labels",) if method.labels_from else ())
 
 
+def _labels_of_method(params: Params, wildcards: Wildcards) -> Own:
+    method = params.method(wildcards["method"])
+    inputs = {"features": (), "corpus": ("+corpus:pretrain",)}.get(method.labels_from or "", (f"pretrain@{method.labels_from}",))
+    return Own((method.labeller,) if method.labeller else (), method.label_sections, inputs)
+
+
 RUN = ("method", "seed")
 # all but the limits on recordings, which the corpus stage applies
 FEATURES = tuple(key for key in (f"features.{name}" for name in Features.model_fields) if key not in FolderCorpus.reads)
@@ -78,6 +86,15 @@ STAGES: dict[str, Stage] = {
         Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
         Stage("features", FEATURES, ("corpus",), ("corpus",)),
         Stage("tokenizer", (*TOKENIZER, "run.finetune_corpora"), ("+features:finetune",)),
+        Stage(
+            "labels",
+            ("run.pretrain_corpora",),
+            ("+features:pretrain",),
+            RUN,
+            own=_labels_of_method,
+            methods=lambda method: method.labels_from is not None,
+            listed=False,
+        ),
         Stage("pretrain", ("model", "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
@@ -204,6 +221,28 @@ def upstream(*wanted: Node) -> list[Node]:
     for node in wanted:
         visit(node)
     return list(seen.values())
+
+
+def _listed(node: Node) -> bool:
+    """Whether dvc.yaml has a stage for a node: it lists the runs of run.methods, and no labels."""
+    return node.stage.listed and node.wildcards.get("method") in (None, *node.project.run.methods)
+
+
+def on_the_way(node: Node) -> list[Node]:
+    """What a node's verb makes where it is not in place: inputs that dvc.yaml has no stage for, and the runs behind them, first to last.
+
+    Snakemake has rules for all of them, and has made them before.
+    """
+    return [n for n in upstream(*(b for b in node.before if not _listed(b))) if "method" in n.wildcards]
+
+
+def also_made(params: Params) -> list[str]:
+    """A line for each method that run.methods names and whose labels come from methods that it lacks."""
+    lines = []
+    for run in params.run.methods:
+        if lacking := [source for source in params.label_sources(run) if source not in params.run.methods]:
+            lines.append(f"run.methods: {run} learns labels of {', then '.join(lacking)}, which is made as well")
+    return lines
 
 
 def nodes(params: Params, stage: str | None = None) -> list[Node]:

@@ -49,7 +49,7 @@ class Follower:
 def _key(node: Node) -> str | None:
     """The key of a training, or None while its inputs are not there or are those of other params."""
     key = stage.current_key(node)
-    for before in node.inputs.get("pretrain", []) if key else []:
+    for before in (n for n in node.before if n.method) if key else ():
         if artifact.of(before)["key"] != stage.current_key(before):
             return None
     return key

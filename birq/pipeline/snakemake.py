@@ -67,6 +67,8 @@ def prepare(params: Params, say: Callable[[str], None]) -> None:
         nodes = dag.nodes(params)
         unprotect(nodes)
         mend_times(nodes, say)
+        for line in dag.also_made(params):
+            say(line)
         mark_stale(nodes, say)
 
 

@@ -106,8 +106,8 @@ def labelled_inputs(node: Node) -> dict[str, Node]:
     """A node's inputs under the names that its key has for them; that of the same run is called by its stage alone."""
     labelled = {}
     for stage, nodes in node.inputs.items():
-        own = not node.stage.shows_provenance and "method" in nodes[0].wildcards
-        labelled |= {stage if own else n.name: n for n in nodes}
+        own = nodes[0].wildcards.get("method") if nodes else None
+        labelled |= {stage if own and own == node.wildcards.get("method") else n.name: n for n in nodes}
     return labelled
 
 
@@ -122,6 +122,14 @@ def current_key(node: Node) -> str | None:
         return key_of(key_parts(node))
     except BirqError:
         return None
+
+
+def in_place(node: Node) -> bool:
+    """Whether a node's artifact is there, sound, and made under the present params, inputs and code."""
+    try:
+        return _sound(node)["key"] == current_key(node)
+    except BirqError:
+        return False
 
 
 def _sound(node: Node) -> dict[str, Any]:
@@ -357,6 +365,7 @@ def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -
         "parts": parts,
         "files": described,
         "wall_seconds": round(seconds(), 3),
+        "input_seconds": round(sum(artifact.seconds(artifact.of(n)) for n in job.node.before if n.method and job.node.method), 3),
         "notes": job.notes,
         "environment": artifact.environment(),
     }

@@ -35,6 +35,7 @@ def records(facts: Facts) -> list[dict[str, Any]]:
                     "unlabelled_hours": r.unlabelled_hours,
                     "labelled_hours": r.labelled_hours,
                     "pretrain_seconds": r.seconds("pretrain") if r.pretrained else None,
+                    "label_seconds": r.label_seconds if r.method.labels_from else None,  # part of pretrain_seconds
                     "finetune_seconds": r.seconds("finetune"),
                     "keys": {stage: record["key"] for stage, record in r.provenance.items()},
                 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from birq.pipeline import dag
 from birq.pipeline.dag import Node
 
 BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 118, 50, 46, 26, 8
@@ -12,19 +13,33 @@ BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 118, 50, 46, 26, 8
 Box = tuple[str, int]  # a stage, and how many of its own kind lie before: a method may learn from labels that another one made
 
 
+def _recurring(nodes: list[Node]) -> set[str]:
+    """Stages that come after themselves, where one method's labels are made from another one's encoder."""
+    after: dict[str, set[str]] = {}
+    for node in nodes:
+        for one in node.before:
+            after.setdefault(one.stage.name, set()).add(node.stage.name)
+
+    def reached(stage: str, seen: set[str]) -> set[str]:
+        for name in after.get(stage, set()) - seen:
+            seen.add(name)
+            reached(name, seen)
+        return seen
+
+    return {stage for stage in after if stage in reached(stage, set())}
+
+
 def boxes(nodes: list[Node]) -> tuple[dict[Box, list[Node]], list[tuple[Box, Box]]]:
     """The nodes of every box, and (from, to) for every artifact that a box reads. `nodes`: inputs before what reads them."""
-    found: dict[Box, list[Node]] = {}
+    order, recurring = list(dag.STAGES), _recurring(nodes)
+    rounds: dict[str, int] = {}  # how often the way to a node goes back in the table of stages
     box_of: dict[str, Box] = {}
-    before: dict[str, dict[str, int]] = {}
+    found: dict[Box, list[Node]] = {}
     pairs = []
     for node in nodes:
-        counts: dict[str, int] = {}
-        for one in node.before:
-            for stage, n in before[one.name].items():
-                counts[stage] = max(counts.get(stage, 0), n)
-        box = (node.stage.name, counts.get(node.stage.name, 0))
-        before[node.name] = counts | {node.stage.name: box[1] + 1}
+        here = order.index(node.stage.name)
+        rounds[node.name] = max((rounds[b.name] + (order.index(b.stage.name) > here) for b in node.before), default=0)
+        box = (node.stage.name, rounds[node.name] if node.stage.name in recurring else 0)
         box_of[node.name] = box
         found.setdefault(box, []).append(node)
         pairs += [(box_of[one.name], box) for one in node.before]

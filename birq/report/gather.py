@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from birq.errors import BirqError
 from birq.files import read_json
-from birq.pipeline.artifact import read_provenance
+from birq.pipeline.artifact import own_seconds, read_provenance, seconds
 from birq.settings.methods import METHODS, Method
 
 # each has a contrast of 3 or more on white and on the dark page
@@ -57,10 +57,13 @@ class Run:
         return float(self.provenance["finetune"]["notes"].get("labelled_hours") or 0.0)
 
     def seconds(self, stage: str) -> float:
-        """Wall time of a stage."""
-        record = self.provenance[stage]
-        # the training loop's clock goes on over kills; the stage's loses what ended in one
-        return float(record["notes"].get("train_seconds", record["wall_seconds"]))
+        """Wall time of a stage; of pre-training, with that of its labels and of the encoders that they come from."""
+        return (seconds if stage == "pretrain" else own_seconds)(self.provenance[stage])
+
+    @property
+    def label_seconds(self) -> float:
+        """The part of the time of pre-training that went into labels, before this encoder began."""
+        return self.seconds("pretrain") - own_seconds(self.provenance["pretrain"])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ TERMS: dict[str, str] = {
         "the one by speaker exclude 0. With fewer than three seeds it is about two models, not about two methods."
     ),
     "Pre-training": "Training on speech without transcripts: labels of masked spans are predicted from their context.",
+    "Pre-training time": (
+        "Wall time of the training. Of a method that learns labels from a file, with that of making them and of training the encoders that "
+        "they come from."
+    ),
     "Fine-tuning": "Training the pre-trained encoder to transcribe (CTC) on a limited amount of transcribed speech.",
     "Anchoring labels": (
         "The nearest code, in a fixed random codebook, of each frame of the input after a fixed random projection. "
@@ -25,7 +29,7 @@ TERMS: dict[str, str] = {
         "Gumbel noise, and the gradient flows through them."
     ),
     "F and G": "The two losses of BiRQ: cross-entropy on masked frames against enhanced labels (F) and against anchoring labels (G).",
-    "Masked accuracy": "Share of masked frames for which the likeliest code is the anchoring label.",
+    "Masked accuracy": "Share of masked frames for which the likeliest code is the anchoring label, or the label from a file.",
     "Code perplexity": (
         "The effective number of codes in use: e to the entropy of the code frequencies, from 1 (one code for all) to the codebook's size. "
         "Enhanced codes are within bounds if theirs is within a factor of 2 of the anchoring codes' and label fidelity is above one half."

@@ -66,6 +66,21 @@ def _birq(p: Params) -> str:
     )
 
 
+def _from_file(p: Params, run: str) -> str:
+    """Masked prediction of labels that were made before."""
+    k, layer = p.kmeans, p.relabel.layer
+    clusters = f"{_number(k.clusters)} k-means clusters of {'log-mel' if k.view == 'log_mel' else k.view.replace('_', ' ')} of the input"
+    labels = {
+        "hubert1": f"the first iteration of HuBERT (arXiv 2106.07447), whose labels are {clusters}",
+        "hubert": f"HuBERT (arXiv 2106.07447) in two iterations, whose labels are {clusters}, then of layer {k.layer} of that encoder",
+        "relabel": f"prediction of random codes of layer {layer} of a finished BEST-RQ encoder",
+        "relabel2": f"prediction of random codes of layer {layer} of a BEST-RQ encoder that was relabelled so once",
+        "phones": "prediction of phones from time alignments, the ceiling of what labels can teach",
+        "shuffled": "prediction of phones that are half an utterance off, the floor",
+    }
+    return labels[p.method(run).name]
+
+
 def _method(p: Params, run: str) -> str:
     """A name in run.methods; of a variant, the numbers that differ."""
     if run in p.variants:
@@ -73,6 +88,8 @@ def _method(p: Params, run: str) -> str:
         return f"{run}, a variant of {p.method(run).title} ({changes})"
     if p.method(run).predicts == "input and layer codes":
         return _birq(p)
+    if p.method(run).predicts == "labels from a file":
+        return _from_file(p, run)
     return "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from birq.errors import BirqError
 from birq.report.claims import cost, scope, spread, statement, subject
 from birq.report.gather import read_json
-from birq.report.words import counted
+from birq.report.words import counted, listed
 from birq.report.words import points as signed_points
 
 Record = dict[str, Any]
@@ -65,7 +65,13 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
         ]
         for r in records
     ]
-    return layout(head, rows)
+    return [*layout(head, rows), *_labelled(records)]
+
+
+def _labelled(records: Sequence[Record]) -> list[str]:
+    """A line on the pre-training time of methods that learn labels from a file."""
+    names = list(dict.fromkeys(r["method"] for r in records if r.get("label_seconds") is not None))
+    return ["", f"pretrain min of {listed(names)}: with those of the labels and of the encoders that they come from"] if names else []
 
 
 def _comparison(c: Record) -> str:

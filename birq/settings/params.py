@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from birq.errors import BirqError
 from birq.settings import alphabet as alphabets
@@ -248,6 +248,21 @@ class Birq(Section):
     gradient_cosine_every_steps: Annotated[int, Field(ge=0)]
 
 
+class Kmeans(Section):
+    """The labels of HuBERT: clusters of frames of the input, then of a layer."""
+
+    clusters: Annotated[int, Field(ge=2, le=65535)]
+    fit_minutes: Positive
+    view: Literal["log_mel", "mean_removed", "cepstra"]
+    layer: Count
+
+
+class Relabel(Section):
+    """The labels of a method that learns codes of another method's encoder, seen through a random quantizer."""
+
+    layer: Count
+
+
 class Finetune(Optimisation):
     labelled_minutes: Positive
     head_rate_factor: Positive
@@ -301,6 +316,8 @@ class Params(Section):
     pretrain: Pretrain
     random_projection: RandomProjection
     birq: Birq
+    kmeans: Kmeans
+    relabel: Relabel
     finetune: Finetune
     decode: Decode
     score: Score
@@ -308,7 +325,7 @@ class Params(Section):
     report: Report
 
     @model_validator(mode="after")
-    def _across(self) -> Params:
+    def _across(self, info: ValidationInfo) -> Params:
         for name in self.run.methods:
             if name not in METHODS and name not in self.variants:
                 legal = ", ".join([*METHODS, *self.variants])
@@ -339,7 +356,34 @@ class Params(Section):
         if self.report.main_split not in self.decode.splits:
             raise ValueError(f"report.main_split: {self.report.main_split!r} is not decoded; decode.splits = {self.decode.splits}")
         _ = self._runs  # a variant that is not legal is refused here
+        if not info.context:  # a variant's labels may come from an encoder of these params, so it is not judged by its own alone
+            for name in dict.fromkeys((*self.run.methods, *self.variants)):
+                self._check_labels(name)
         return self
+
+    def _check_labels(self, run: str) -> None:
+        """Labels of another method's encoder: it has the layer, and its frames are those of the method that learns from them."""
+        method, here = self.method(run), self.of_run(run)
+        source = method.labels_from
+        if source not in METHODS:
+            return
+        assert source is not None and method.label_layer is not None
+        if (layer := at(here, method.label_layer)) > self.model.n_layers:
+            raise ValueError(
+                f"{method.label_layer}: {layer} is above the depth of {source}'s encoder, whose layer makes the labels of {run}; "
+                f"legal: 1 to model.n_layers = {self.model.n_layers}"
+            )
+        if here.model.n_stack != self.model.n_stack:
+            raise ValueError(
+                f"variants.{run}: model.n_stack = {here.model.n_stack}, but its labels come from {source}'s encoder with model.n_stack = "
+                f"{self.model.n_stack}: their frames differ; change model.n_stack itself, for all methods"
+            )
+        self._check_labels(source)
+
+    def label_sources(self, run: str) -> list[str]:
+        """The methods whose encoders make the labels of a name in run.methods, the first one first."""
+        source = self.method(run).labels_from
+        return [*self.label_sources(source), source] if source in METHODS else []
 
     @cached_property
     def _runs(self) -> dict[str, Params]:

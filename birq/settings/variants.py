@@ -10,14 +10,14 @@ from pydantic import BaseModel, ValidationError
 from birq.settings import explain
 from birq.settings.methods import METHODS, Method
 
-VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method
+VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method and of its labels
 P = TypeVar("P", bound=BaseModel)  # Params
 
 
 def readable(params: BaseModel, method: Method) -> dict[str, list[str]]:
     """The keys that a variant of a method may change, by section."""
     legal: dict[str, list[str]] = {}
-    for dotted in (*method.sections, *VARIED):
+    for dotted in (*method.sections, *method.label_sections, *VARIED):
         section, _, key = dotted.partition(".")
         fields = type(getattr(params, section)).model_fields
         legal.setdefault(section, []).extend([key] if key else fields)
@@ -46,7 +46,7 @@ def varied(params: P, name: str, variant: dict[str, Any]) -> P:
             raise ValueError(f"{where}: {dotted} is not read by a variant of {method.name}; {hint}")
         tree[section][key] = value
     try:
-        return type(params).model_validate(tree)
+        return type(params).model_validate(tree, context={"variant": True})
     except ValidationError as e:
         raise ValueError(f"{where}: " + "; ".join(_reason(x) for x in e.errors())) from None
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from birq import ranks
+from birq.files import read_json
 from birq.model.encoder import Shape
 from birq.model.quantized import build, constants
 from birq.pipeline.stage import Job
@@ -22,6 +23,9 @@ def compute(job: Job) -> None:
     method, seed = job.method, int(job.wildcards["seed"])
     module = importlib.import_module(method.module)
     values = {k: v for dotted in method.sections for k, v in _values(job, dotted).items()}
+    if method.labels_from:
+        facts = read_json(job.input("labels") / "labels.json")
+        values |= {"label_codebooks": facts["n_codebooks"], "label_codebook_size": facts["codebook_size"]}
     model_section = job.read("model").model_dump(mode="json")
     folders = job.inputs["features"]
     split = open_split(folders, "train")

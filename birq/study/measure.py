@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from birq.errors import BirqError
 from birq.model.encoder import Shape
-from birq.model.quantized import build, constants
-from birq.settings.params import Params, Pretrain, numbers
+from birq.model.quantized import build
+from birq.saved.labels import Labels
+from birq.settings.params import Params, Pretrain
 from birq.speech.batches import Batch
+from birq.study.objective import objective
 from birq.train.loop import adamw
+from birq.train.offline import OfflineTask
 from birq.train.pretraining import PretrainTask
 from birq.train.runtime.devices import choose_attention, name_of
 from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
@@ -44,6 +48,13 @@ def random_batch(seconds: float, utterance_seconds: float, frame_shift_ms: float
     return Batch(feats_BTF, lengths_B, [str(i) for i in range(n)], [None] * n, np.arange(n), audio)
 
 
+def random_labels(batch: Batch, n_codebooks: int, codebook_size: int) -> Labels:
+    """Codes in place of those of a file."""
+    lengths = batch.lengths_B.numpy()
+    codes_AN = np.random.default_rng(0).integers(codebook_size, size=(int(lengths.sum()), n_codebooks), dtype=np.uint16)
+    return Labels(codes_AN, np.cumsum(lengths) - lengths, codebook_size)
+
+
 def device_here(section: Pretrain) -> torch.device:
     """Where a training would run, with its threads."""
     torch.set_num_threads(section.cpu_threads)
@@ -54,12 +65,13 @@ def device_here(section: Pretrain) -> torch.device:
 def measure(params: Params, method: str, micro_batch_seconds: float, utterance_seconds: float, device: torch.device) -> Measured:
     """Median of a few steps of one micro-batch. Errors: torch.OutOfMemoryError where it does not fit a GPU."""
     p, row = params.of_run(method), params.method(method)
-    section, f, module, values = p.pretrain, p.features, importlib.import_module(row.module), numbers(p, row)
+    section, f, module = p.pretrain, p.features, importlib.import_module(row.module)
     shape = Shape(**p.model.model_dump(mode="json"), n_mels=f.n_mels)
-    model = build(module, shape, constants(module, values), 0, section.dropout).train().to(device)
+    model = build(module, shape, objective(p, row), 0, section.dropout).train().to(device)
     prepare(model.encoder)
     batch = random_batch(micro_batch_seconds, utterance_seconds, f.frame_shift_ms, shape.n_stack, shape.n_mels)
-    task = PretrainTask(model, section, method, device, 0, f.frame_shift_ms, mean_frames=float(batch.lengths_B[0]))
+    make_task = partial(OfflineTask, random_labels(batch, *model.objective.label_sizes)) if row.labels_from else PretrainTask
+    task = make_task(model, section, method, device, 0, f.frame_shift_ms, mean_frames=float(batch.lengths_B[0]))
     optimiser = adamw([{"params": list(model.parameters())}], section)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -6,6 +6,7 @@ and codes. The allocator's own loss is not in it.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from birq.model.encoder import Shape
@@ -55,6 +56,6 @@ def activations_gib(shape: Shape, frames: float, n_frames: float, dropout: float
             chunks += LABEL_CHUNKS
             layers = objective.label_layer * activation_bytes_per_frame(shape, n_frames) if objective.label_gradient else 0.0
             held += objective.label_share * (layers + LABEL_STATISTICS * shape.d_model)
-        codes = objective.n_codebooks * objective.codebook_size
+        codes = prod(objective.label_sizes)
         chunks *= 4 * min(CHUNK_VALUES["cuda"], frames * masked_share * codes)
     return (held * frames + chunks) / GIB

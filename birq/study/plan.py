@@ -6,22 +6,21 @@ How much of a card's peak they reach is an assumption (`mfu`) until `--measure` 
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 
 from birq.errors import BirqError
 from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
-from birq.model.quantized import constants
 from birq.pipeline import dag
 from birq.pipeline.dag import Node
-from birq.settings.params import Optimisation, Params, numbers
+from birq.settings.params import Optimisation, Params
 from birq.speech.shards import open_split
 from birq.study.measure import device_here, largest_micro_batch, measure
 from birq.study.memory import GIB, activations_gib, weights_gib
+from birq.study.objective import objective as objective_of
 from birq.train.runtime.flops import TRAINING, encoder_per_frame, pretraining_per_frame
 from birq.train.runtime.hardware import PEAK_TFLOPS, card
 
@@ -137,9 +136,9 @@ def planned(node: Node, utterance_seconds: float, longest_seconds: float) -> Tra
             return None
         section, start = p.pretrain, stacked_start_probability(p.pretrain.mask_start_probability, m.n_stack)
         masked = 1 - (1 - start) ** span_frames(p.pretrain.mask_span_ms, f.frame_shift_ms, m.n_stack)
-        objective = constants(importlib.import_module(method.module), numbers(p, method))
+        objective = objective_of(p, method)
         per_frame = pretraining_per_frame(shape, objective, n_frames, masked)
-        n_weights = n_parameters + (m.d_model + 1) * objective.n_codebooks * objective.codebook_size
+        n_weights = n_parameters + (m.d_model + 1) * prod(objective.label_sizes)
     else:
         section, masked, objective, n_weights = p.finetune, 0.0, None, n_parameters
         per_frame = TRAINING * encoder_per_frame(shape, m.n_layers, n_frames)

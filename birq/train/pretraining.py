@@ -104,7 +104,7 @@ class PretrainTask:
         o = self.model.objective
         names = ("loss", "enhanced", "anchor", "masked", "utterances", "labelled", "correct", "faithful", "agreeing")
         self.sums: dict[str, float | Tensor] = dict.fromkeys(names, 0.0)  # on the device, float64
-        self.anchor_codes, self.enhanced_codes = (CodeCounts(o.n_codebooks, o.codebook_size, self.device) for _ in range(2))
+        self.anchor_codes, self.enhanced_codes = (CodeCounts(*o.label_sizes, self.device) for _ in range(2))
 
     def _flops(self, mean_frames: float, frame_shift_ms: float) -> float:
         shape, masked_share = self.model.encoder.shape, 1 - (1 - self.start_probability) ** self.span
@@ -138,17 +138,17 @@ class PretrainTask:
         return step_seed(self.seed, step) + part + 1
 
     def _shares(self, batches: list[Batch], masks: list[Masked]) -> list[Share | None]:
-        """This rank's share of each micro-batch, with the masked frames of all ranks; a single process has no shares."""
+        """This rank's share of each micro-batch, with the masked and the predicted frames of all ranks; a single process has no shares."""
         if self.group.size == 1:
             return [None] * len(batches)
         sizes = [b.n_all_ranks or len(b.ids) for b in batches]
         starts = np.cumsum([0, *sizes])
-        masked_B = torch.zeros(int(starts[-1]), dtype=torch.int64)
+        counts_2B = torch.zeros(2, int(starts[-1]), dtype=torch.int64)
         for batch, m, start in zip(batches, masks, starts, strict=False):
             begin = int(start) + batch.first
-            masked_B[begin : begin + len(batch.ids)] = m.mask_BT.sum(1)
-        parts = self.group.add(masked_B).split(sizes)
-        return [Share(part_B, batch.first, self.group.total) for part_B, batch in zip(parts, batches, strict=True)]
+            counts_2B[:, begin : begin + len(batch.ids)] = torch.stack([m.mask_BT.sum(1), m.predicted_B])
+        parts = self.group.add(counts_2B).split(sizes, dim=1)
+        return [Share(p[0], b.first, self.group.total, p[1]) for p, b in zip(parts, batches, strict=True)]
 
     def _forward(
         self, batch: Batch, m: Masked, step: int, part: int, share: Share | None, objective: AnchorObjective | None = None
@@ -169,7 +169,7 @@ class PretrainTask:
         if self.by_utterance:
             total = sum(b.n_all_ranks or len(b.ids) for b in batches)
         else:
-            total = sum(share.n_masked if share else len(m.masked_M) for m, share in zip(masks, shares, strict=True))
+            total = max(1, sum(share.n_predicted if share else m.n_predicted for m, share in zip(masks, shares, strict=True)))
         for part, (batch, m, share) in enumerate(zip(batches, masks, shares, strict=True)):
             losses = self._forward(batch, m, step, part, share)
             # The model gives means over the micro-batch's masked frames; times their number, sums. Over the step's masked frames that is
@@ -218,7 +218,7 @@ class PretrainTask:
 
     def figures(self, step: int) -> dict[str, float | None]:
         s, anchor_codes, enhanced_codes = self._totals()
-        n, enhanced = self.model.objective.n_codebooks, s["labelled"] > 0
+        (n, _), enhanced = self.model.objective.label_sizes, s["labelled"] > 0
         m, labelled = max(1.0, s["masked"]), max(1.0, s["labelled"])
         line: dict[str, float | None] = {
             "loss": s["loss"] / (max(1.0, s["utterances"]) if self.by_utterance else m),  # the others are per frame in either case
@@ -278,7 +278,14 @@ def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretr
     return feed_of(utterances, np.arange(len(utterances)), front_end, section, seed, group)
 
 
-def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, values: dict[str, Any]) -> None:
+def train(
+    job: Job,
+    model: BestRq,
+    utterances: Utterances,
+    front_end: FrontEnd,
+    values: dict[str, Any],
+    make_task: Callable[..., PretrainTask] = PretrainTask,
+) -> None:
     """Train a method's model to the end; the curve goes into the artifact. `values`: the params that the method reads, by key."""
     section, seed = job.read("pretrain"), int(job.wildcards["seed"])
     device = for_training(section.cpu_threads, job.notes)
@@ -288,7 +295,7 @@ def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, 
         feed = pretraining_feed(utterances, front_end, section, seed, group)
         mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
         watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
-        task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
+        task = make_task(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
         optimiser = adamw([{"params": list(model.parameters())}], section)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()

@@ -6,6 +6,8 @@ the useful work. A test holds the formula against the products that run.
 
 from __future__ import annotations
 
+from math import prod
+
 from birq.model.encoder import RELATIVE_REACH, Shape
 from birq.model.quantized import Quantization
 
@@ -29,8 +31,10 @@ def pretraining_per_frame(shape: Shape, objective: Quantization, n_frames: float
     Mean over the steps of a run: those before the enhanced labels begin have no label path.
     """
     o, d = objective, shape.d_model
-    codes = o.n_codebooks * o.codebook_size
-    quantizer = 2 * o.codebook_dim * (o.n_codebooks * shape.n_stack * shape.n_mels + codes)
+    codes = prod(o.label_sizes)
+    # labels from a file cost nothing here
+    made = not hasattr(o, "label_codebooks")
+    quantizer = made * 2 * o.codebook_dim * (o.n_codebooks * shape.n_stack * shape.n_mels + codes)
     head = TRAINING * 2 * d * codes
     total = TRAINING * encoder_per_frame(shape, shape.n_layers, n_frames) + masked_share * (quantizer + head)
     if getattr(o, "enhanced_weight", 0):
