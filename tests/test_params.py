@@ -59,7 +59,7 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("birq.gumbel_noise", "yes please", ["birq.gumbel_noise", "boolean"]),
         ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "above pretrain.batch_seconds = 60.0"]),
         ("pretrain.dropout", 1.0, ["pretrain.dropout", "1.0", "less than 1"]),
-        ("run.methods", ["hubert"], ["run.methods", "'hubert'", "birq, best_rq, scratch"]),
+        ("run.methods", ["wav2vec"], ["run.methods", "'wav2vec'", "birq, best_rq, scratch"]),
         ("pretrain.label_layer", 2, ["pretrain.label_layer", "unknown key", "it is birq.label_layer now"]),
         ("run.methods", [], ["run.methods", "at least 1"]),
         ("run.seeds", [0, 0], ["run.seeds", "twice"]),
@@ -102,7 +102,7 @@ VARIANT = {"method": "birq", "birq.label_layer": 2}
 @pytest.mark.parametrize(
     ("name", "variant", "names"),
     [
-        ("birq_k2", {"method": "hubert"}, ["variants.birq_k2.method", "'hubert'", "birq, best_rq, scratch"]),
+        ("birq_k2", {"method": "wav2vec"}, ["variants.birq_k2.method", "'wav2vec'", "birq, best_rq, scratch"]),
         ("birq_k2", {"birq.label_layer": 2}, ["variants.birq_k2.method", "None", "birq, best_rq, scratch"]),
         ("scratch", VARIANT, ["variants.scratch", "is the name of a method"]),
         ("birq_k2", VARIANT | {"birq.label_layerz": 2}, ["birq.label_layerz", "did you mean birq.label_layer"]),
@@ -136,7 +136,10 @@ def test_a_variant_is_its_method_with_other_numbers(tree: dict[str, Any]) -> Non
 
 def test_a_method_that_is_no_row_and_no_variant_is_refused(tree: dict[str, Any]) -> None:
     tree = put(put(tree, "variants", {"birq_k2": VARIANT}), "run.methods", ["birq_k3"])
-    with pytest.raises(BirqError, match=r"'birq_k3' is neither a method nor in variants; legal: birq, best_rq, scratch, birq_k2"):
+    with pytest.raises(
+        BirqError,
+        match=r"'birq_k3' is neither a method nor in variants; legal: birq, best_rq, scratch, hubert1, hubert, relabel, relabel2, phones, shuffled, birq_k2",
+    ):
         params.parse(tree)
 
 

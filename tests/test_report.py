@@ -25,7 +25,7 @@ from birq.report import build, claims, dagdraw, glossary, health, plots, tables,
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
 from birq.report.page import render
-from birq.settings import methods, params, variants
+from birq.settings import params
 
 ROOT = Path(__file__).parent.parent
 PAIR = {
@@ -261,12 +261,15 @@ def test_pre_training_time_counts_labels_and_the_encoders_behind_them(tmp_path: 
     inputs = artifacts.everything(tmp_path, names, (0,), n=30, seconds={"hubert": 200.0})
     path = tmp_path / "data/pretrain/hubert-0/provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"input_seconds": 220.0}))
+    (tmp_path / "report").mkdir()
     write(inputs, tmp_path / "report", names, (0,))
     rows = {r["method"]: r for r in json.loads((tmp_path / "report/metrics.json").read_text())}
     assert (rows["hubert"]["pretrain_seconds"], rows["hubert"]["label_seconds"]) == (420.0, 220.0)
     assert (rows["best_rq"]["pretrain_seconds"], rows["best_rq"]["label_seconds"]) == (205.0, None)
     table = tables.from_file(tmp_path / "report/metrics.json")
-    assert "pretrain min of hubert: with those of the labels and of the encoders that they come from" in table and "best_rq: with" not in table
+    assert (
+        "pretrain min of hubert: with those of the labels and of the encoders that they come from" in table and "best_rq: with" not in table
+    )
     assert "Pre-training of HuBERT: the time includes the labels" in (tmp_path / "report/index.html").read_text()
 
 
