@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from birq.errors import BirqError
 from birq.pipeline import code, dag
 from birq.settings import params, presets
+from birq.settings.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = presets.names(ROOT / "presets")
@@ -138,7 +140,7 @@ def test_a_method_that_is_no_row_and_no_variant_is_refused(tree: dict[str, Any])
     tree = put(put(tree, "variants", {"birq_k2": VARIANT}), "run.methods", ["birq_k3"])
     with pytest.raises(
         BirqError,
-        match=r"'birq_k3' is neither a method nor in variants; legal: birq, best_rq, scratch, hubert1, hubert, relabel, relabel2, phones, shuffled, birq_k2",
+        match=rf"'birq_k3' is neither a method nor in variants; legal: {', '.join(METHODS)}, birq_k2",
     ):
         params.parse(tree)
 
@@ -222,12 +224,15 @@ def _read_names(modules: set[str]) -> set[str]:
                 found.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
+                if re.fullmatch(r"[a-z_]+\.[a-z_]+", node.value):  # job.read("kmeans.layer")
+                    found.add(node.value.partition(".")[2])
     return found
 
 
 def test_every_key_is_read_by_a_stage_that_declares_it() -> None:
     """A number that nobody reads is a promise that is not kept."""
     loaded = params.load(ROOT / "params.yaml")
+    loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"methods": list(METHODS)})})
     unread = []
     nodes = dag.nodes(loaded)
     corpora = code.modules("birq.stages.corpus", *(f"birq.corpora.{kind}" for kind in ("synth", "an4", "librispeech", "local")))

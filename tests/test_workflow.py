@@ -187,12 +187,12 @@ def test_a_digest_for_dvc_changes_with_all_that_decides_what_is_made_on_the_way(
     """Params, code and corpus of labels and of encoders that only make labels; else DVC would keep what was learned from old labels."""
     content = {m: digests.content(dag.find(f"pretrain/{m}-0", loaded)) for m in ("birq", "hubert", "phones", "relabel")}
     assert "before" not in content["birq"]
-    assert list(content["hubert"]["before"]) == ["labels/hubert1-0", "pretrain/hubert1-0", "labels/hubert-0"]
-    assert content["hubert"]["before"]["labels/hubert-0"]["params"]["kmeans.layer"] == loaded.kmeans.layer
-    assert list(content["phones"]["before"]) == ["corpus/other", "corpus/synth", "labels/phones-0"]
-    assert content["phones"]["before"]["corpus/synth"]["params"]["corpora.synth"]["seed"] == 1
-    assert "birq.labels.relabel" in content["relabel"]["before"]["labels/relabel-0"]["code"]
-    assert list(content["relabel"]["before"]) == ["pretrain/best_rq-0", "labels/relabel-0"]
+    assert list(content["hubert"]["before"]) == ["labels-hubert1", "pretrain-hubert1", "labels-hubert"]
+    assert content["hubert"]["before"]["labels-hubert"]["params"]["kmeans.layer"] == loaded.kmeans.layer
+    assert list(content["phones"]["before"]) == ["corpus-other", "corpus-synth", "labels-phones"]
+    assert content["phones"]["before"]["corpus-synth"]["params"]["corpora.synth"]["seed"] == 1
+    assert "birq.labels.relabel" in content["relabel"]["before"]["labels-relabel"]["code"]
+    assert list(content["relabel"]["before"]) == ["pretrain-best_rq", "labels-relabel"]
 
 
 def test_dvc_orders_stages_by_their_parent_folders(project: Path) -> None:

@@ -37,5 +37,5 @@ def content(node: Node) -> dict[str, Any]:
     read = {n.name: n for m in made for n in m.before if n.name not in known}
     out: dict[str, Any] = {"code": node.code, "sources": sources.digest(node)}
     if made:
-        out["before"] = {n.name: json.loads(snakemake.stamp_content(n)) for n in (*read.values(), *made)}
+        out["before"] = {n.stem: json.loads(snakemake.stamp_content(n)) for n in (*read.values(), *made)}
     return out
