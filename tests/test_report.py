@@ -280,6 +280,7 @@ def test_pre_training_time_counts_labels_and_the_encoders_behind_them(tmp_path: 
     inputs = artifacts.everything(tmp_path, names, (0,), n=30, seconds={"hubert": 200.0})
     path = tmp_path / "data/pretrain/hubert-0/provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"input_seconds": 220.0}))
+    (tmp_path / "report").mkdir()
     write(inputs, tmp_path / "report", names, (0,))
     rows = {r["method"]: r for r in json.loads((tmp_path / "report/metrics.json").read_text())}
     assert (rows["hubert"]["pretrain_seconds"], rows["hubert"]["label_seconds"]) == (420.0, 220.0)

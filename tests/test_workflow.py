@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from birq.errors import BirqError
-from birq.pipeline import dag
+from birq.pipeline import dag, digests
 from birq.pipeline import snakemake as adapter
 from birq.settings import params, presets, variants
 from birq.settings.methods import METHODS
@@ -53,13 +53,16 @@ def tracked_copy(target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two corpora with different roles, two methods and a variant, two seeds: enough to tell every input apart."""
+    """Two corpora with different roles, methods of every kind and variants, two seeds: enough to tell every input apart."""
     folder = tracked_copy(tmp_path_factory.mktemp("workflow"))
     tree = yaml.safe_load((folder / "params.yaml").read_text())
     tree["corpora"]["other"] = dict(tree["corpora"]["synth"])
-    tree["variants"] = {"birq_k2": {"method": "birq", "birq.label_layer": 2, "finetune.steps": 900}}
+    tree["variants"] = {
+        "birq_k2": {"method": "birq", "birq.label_layer": 2, "finetune.steps": 900},
+        "hubert_k3": {"method": "hubert", "kmeans.layer": 3},
+    }
     tree["run"] = {
-        "methods": ["birq", "birq_k2", "scratch"],
+        "methods": ["birq", "birq_k2", "scratch", "hubert", "hubert_k3", "phones", "relabel"],
         "seeds": [0, 1],
         "pretrain_corpora": ["other", "synth"],
         "finetune_corpora": ["synth"],
@@ -131,12 +134,14 @@ def declared(sections: frozenset[str], read: frozenset[str]) -> frozenset[str]:
 def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> None:
     """A dependency on `data/features` stands for all corpora, one on a section for those of its keys that the stage reads.
 
+    Labels, and the runs behind them that run.methods lacks, have no stage: the verb that reads them makes them. So its stage names their
+    params, and its digest holds the rest of what decides them.
     Code, and corpora outside the project, reach a stage through its digest, which DVC's own stage `digests` writes. A stage of a method
     names the sections of all methods and `variants`: its verb restores where its own method does not read what has changed.
     """
     from dvc.repo import Repo
 
-    want = expected(loaded)
+    want = {name: spec for name, spec in expected(loaded).items() if listed(dag.find(name, loaded))}
     seen = {}
     by_stage: dict[str, set[str]] = {}
     for stage in Repo(str(project)).index.stages:
@@ -150,7 +155,7 @@ def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> Non
         node = dag.find(out, loaded)
         deps.remove(f"data/digests/{node.stem}.json")
         whole = {s.removeprefix("+").partition(":")[0] for s in dag.STAGES[name].inputs if s.startswith("+")}
-        inputs = set()
+        inputs = {str(b.folder) for b in node.before if not listed(b)}
         for dep in deps:
             part = dep.split("/")[1]
             if part in whole:
@@ -158,16 +163,36 @@ def test_dvc_equals_the_stage_table(project: Path, loaded: params.Params) -> Non
                 inputs |= {i for i in want[out].inputs if i.startswith(dep + "/") or i == dep}
             else:
                 inputs.add(dep)
+        made = {s for n in dag.on_the_way(node) for s in n.sections}
+        assert all(s in read or s.partition(".")[0] in read for s in made), f"dvc.yaml, {name}: a param of what its verb makes on the way"
         seen[out] = Spec(stage.cmd, frozenset(inputs), frozenset([out]), declared(want[out].params, read))
         by_stage.setdefault(name, set()).update(s for s in read if s != "variants")
-        varied = {s.partition(".")[0] for s in node.sections} & {*variants.VARIED, *(s for m in METHODS.values() for s in m.sections)}
+        own = (s for m in METHODS.values() for s in (*m.sections, *m.label_sections))
+        varied = {s.partition(".")[0] for s in node.sections} & {*variants.VARIED, *own}
         assert ("variants" in read) == bool(varied), f"dvc.yaml, {name}: a variant may change {sorted(varied)}"
     assert seen == want
     for name, read in by_stage.items():
         needed = {s for n in dag.nodes(loaded, name) for s in n.sections} | {
-            s for m in METHODS.values() for s in m.sections if name == "pretrain"
+            s for m in METHODS.values() for s in (*m.sections, *m.label_sections) if name == "pretrain"
         }
         assert all(any(s == r or s.startswith(r + ".") for s in needed) for r in read), f"dvc.yaml, {name}: a param that it does not read"
+
+
+def listed(node: dag.Node) -> bool:
+    """dvc.yaml has the runs of run.methods, and no labels."""
+    return node.stage.name != "labels" and node.wildcards.get("method", "birq") in node.project.run.methods
+
+
+def test_a_digest_for_dvc_changes_with_all_that_decides_what_is_made_on_the_way(loaded: params.Params) -> None:
+    """Params, code and corpus of labels and of encoders that only make labels; else DVC would keep what was learned from old labels."""
+    content = {m: digests.content(dag.find(f"pretrain/{m}-0", loaded)) for m in ("birq", "hubert", "phones", "relabel")}
+    assert "before" not in content["birq"]
+    assert list(content["hubert"]["before"]) == ["labels-hubert1", "pretrain-hubert1", "labels-hubert"]
+    assert content["hubert"]["before"]["labels-hubert"]["params"]["kmeans.layer"] == loaded.kmeans.layer
+    assert list(content["phones"]["before"]) == ["corpus-other", "corpus-synth", "labels-phones"]
+    assert content["phones"]["before"]["corpus-synth"]["params"]["corpora.synth"]["seed"] == 1
+    assert "birq.labels.relabel" in content["relabel"]["before"]["labels-relabel"]["code"]
+    assert list(content["relabel"]["before"]) == ["pretrain-best_rq", "labels-relabel"]
 
 
 def test_dvc_orders_stages_by_their_parent_folders(project: Path) -> None:

@@ -95,6 +95,8 @@ SMALL: dict[str, Any] = {
         "min_perplexity": 2.0,
         "gradient_cosine_every_steps": 0,
     },
+    "kmeans": {"clusters": 8, "fit_minutes": 60.0, "view": "log_mel", "layer": 1},
+    "relabel": {"layer": 1},
     "finetune": {
         "labelled_minutes": 60.0,
         "steps": 12,

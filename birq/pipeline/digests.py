@@ -24,18 +24,18 @@ def write(params: Params) -> list[Path]:
     locations.require_plain_name()
     folder = locations.data_root() / "digests"
     nodes = {folder / f"{node.stem}.json": node for node in dag.nodes(params)}
-    content = {path: _content(node) for path, node in nodes.items()}
-    for old in set(folder.glob("*.json")) - set(content):
+    wanted = {path: content(node) for path, node in nodes.items()}
+    for old in set(folder.glob("*.json")) - set(wanted):
         old.unlink()
-    return [files.write_if_changed(path, json.dumps(c, indent=1, sort_keys=True) + "\n") for path, c in content.items()]
+    return [files.write_if_changed(path, json.dumps(c, indent=1, sort_keys=True) + "\n") for path, c in wanted.items()]
 
 
-def _content(node: Node) -> dict[str, Any]:
+def content(node: Node) -> dict[str, Any]:
     """What DVC does not see of a node, and of those that its verb makes on the way, with what only they read."""
     made = dag.on_the_way(node)
     known = {n.name for n in (*made, *node.before)}
     read = {n.name: n for m in made for n in m.before if n.name not in known}
-    content: dict[str, Any] = {"code": node.code, "sources": sources.digest(node)}
+    out: dict[str, Any] = {"code": node.code, "sources": sources.digest(node)}
     if made:
-        content["before"] = {n.name: json.loads(snakemake.stamp_content(n)) for n in (*read.values(), *made)}
-    return content
+        out["before"] = {n.stem: json.loads(snakemake.stamp_content(n)) for n in (*read.values(), *made)}
+    return out

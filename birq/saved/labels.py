@@ -93,7 +93,7 @@ def open_labels(folder: Path, utterances: Utterances, n_stack: int) -> Labels:
     try:
         codes_AN = np.load(folder / CODES, mmap_mode="r")
         index = pq.read_table(folder / INDEX)
-    except (OSError, ValueError, pa.ArrowException) as e:
+    except (OSError, EOFError, ValueError, pa.ArrowException) as e:
         raise BirqError(f"{folder}: labels that cannot be read ({e}); delete the folder and run again, they are made anew") from None
     first, frames = (index[name].to_numpy() for name in ("first_frame", "frames"))
     found = dict(zip(index["id"].to_pylist(), range(len(index)), strict=True))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-METHODS = ("birq", "best_rq", "scratch")
+METHODS = ("birq", "best_rq", "scratch", "hubert", "relabel", "phones")  # run.methods
+ENCODERS = ("hubert1", *METHODS)  # hubert needs the first one
+LEARNED = tuple(m for m in ENCODERS if m not in ("birq", "best_rq", "scratch"))  # labels from a file
 CORPORA = ("spoken", "synth")  # one of kind local, one of kind synth
-RUN_STAGES = ("pretrain", "finetune", "decode", "score", "probe")
+RUN_STAGES = ("labels", "pretrain", "finetune", "decode", "score", "probe")
 ORDER = ("corpus", "features", "tokenizer", *RUN_STAGES, "report")
+OWN = {"corpus": CORPORA, "features": CORPORA, "labels": LEARNED, "pretrain": ENCODERS} | dict.fromkeys(RUN_STAGES[2:], METHODS)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,11 @@ class Edit:
 
 
 def _all(*stages: str) -> str:
-    return " ".join(f"{s}-{m}" for s in stages for m in METHODS)
+    return " ".join(f"{s}-{m}" for s in stages for m in OWN[s])
+
+
+TRAINED = " ".join(f"pretrain-{m}" for m in ENCODERS if m != "scratch")
+OFFLINE = " ".join(f"pretrain-{m}" for m in LEARNED)
 
 
 def _corpora(stage: str) -> str:
@@ -49,22 +56,31 @@ EDITS = (
     Edit("the filterbank", _corpora("features"), "birq/speech/fbank.py", "PREEMPHASIS = 0.97", "PREEMPHASIS = 0.98"),
     Edit(
         "the batches",
-        "pretrain-birq pretrain-best_rq " + _all("finetune", "decode", "probe"),
+        f"{TRAINED} " + _all("labels", "finetune", "decode", "probe"),
         "birq/speech/batches.py",
         "WINDOW = 16384",
         "WINDOW = 8192",
     ),
     Edit("the loss of BiRQ", "pretrain-birq", "birq/model/objectives.py", "SMALLEST = 1e-12", "SMALLEST = 1e-13"),
     Edit(
-        "the loss that BEST-RQ and BiRQ share",
-        "pretrain-birq pretrain-best_rq",
+        "the loss that all trained methods share",
+        TRAINED,
         "birq/model/prediction.py",
         "return -logp_RNV.gather",
         "return -1.0 * logp_RNV.gather",
     ),
     Edit(
+        "the prediction of labels from a file",
+        OFFLINE,
+        "birq/model/offline.py",
+        "return h_KD, given.codes_KN, max(1,",
+        "return h_KD, given.codes_KN, 1 * max(1,",
+    ),
+    Edit("the clusters of HuBERT", "labels-hubert1 labels-hubert", "birq/labels/kmeans.py", "DRAWS = 5", "DRAWS = 6"),
+    Edit("the form of a file of labels", f"{_all('labels')} {OFFLINE}", "birq/saved/labels.py", "DIGITS = 6", "DIGITS = 5"),
+    Edit(
         "the encoder",
-        _all("pretrain", "finetune", "decode", "probe"),
+        _all("labels", "pretrain", "finetune", "decode", "probe"),
         "birq/model/encoder.py",
         "RELATIVE_REACH = 512",
         "RELATIVE_REACH = 256",
@@ -84,11 +100,15 @@ EDITS = (
     Edit("the report's page", "report", "birq/report/templates/page.html", "<h1>", '<h1 class="large">'),
     Edit("the stage contract", "", "birq/pipeline/stage.py", "RESERVE_BYTES = 4 << 20", "RESERVE_BYTES = 8 << 20"),
     Edit("the table of methods: a title", "", "birq/settings/methods.py", '"BEST-RQ"', '"BEST-RQ (2022)"'),
-    Edit("`pretrain.steps`", "pretrain-birq pretrain-best_rq", setting="pretrain.steps=7"),
+    Edit("`pretrain.steps`", TRAINED, setting="pretrain.steps=7"),
     Edit("`pretrain.checkpoint_seconds`", "", setting="pretrain.checkpoint_seconds=7.0"),
-    Edit("`random_projection.codebook_size`", _all("pretrain"), setting="random_projection.codebook_size=64"),
-    Edit("`random_projection.anchor_weight`", "pretrain-birq pretrain-best_rq", setting="random_projection.anchor_weight=1.0"),
+    Edit("`random_projection.codebook_size`", f"labels-relabel {_all('pretrain')}", setting="random_projection.codebook_size=64"),
+    Edit("`random_projection.anchor_weight`", TRAINED, setting="random_projection.anchor_weight=1.0"),
     Edit("`birq.label_layer`", "pretrain-birq", setting="birq.label_layer=2"),
+    Edit("`kmeans.clusters`", "labels-hubert1 labels-hubert", setting="kmeans.clusters=64"),
+    Edit("`kmeans.view`", "labels-hubert1", setting="kmeans.view=log_mel"),
+    Edit("`kmeans.layer`", "labels-hubert", setting="kmeans.layer=3"),
+    Edit("`relabel.layer`", "labels-relabel", setting="relabel.layer=2"),
     Edit("`model.conv_kernel`", _all("pretrain"), setting="model.conv_kernel=5"),
     Edit("`finetune.steps`", _all("finetune"), setting="finetune.steps=7"),
     Edit("`decode.batch_seconds`", _all("decode"), setting="decode.batch_seconds=100.0"),
@@ -105,7 +125,7 @@ EDITS = (
     Edit("`features.max_quarantined_share`", "corpus-spoken", setting="features.max_quarantined_share=0.02"),
     Edit("`corpora.synth.seed`", "corpus-synth", setting="corpora.synth.seed=2"),
     Edit("`run.seeds`", "report", setting="run.seeds=[0, 1]"),
-    Edit("`run.pretrain_corpora`", f"{_all('pretrain')} report", setting="run.pretrain_corpora=[synth]"),
+    Edit("`run.pretrain_corpora`", f"{_all('labels', 'pretrain')} report", setting="run.pretrain_corpora=[synth]"),
     Edit(
         "`run.finetune_corpora`",
         f"tokenizer {_all('finetune', 'decode', 'probe')} report",
@@ -120,7 +140,7 @@ def shown(computes: str) -> str:
     wanted = set(computes.split())
     cells = []
     for stage in ORDER:
-        own = METHODS if stage in RUN_STAGES else CORPORA if stage in ("corpus", "features") else ()
+        own = OWN.get(stage, ())
         here = [o for o in own if f"{stage}-{o}" in wanted]
         if stage in wanted or (own and len(here) == len(own)):
             cells.append(stage)

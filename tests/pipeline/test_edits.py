@@ -17,7 +17,7 @@ from birq.settings import presets
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
     "corpora.spoken={kind: local, root: speech}",
-    "run={methods: [birq, best_rq, scratch], seeds: [0], pretrain_corpora: [spoken, synth], finetune_corpora: [spoken, synth]}",
+    f"run={{methods: [{', '.join(edits.METHODS)}], seeds: [0], pretrain_corpora: [spoken, synth], finetune_corpora: [spoken, synth]}}",
 )
 
 
@@ -26,7 +26,7 @@ Stamps = dict[str, str]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -> tuple[Path, Stamps]:
-    """Code and params of two kinds of corpora and three methods, and their stamps."""
+    """Code and params of two kinds of corpora and of methods of every kind, and their stamps."""
     folder = tmp_path_factory.mktemp("edits")
     shutil.copytree(ROOT / "birq", folder / "birq", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", folder)
@@ -69,6 +69,8 @@ def test_every_stage_and_section_has_a_row() -> None:
     assert {s for e in EDITS for s in e.computes.replace("-", " ").split()} >= set(dag.STAGES)
     keys = {e.setting.partition("=")[0].partition(".")[0] for e in EDITS if e.setting}
     assert keys == {"run", "variants", "corpora", "features", "tokenizer", "model", "pretrain", "random_projection", "birq"} | {
+        "kmeans",
+        "relabel",
         "finetune",
         "decode",
         "score",
