@@ -75,6 +75,9 @@ SMALL: dict[str, Any] = {
         "codebook_dim": 8,
         "view": "log_mel",
         "view_window_frames": 0,
+        "projection": "random",
+        "codebook": "random",
+        "refine_every_steps": 4,
         "anchor_weight": 2.4,
     },
     "birq": {

@@ -231,7 +231,7 @@ class BiRq(BestRq):
         if not o.enhanced_weight:
             return super().forward(feats_BTF, lengths_B, mask, generator, share, o)
         m, x_BTS = self._on_device(mask, lengths_B), self.encoder.stack(feats_BTF)
-        h_MD, y_MN, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share)
 
         u, part = self._labelled(m, generator, share, lengths_B.device)
         rows = (x_BTS, lengths_B) if u.rows_U is None else (x.index_select(0, u.rows_U) for x in (x_BTS, lengths_B))
@@ -263,6 +263,7 @@ class BiRq(BestRq):
             n_faithful=n_faithful,
             n_agreeing=(codes_LN == y_LN).sum(),
             anchor_codes_MN=y_MN,
+            anchor_frames_MS=view_MS,
             enhanced_codes_MN=codes_LN,
         )
 

@@ -67,12 +67,14 @@ class Forward:
     n_masked: int  # of the batch, all shares
     n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
     anchor_codes_MN: Tensor
+    anchor_frames_MS: Tensor  # of which the anchoring labels are made
     enhanced: Tensor | None = None  # F
     label_entropy: Tensor | None = None  # H of the mean noise-free label, nats, mean over codebooks
     n_labelled: int = 0  # masked frames of the batch that got an enhanced label
     n_faithful: Tensor | None = None  # labelled frames × codebooks whose sampled enhanced code is the nearest one
     n_agreeing: Tensor | None = None  # ... whose nearest enhanced code equals the anchoring code
     enhanced_codes_MN: Tensor | None = None  # nearest, noise-free, of the labelled frames
+    enhanced_frames_MD: Tensor | None = None  # z of the labelled frames, without gradient
 
 
 # ---- losses over frames × codes
@@ -179,14 +181,16 @@ class BestRq(QuantizedEncoder):
 
     def masked_pass(
         self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
-    ) -> tuple[Tensor, Tensor, int]:
-        """Output [M, D] and anchoring labels [M, N] (eq. 2) of the masked frames; how many the whole batch has."""
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Output [M, D] of the masked frames, their anchoring labels [M, N] (eq. 2), what these are made of [M, S']; how many the whole batch has."""
         x_AS = x_BTS.flatten(0, 1)
-        y_MN = self.anchor_quantizer.nearest(self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M))
+        view_MS = self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M)
+        y_MN = self.anchor_quantizer.nearest(view_MS)
         n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
         fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
         masked_BTS = x_AS.index_copy(0, m.masked_M, fill_MS * self.objective.mask_fill_std).view(x_BTS.shape)
-        return self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float(), y_MN, n_masked
+        h_MD = self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float()
+        return h_MD, y_MN, view_MS, n_masked
 
     def anchor_sums(self, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
         """`anchor_loss` of the head's prediction, summed over all frames."""
@@ -210,10 +214,17 @@ class BestRq(QuantizedEncoder):
         `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
         """
         o, m = objective or self.objective, self._on_device(mask, lengths_B)
-        h_MD, y_MN, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
         anchor, n_correct = self.anchor_sums(h_MD, y_MN)
         anchor = anchor / (n_masked * o.n_codebooks)
-        return Forward(total=o.anchor_weight * anchor, anchor=anchor.detach(), n_masked=n_masked, n_correct=n_correct, anchor_codes_MN=y_MN)
+        return Forward(
+            total=o.anchor_weight * anchor,
+            anchor=anchor.detach(),
+            n_masked=n_masked,
+            n_correct=n_correct,
+            anchor_codes_MN=y_MN,
+            anchor_frames_MS=view_MS,
+        )
 
 
 Model, Constants = BestRq, AnchorObjective

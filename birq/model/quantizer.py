@@ -55,6 +55,7 @@ class RandomQuantizer(nn.Module):
         bound = (6.0 / (d_in + codebook_dim)) ** 0.5
         projection = (torch.rand(n_codebooks, d_in, codebook_dim, generator=generator) * 2 - 1) * bound
         codebook = torch.randn(n_codebooks, codebook_size, codebook_dim, generator=generator)
+        self.unit = True
         self.register_buffer("projection", projection)
         self.register_buffer("codebook", F.normalize(codebook, dim=-1))
 
@@ -84,6 +85,8 @@ class RandomQuantizer(nn.Module):
     def directions(self, x_MD: Tensor) -> Tensor:
         """unit(x P), [N, M, h], with gradient to x."""
         return F.normalize(self.project(x_MD), dim=-1)
+
+    vectors = directions
 
     def logits(self, v_NMh: Tensor) -> Tensor:
         """2 v · C = 2 − ‖v − C‖² of unit vectors, [M, N, V] (eq. 4)."""

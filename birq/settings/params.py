@@ -218,6 +218,9 @@ class RandomProjection(Section):
     codebook_dim: Annotated[int, Field(ge=2)]
     view: Literal["log_mel", "mean_removed", "cepstra"]
     view_window_frames: Annotated[int, Field(ge=0)]
+    projection: Literal["random", "pca"]
+    codebook: Literal["random", "refined"]
+    refine_every_steps: Count
     anchor_weight: NonNegative
 
     @model_validator(mode="after")
