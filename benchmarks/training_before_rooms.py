@@ -17,6 +17,7 @@ ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
 # keys of today that were not there
 LATER = {"model": ("norms",), "tokenizer": ("language",), "random_projection": ("view", "view_window_frames")}
+LATER["random_projection"] += ("projection", "codebook", "refine_every_steps", "similarity_weight", "similarity_temperature")
 
 
 def load(path: str | Path = "params.yaml") -> Any:

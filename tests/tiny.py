@@ -78,6 +78,8 @@ SMALL: dict[str, Any] = {
         "projection": "random",
         "codebook": "random",
         "refine_every_steps": 4,
+        "similarity_weight": 0.0,
+        "similarity_temperature": 0.1,
         "anchor_weight": 2.4,
     },
     "birq": {
@@ -123,7 +125,7 @@ SMALL: dict[str, Any] = {
 }
 # of the objective, what a recipe decides rather than the size of the model
 CONSTANTS = ("enhanced_weight", "anchor_weight", "temperature", "logit_scale", "label_share", "label_gradient", "entropy_weight")
-CONSTANTS += ("labels", "gumbel_noise", "label_norm", "heads")
+CONSTANTS += ("labels", "gumbel_noise", "label_norm", "heads", "similarity_weight", "similarity_temperature")
 
 
 def shipped() -> dict[str, Any]:

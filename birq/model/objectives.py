@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from birq.model.encoder import Encoder
 from birq.model.masking import Labelled, Masked, Places, labelled, masked
-from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, anchor_loss, frames_at_once, log_probabilities, sum_over_chunks
+from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, frames_at_once, log_probabilities, sum_over_chunks
 from birq.model.quantizer import layer_norm, standardise
 
 SKIPPED_AT_ONCE = 1 << 20  # random numbers: 4 MiB
@@ -194,13 +194,13 @@ class BiRq(BestRq):
 
         def loss(h_RD: Tensor, y_RN: Tensor, v_RNh: Tensor, codes_RN: Tensor, *heads: Tensor) -> tuple[Tensor, ...]:
             logp_RNV = log_probabilities(h_RD, *heads[:2], o.n_codebooks)
-            anchor, n_correct = anchor_loss(logp_RNV, y_RN)
+            lower, anchor, n_correct = self.anchor_terms(o, logp_RNV, y_RN)
             if self.enhanced_head:
                 logp_RNV = log_probabilities(h_RD, *heads[2:], o.n_codebooks)
             logits_RNV = self.label_logits(v_RNh)
             label_RNV = enhanced_labels(logits_RNV, o, generator)
             enhanced = -torch.dot(label_RNV.flatten(), logp_RNV.flatten()) / o.n_codebooks
-            total = w1 * enhanced + w2 * anchor
+            total = w1 * enhanced + w2 * lower
             if o.entropy_weight:
                 total = total - w1 * o.entropy_weight * mean_label_entropy(F.softmax(logits_RNV, dim=-1).sum(0), log_mean_NV)
             return total, anchor, n_correct, enhanced, (label_RNV.argmax(-1) == codes_RN).sum()
@@ -249,8 +249,8 @@ class BiRq(BestRq):
         )
         n = n_masked * o.n_codebooks
         if u.rows_U is not None:
-            other_anchor, other_correct = self.anchor_sums(*(x.index_select(0, u.other_O) for x in (h_MD, y_MN)))
-            total = total + o.anchor_weight / n * other_anchor
+            lower, other_anchor, other_correct = self.anchor_sums(o, *(x.index_select(0, u.other_O) for x in (h_MD, y_MN)))
+            total = total + o.anchor_weight / n * lower
             anchor, n_correct = anchor + other_anchor.detach(), n_correct + other_correct
         return Forward(
             total=total,

@@ -28,6 +28,8 @@ class AnchorObjective(Quantization):
     """Constants of G; values stand in params.yaml."""
 
     anchor_weight: float  # w2
+    similarity_weight: float  # of the divergence from the label code's similarities, inside G
+    similarity_temperature: float
     mask_fill_std: float
 
 
@@ -116,6 +118,17 @@ def anchor_loss(logp_RNV: Tensor, y_RN: Tensor) -> tuple[Tensor, Tensor]:
     return -logp_RNV.gather(-1, y_RN[:, :, None]).sum(), (logp_RNV.detach().argmax(-1) == y_RN).sum()
 
 
+def similarity_divergence(logp_RNV: Tensor, y_RN: Tensor, codebook_NVh: Tensor, temperature: float) -> Tensor:
+    """KL(softmax over n of cos(C_y, C_n) / temperature ‖ prediction), sum over frames and codebooks (after Baumann et al. 2025).
+
+    Cross-entropy counts every wrong code alike; this asks less of those that stand near the label's.
+    """
+    unit_NVh = F.normalize(codebook_NVh, dim=-1)
+    own_NRh = unit_NVh.gather(1, y_RN.T[:, :, None].expand(-1, -1, unit_NVh.shape[-1]))
+    log_target_NRV = F.log_softmax(torch.matmul(own_NRh, unit_NVh.transpose(1, 2)) / temperature, dim=-1)
+    return F.kl_div(logp_RNV.transpose(0, 1), log_target_NRV, reduction="sum", log_target=True)
+
+
 def frames_at_once(device: torch.device, n_values: int) -> int:
     """Frames of a chunk, of `n_values` numbers each."""
     return max(1, CHUNK_VALUES[device.type] // n_values)
@@ -192,11 +205,19 @@ class BestRq(QuantizedEncoder):
         h_MD = self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float()
         return h_MD, y_MN, view_MS, n_masked
 
-    def anchor_sums(self, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
-        """`anchor_loss` of the head's prediction, summed over all frames."""
+    def anchor_terms(self, o: AnchorObjective, logp_RNV: Tensor, y_RN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What w2 multiplies, and `anchor_loss`; sums over frames and codebooks."""
+        anchor, n_correct = anchor_loss(logp_RNV, y_RN)
+        if not o.similarity_weight:
+            return anchor, anchor, n_correct
+        divergence = similarity_divergence(logp_RNV, y_RN, self.anchor_quantizer.codebook, o.similarity_temperature)
+        return anchor + o.similarity_weight * divergence, anchor, n_correct
 
-        def loss(h_RD: Tensor, y_RN: Tensor, weight_KD: Tensor, bias_K: Tensor) -> tuple[Tensor, Tensor]:
-            return anchor_loss(log_probabilities(h_RD, weight_KD, bias_K, y_RN.shape[1]), y_RN)
+    def anchor_sums(self, o: AnchorObjective, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
+        """`anchor_terms` of the head's prediction, summed over all frames."""
+
+        def loss(h_RD: Tensor, y_RN: Tensor, weight_KD: Tensor, bias_K: Tensor) -> tuple[Tensor, ...]:
+            return self.anchor_terms(o, log_probabilities(h_RD, weight_KD, bias_K, y_RN.shape[1]), y_RN)
 
         return sum_over_chunks(loss, [h_MD, y_MN], [self.head.weight, self.head.bias], len(self.head.bias))
 
@@ -215,11 +236,11 @@ class BestRq(QuantizedEncoder):
         """
         o, m = objective or self.objective, self._on_device(mask, lengths_B)
         h_MD, y_MN, view_MS, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
-        anchor, n_correct = self.anchor_sums(h_MD, y_MN)
-        anchor = anchor / (n_masked * o.n_codebooks)
+        loss, anchor, n_correct = self.anchor_sums(o, h_MD, y_MN)
+        n = n_masked * o.n_codebooks
         return Forward(
-            total=o.anchor_weight * anchor,
-            anchor=anchor.detach(),
+            total=o.anchor_weight * (loss / n),
+            anchor=anchor.detach() / n,
             n_masked=n_masked,
             n_correct=n_correct,
             anchor_codes_MN=y_MN,

@@ -84,7 +84,11 @@ class Refiner:
     def _begin(self) -> None:
         n, d, h = self.quantizer.projection.shape
         device, v = self.quantizer.codebook.device, self.quantizer.codebook.shape[1]
-        frames, sum_D, product_DD = torch.zeros((), dtype=torch.int64), torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+        frames, sum_D, product_DD = (
+            torch.zeros((), dtype=torch.int64),
+            torch.zeros(d, dtype=torch.float64),
+            torch.zeros(d, d, dtype=torch.float64),
+        )
         self.sums: dict[str, Tensor] = {}
         if self.estimating:
             self.sums = {"frames": frames, "sum_D": sum_D, "product_DD": product_DD}

@@ -222,6 +222,8 @@ class RandomProjection(Section):
     codebook: Literal["random", "refined"]
     refine_every_steps: Count
     anchor_weight: NonNegative
+    similarity_weight: NonNegative
+    similarity_temperature: Positive
 
     @model_validator(mode="after")
     def _window(self) -> RandomProjection:

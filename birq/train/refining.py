@@ -53,7 +53,10 @@ class Refiners:
 
     def add(self, losses: Forward) -> None:
         """The labelled frames of a micro-batch, or of this rank's share of it. Nothing leaves the device."""
-        frames = {"anchor": (losses.anchor_frames_MS, losses.anchor_codes_MN), "enhanced": (losses.enhanced_frames_MD, losses.enhanced_codes_MN)}
+        frames = {
+            "anchor": (losses.anchor_frames_MS, losses.anchor_codes_MN),
+            "enhanced": (losses.enhanced_frames_MD, losses.enhanced_codes_MN),
+        }
         for labels, refiner in self.refiners.items():
             frames_MD, codes_MN = frames[labels]
             if frames_MD is not None and codes_MN is not None:
