@@ -124,7 +124,7 @@ def test_training_names_the_key_and_the_way_out() -> None:
     """An epoch of one short utterance, and more components than a frame of the view has values."""
     with pytest.raises(BirqError, match=r"random_projection.projection: pca: \d frames are too few for 8 .* set it to random"):
         task(Refining(projection="pca")).backward([batch([4])], 0, 0)
-    with pytest.raises(BirqError, match="random_projection.projection: pca: 40 principal components of frames that have 39 values"):
+    with pytest.raises(BirqError, match=r"random_projection.projection: pca: 40 principal components of frames that have 39 values"):
         task(Refining(projection="pca"), view="cepstra", codebook_dim=40)
 
 

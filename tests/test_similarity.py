@@ -19,7 +19,7 @@ def target(temperature: float) -> torch.Tensor:
 
 
 def test_the_divergence_of_a_worked_out_case() -> None:
-    """Target (e, 1, 1/e) over their sum, 4.0862, against (1/2, 1/4, 1/4): .6652 ln(.6652/.5) + .2447 ln(.2447/.25) + .0900 ln(.0900/.25)."""
+    """(e, 1, 1/e) over their sum against (1/2, 1/4, 1/4): .6652 ln(.6652/.5) + .2447 ln(.2447/.25) + .0900 ln(.0900/.25) = .0928."""
     prediction = torch.tensor([[[0.5, 0.25, 0.25]]]).log()
     found = similarity_divergence(prediction, torch.tensor([[0]]), CODES, 1.0)
     p, q = target(1.0).tolist(), (0.5, 0.25, 0.25)
@@ -48,7 +48,7 @@ def test_at_a_low_temperature_it_is_cross_entropy() -> None:
 
 @pytest.mark.parametrize("changes", [{"enhanced_weight": 0.0}, {"label_share": 0.4}, {}], ids=["BEST-RQ", "some labels", "all labels"])
 def test_g_gets_its_mean_and_the_figure_of_g_stays(changes: dict) -> None:
-    """w2 (G + weight × divergence), a mean over masked frames and codebooks as G is; the curve's G is the cross-entropy, so that runs compare."""
+    """w2 (G + weight × divergence), a mean as G is; the curve's G is the cross-entropy, so that runs compare."""
     lengths, o = [20, 13, 9], {"gumbel_noise": False, **changes}
     b, weight = batch(lengths), 0.7
     mask = every_other(lengths)

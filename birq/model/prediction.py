@@ -195,7 +195,7 @@ class BestRq(QuantizedEncoder):
     def masked_pass(
         self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Output [M, D] of the masked frames, their anchoring labels [M, N] (eq. 2), what these are made of [M, S']; how many the whole batch has."""
+        """Of the masked frames: output [M, D], anchoring labels [M, N] (eq. 2), what these are made of; how many the whole batch has."""
         x_AS = x_BTS.flatten(0, 1)
         view_MS = self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M)
         y_MN = self.anchor_quantizer.nearest(view_MS)

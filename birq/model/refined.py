@@ -72,7 +72,7 @@ class Refiner:
     """
 
     def __init__(self, quantizer: RandomQuantizer, refinement: Refinement):
-        n, d, h = quantizer.projection.shape
+        _, d, h = quantizer.projection.shape
         if refinement.projection == "pca" and h > d:
             raise ValueError(f"{h} principal components of frames that have {d} values")
         self.quantizer, self.refinement, self.steps, self.fed = quantizer, refinement, 0, False
@@ -82,19 +82,13 @@ class Refiner:
         self._begin()
 
     def _begin(self) -> None:
-        n, d, h = self.quantizer.projection.shape
-        device, v = self.quantizer.codebook.device, self.quantizer.codebook.shape[1]
-        frames, sum_D, product_DD = (
-            torch.zeros((), dtype=torch.int64),
-            torch.zeros(d, dtype=torch.float64),
-            torch.zeros(d, d, dtype=torch.float64),
-        )
+        d, codebook = self.quantizer.projection.shape[1], self.quantizer.codebook
+        count, total = ({"dtype": kind, "device": codebook.device} for kind in (torch.int64, torch.float64))
         self.sums: dict[str, Tensor] = {}
         if self.estimating:
-            self.sums = {"frames": frames, "sum_D": sum_D, "product_DD": product_DD}
+            self.sums = {"frames": torch.zeros((), **count), "sum_D": torch.zeros(d, **total), "product_DD": torch.zeros(d, d, **total)}
         elif self.refinement.codebook == "refined":
-            self.sums = {"count_NV": torch.zeros(n, v, dtype=torch.int64), "sum_NVh": torch.zeros(n, v, h, dtype=torch.float64)}
-        self.sums = {k: x.to(device) for k, x in self.sums.items()}
+            self.sums = {"count_NV": torch.zeros(codebook.shape[:2], **count), "sum_NVh": torch.zeros(codebook.shape, **total)}
 
     @property
     def estimating(self) -> bool:
