@@ -29,7 +29,7 @@ FORMS = {
     "literal, LayerNorm": LITERAL | {"birq.label_norm": "layer_norm"},
     "literal, standardised": LITERAL | {"birq.label_norm": "standardise"},
     "literal, s = 1": LITERAL | {"birq.logit_scale": 1.0},
-    "literal, noise-free": LITERAL | {"birq.gumbel_noise": False},
+    "literal, noise-free": LITERAL | {"birq.noise": "none"},
     "literal, label gradient 0.05": LITERAL | {"birq.label_gradient": 0.05},
     "detached labels": LITERAL | {"birq.label_gradient": 0.0},
     "birq's default": {},

@@ -10,8 +10,9 @@ from benchmarks.steps import Steps, device_of
 from birq.model.encoder import Shape
 from birq.model.prediction import AnchorObjective, BestRq
 from birq.model.quantized import build, constants
+from birq.settings import yamlfile
 from birq.settings.methods import METHODS
-from birq.settings.params import Params, load, numbers
+from birq.settings.params import Params, numbers, parse
 from birq.speech.batches import Feed
 from birq.speech.shards import open_split, read_front_end
 from birq.train.pretraining import PretrainTask, Watched, pretraining_feed
@@ -21,7 +22,24 @@ __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed
 
 # changes to params.yaml for a timed or compared step
 ON_ONE_THREAD = {"birq.gradient_cosine_every_steps": 0, "pretrain.cpu_threads": 1}
+# keys of today that an earlier commit's birq may not know; their defaults are what it did
+LATER = {
+    "pretrain": ("reduction",),
+    "random_projection": ("distance", "projection", "codebook", "refine_every_steps", "similarity_weight", "similarity_temperature"),
+    "birq": ("noise", "begins_share", "label_projection", "label_codebook"),
+}
 Change = dict[str, Any]  # keys of params.yaml as birq.label_share, and their values
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """params.yaml as the birq that this process imports reads it."""
+    tree = yamlfile.read(Path(path), yamlfile.plain())
+    for section, keys in LATER.items():
+        known = Params.model_fields[section].annotation.model_fields
+        values = {key: tree[section].pop(key) for key in keys if key not in known}
+        if "noise" in values:
+            tree[section]["gumbel_noise"] = values["noise"] != "none"
+    return parse(tree, path)
 
 
 def by_section(change: Change) -> dict[str, dict[str, Any]]:

@@ -16,18 +16,20 @@ from birq import params as birq_params
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
 # keys of today that were not there
-LATER = {"model": ("norms",), "tokenizer": ("language",), "random_projection": ("view", "view_window_frames")}
-LATER["random_projection"] += ("projection", "codebook", "refine_every_steps", "similarity_weight", "similarity_temperature")
+LATER = {"model": ("norms",), "tokenizer": ("language",), "pretrain": ("reduction", "distance", "noise", "begins_share")}
+LATER["pretrain"] += ("view", "view_window_frames", "projection", "codebook", "refine_every_steps")
+LATER["pretrain"] += ("similarity_weight", "similarity_temperature", "label_projection", "label_codebook")
 
 
 def load(path: str | Path = "params.yaml") -> Any:
     """Today's params.yaml, or one of then, as that birq reads it. Variants are left out."""
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     tree.pop("variants", None)
-    for section, keys in LATER.items():
-        tree[section] = {k: v for k, v in tree[section].items() if k not in keys}
     for section in MERGED:
         tree["pretrain"] |= tree.pop(section, {})
+    tree["pretrain"]["gumbel_noise"] = tree["pretrain"]["noise"] != "none"
+    for section, keys in LATER.items():
+        tree[section] = {k: v for k, v in tree[section].items() if k not in keys}
     return birq_params.parse(tree, path)
 
 

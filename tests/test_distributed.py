@@ -121,6 +121,18 @@ def test_ranks_give_the_numbers_of_one_process(tmp_path: Path, inputs, alone, st
     torch.testing.assert_close(weights(tmp_path / "out0"), weights(alone[stage]), rtol=0, atol=2e-5)
 
 
+def test_ranks_give_the_numbers_of_one_process_in_the_printed_form(tmp_path: Path, inputs) -> None:
+    """Sums over the utterances of all ranks, raw distances, noise of either sign, and a branch that begins in the middle."""
+    changes = {"random_projection__distance": "raw", "birq__logit_scale": 1.0, "birq__noise": "reversed"}
+    changes |= {"pretrain__reduction": "utterances", "birq__begins_share": 0.25}
+    one = job("pretrain", tmp_path / "one", inputs, params(**SETTINGS | changes))
+    pretrain.compute(one)
+    gang.run(2, train_here, "pretrain", tmp_path, inputs, changes)
+    assert np.isnan(figures(one.out)[:2]).any() and curve(one.out)[0]["loss"] > 20
+    np.testing.assert_allclose(figures(tmp_path / "out0"), figures(one.out), rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(weights(tmp_path / "out0"), weights(one.out), rtol=0, atol=2e-5)
+
+
 def test_resume_with_another_number_of_ranks(tmp_path: Path, inputs, alone) -> None:
     """A signal to any rank stops all at the same step, with the sums of all ranks in one checkpoint; any number of ranks goes on."""
     changes = {"pretrain__log_every_steps": 3}

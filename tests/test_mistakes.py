@@ -110,12 +110,12 @@ def test_statistics_over_padded_frames() -> None:
     p, b = pretrainer(label_norm="standardise"), batch([20, 6])
     mask = every_other(b.lengths_B)
     padded_BTF = torch.nn.functional.pad(b.feats_BTF, (0, 0, 0, 160))
-    few = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B))
-    more = p.label_directions(p.encoder.stack(padded_BTF), b.lengths_B, places(torch.nn.functional.pad(mask, (0, 40)), b.lengths_B))
+    few = p.label_vectors(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B))
+    more = p.label_vectors(p.encoder.stack(padded_BTF), b.lengths_B, places(torch.nn.functional.pad(mask, (0, 40)), b.lengths_B))
     torch.testing.assert_close(few, more, atol=1e-4, rtol=0)
     z = p.encoder(p.encoder.stack(b.feats_BTF), b.lengths_B, n_layers=1)
     valid = valid_mask(b.lengths_B, 20)
-    torch.testing.assert_close(few, p.quantizer.directions(standardise(z[valid])[mask[valid]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(few, p.quantizer.vectors(standardise(z[valid])[mask[valid]]), atol=1e-4, rtol=0)
 
 
 def test_labels_under_autocast_bf16() -> None:
@@ -125,10 +125,10 @@ def test_labels_under_autocast_bf16() -> None:
     """
     p, b = pretrainer(codebook_size=2048, n_codebooks=1), batch([300, 200])
     z = torch.randn(500, 16, generator=noise())
-    labels, codes = p.anchor_labels(b.feats_BTF), p.quantizer.logits(p.quantizer.directions(z)).argmax(-1)
+    labels, codes = p.anchor_labels(b.feats_BTF), p.quantizer.logits(p.quantizer.vectors(z)).argmax(-1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(p.anchor_labels(b.feats_BTF), labels)
-        assert torch.equal(p.quantizer.logits(p.quantizer.directions(z)).argmax(-1), codes)
+        assert torch.equal(p.quantizer.logits(p.quantizer.vectors(z)).argmax(-1), codes)
         here = p(b.feats_BTF, b.lengths_B, every_other(b.lengths_B), noise())
     assert torch.equal(here.anchor_codes_MN, labels[every_other(b.lengths_B)])
     assert here.anchor.dtype == here.enhanced.dtype == here.total.dtype == torch.float32
@@ -193,7 +193,7 @@ def test_a_distance_tensor_of_frames_by_codes_by_dimensions_and_float64_codebook
     assert seen.dtypes <= {torch.float32, torch.int64}
     assert q.codebook.dtype == q.projection.dtype == torch.float32
     with Largest() as seen:
-        q.logits(q.directions(x))
+        q.logits(q.vectors(x))
     assert seen.values == m * v and torch.float64 not in seen.dtypes
 
 

@@ -43,20 +43,22 @@ def by_hand(p: BiRq, *, detach: bool, seed: int = 0) -> dict[str, Tensor]:
     masked[mask] = torch.randn(m, x.shape[-1], generator=generator) * o.mask_fill_std
     h = p.encoder(masked, lengths)[mask]
     logits, enhanced_logits = (head(h).view(m, o.n_codebooks, o.codebook_size) for head in (p.head, p.enhanced_head or p.head))
-    v = F.normalize(x[mask] @ p.anchor_quantizer.projection, dim=-1)
+    unit = (lambda v: F.normalize(v, dim=-1)) if o.distance == "unit" else (lambda v: v)
+    v = unit(x[mask] @ p.anchor_quantizer.projection)
     y = torch.cdist(v, p.anchor_quantizer.codebook).argmin(-1).T
     lower = F.cross_entropy(logits.flatten(0, 1), y.flatten())
     z = p.encoder(x, lengths, n_layers=o.label_layer)
     valid = valid_mask(lengths, x.shape[1])
-    z = standardise(z[valid])[mask[valid]] if o.label_norm == "standardise" else layer_norm(z[mask])
-    u = F.normalize(z @ p.quantizer.projection, dim=-1)
+    norms = {"standardise": lambda: standardise(z[valid])[mask[valid]], "layer_norm": lambda: layer_norm(z[mask]), "none": lambda: z[mask]}
+    u = unit(norms[o.label_norm]() @ p.quantizer.projection)
     label_logits = -o.logit_scale * torch.cdist(u, p.quantizer.codebook, compute_mode="donot_use_mm_for_euclid_dist").square().transpose(
         0, 1
     )
     if detach:
         label_logits = label_logits.detach()
     uniform = torch.rand(label_logits.shape, generator=generator).clamp_min(1e-20)
-    labels = ((label_logits - torch.log(-torch.log(uniform))) / o.temperature).softmax(-1)
+    noise_v = -torch.log(-torch.log(uniform))
+    labels = ((label_logits + (noise_v if o.noise == "gumbel" else -noise_v)) / o.temperature).softmax(-1)
     if o.labels == "hard":
         labels = F.one_hot(labels.argmax(-1), o.codebook_size) - labels.detach() + labels
     upper = F.cross_entropy(enhanced_logits.flatten(0, 1), labels.flatten(0, 1))
@@ -102,6 +104,20 @@ def test_losses_and_gradients_are_those_of_algorithm_1(
         (here.label_entropy, hand["H"]),
         (here.total, hand["total"]),
     ):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    same(gradient(p, here.total), gradient(p, hand["total"]), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("noise", ["gumbel", "reversed"])
+@pytest.mark.parametrize("label_norm", ["standardise", "layer_norm", "none"])
+def test_the_printed_form_is_algorithm_1_with_raw_distances(noise: str, label_norm: str) -> None:
+    """Eq. 2 and 4 with distances as they are printed, either sign of the noise, without scale and entropy: against the algorithm."""
+    form = {"distance": "raw", "logit_scale": 1.0, "entropy_weight": 0.0, "enhanced_weight": 0.7}
+    p = pretrainer(noise=noise, label_norm=label_norm, **form)
+    with torch.no_grad():  # or `none` would be LayerNorm
+        p.encoder.blocks[0].norm.weight.uniform_(0.3, 2.0, generator=torch.Generator().manual_seed(1))
+    here, hand = losses(p), by_hand(p, detach=False)
+    for mine, theirs in ((here.enhanced, hand["F"]), (here.anchor, hand["G"]), (here.total, hand["total"])):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
     same(gradient(p, here.total), gradient(p, hand["total"]), tolerance=1e-3)
 
@@ -168,7 +184,7 @@ def test_the_anchoring_part_is_the_same_with_and_without_f() -> None:
 @pytest.mark.parametrize("lengths", [LENGTHS, [13]])
 def test_several_codebooks_are_the_mean_of_single_ones(lengths: list[int]) -> None:
     """F, G and H are means over codebooks, so N codebooks weigh as much against each other as one."""
-    many = pretrainer(n_codebooks=3, gumbel_noise=False)
+    many = pretrainer(n_codebooks=3, noise="none")
     v, whole, single = many.objective.codebook_size, losses(many, lengths=lengths), []
     for n in range(3):
         one = BiRq(many.encoder, dataclasses.replace(many.objective, n_codebooks=1), seed=0)
@@ -217,19 +233,51 @@ def test_gumbel_samples_follow_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(60_000, 1, 3)
     drawn = enhanced_labels(logits, objective(), noise()).argmax(-1).flatten()
     torch.testing.assert_close(drawn.bincount() / 60_000, logits[0, 0].softmax(-1), atol=0.01, rtol=0)
-    free = enhanced_labels(logits, objective(gumbel_noise=False), noise())
+    free = enhanced_labels(logits, objective(noise="none"), noise())
     torch.testing.assert_close(free, (logits / 0.5).softmax(-1))
+
+
+def test_reversed_noise_is_eq_4_as_printed() -> None:
+    """softmax of −(d + v)/τ with v = −ln(−ln q), in plain numbers: two codes at squared distances 1 and 2, τ = 0.5."""
+    label = enhanced_labels(torch.tensor([[[-1.0, -2.0]]]), objective(noise="reversed"), noise()).flatten().tolist()
+    q = torch.rand(2, generator=noise()).tolist()
+    odds = [math.exp(-(d - math.log(-math.log(q_n))) / 0.5) for d, q_n in zip((1.0, 2.0), q, strict=True)]
+    assert label == pytest.approx([x / sum(odds) for x in odds], abs=1e-5)
+    plain = enhanced_labels(torch.tensor([[[-1.0, -2.0]]]), objective(), noise()).flatten().tolist()
+    assert plain != pytest.approx(label, abs=1e-3)
+
+
+def test_without_a_norm_of_its_own_a_label_sees_the_gain_of_the_layers_last_norm() -> None:
+    """The block ends in a LayerNorm: untrained, `none` and `layer_norm` are one; a trained gain and bias stay in z only with `none`."""
+    b = batch(LENGTHS)
+    mask, seen = every_other(b.lengths_B), {}
+    for trained in (False, True):
+        for kind in ("none", "layer_norm"):
+            p = pretrainer(label_norm=kind, distance="raw")
+            with torch.no_grad():
+                p.encoder.blocks[0].norm.weight.mul_(3.0 if trained else 1.0)
+            seen[kind, trained] = p.label_vectors(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B))
+    torch.testing.assert_close(seen["none", False], seen["layer_norm", False], atol=1e-3, rtol=0)
+    torch.testing.assert_close(seen["none", True], 3 * seen["none", False], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen["layer_norm", True], seen["layer_norm", False], atol=1e-3, rtol=0)
+
+
+def test_before_the_enhanced_branch_begins_the_objective_is_best_rq_s() -> None:
+    """`begins_share` 0.3 of 10 steps: three steps of BEST-RQ, and BiRQ's from the fourth on. Nothing but the step's number decides."""
+    o = objective(begins_share=0.3)
+    assert [o.at(step / 10).enhanced_weight for step in range(10)] == [0.0] * 3 + [0.1] * 7
+    assert o.at(0.0) == dataclasses.replace(o, enhanced_weight=0.0) and o.at(0.3) is o and objective().at(0.0) == objective()
 
 
 def test_layer_normed_enhanced_labels_do_not_depend_on_batch_mates_or_padding() -> None:
     """LayerNorm looks at one frame and the encoder at one utterance, so its labels alone are its labels in a batch."""
     p, b = pretrainer(label_norm="layer_norm"), batch(LENGTHS)
     mask = every_other(b.lengths_B)
-    together, begin = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B)).transpose(0, 1), 0
+    together, begin = p.label_vectors(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B)).transpose(0, 1), 0
     for row, length in enumerate(LENGTHS):
         feats, here = b.feats_BTF[row : row + 1, : 4 * length], mask[row : row + 1, :length]
         length_B = b.lengths_B[row : row + 1]
-        alone = p.label_directions(p.encoder.stack(feats), length_B, places(here, length_B)).transpose(0, 1)
+        alone = p.label_vectors(p.encoder.stack(feats), length_B, places(here, length_B)).transpose(0, 1)
         torch.testing.assert_close(together[begin : begin + len(alone)], alone, atol=1e-4, rtol=0)
         begin += len(alone)
 
@@ -261,7 +309,7 @@ def label_path_alone(weight: float, layers: int = 3, k: int = 2) -> tuple[BiRq, 
     p, b = pretrainer(n_layers=layers, label_layer=k, label_gradient=weight, entropy_weight=0.0), batch(LENGTHS)
     mask = every_other(b.lengths_B)
     p.head.requires_grad_(False)
-    v = p.label_directions(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B)).transpose(0, 1)
+    v = p.label_vectors(p.encoder.stack(b.feats_BTF), b.lengths_B, places(mask, b.lengths_B)).transpose(0, 1)
     codes, sum_NV = p.nearest_and_sum(v)
     h, y = torch.randn(len(v), p.head.in_features, generator=noise(1)), p.anchor_labels(b.feats_BTF)[mask]
     o = dataclasses.replace(p.objective, anchor_weight=0.0)
@@ -340,7 +388,8 @@ CHANGES = {
     "label_share": 0.4,
     "entropy_weight": 0.0,
     "labels": "hard",
-    "gumbel_noise": False,
+    "noise": "none",
+    "distance": "raw",
     "label_norm": "layer_norm",
     "heads": "separate",
     "mask_fill_std": 1.0,
@@ -354,16 +403,16 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("option", sorted({f.name for f in dataclasses.fields(objective())} - {"label_gradient"}))
+@pytest.mark.parametrize("option", sorted({f.name for f in dataclasses.fields(objective())} - {"label_gradient", "begins_share"}))
 def test_every_option_changes_the_loss(option: str) -> None:
-    """An option that changes nothing is one that is parsed and never used. (label_gradient changes the gradient: above.)"""
+    """An option that changes nothing is one that is parsed and never used. (The other two change the gradient, or some steps: above.)"""
     also = {"view_window_frames": {"view": "mean_removed"}, "similarity_temperature": {"similarity_weight": 0.1}}.get(option, {})
     assert not torch.equal(losses(pretrainer(**also, **{option: CHANGES[option]})).total, losses(pretrainer(**also)).total)
 
 
 def test_a_share_of_the_labels_is_f_over_some_whole_utterances() -> None:
     """label_share: F over a draw of utterances, each with its own labels and predictions; G stays that of the whole batch."""
-    fixed = {"label_norm": "layer_norm", "gumbel_noise": False, "mask_fill_std": 0.0, "entropy_weight": 0.0}
+    fixed = {"label_norm": "layer_norm", "noise": "none", "mask_fill_std": 0.0, "entropy_weight": 0.0}
     whole, part = losses(pretrainer(**fixed)), losses(pretrainer(**fixed, label_share=0.34))
     torch.testing.assert_close(whole.anchor, part.anchor)
     assert part.n_masked == whole.n_masked
@@ -393,7 +442,7 @@ def test_label_layer_beyond_the_encoder_is_an_error() -> None:
 
 def test_counts_are_counts() -> None:
     """Fidelity, agreement and accuracy are shares of masked frames × codebooks; without noise every sample is the nearest code."""
-    here = losses(pretrainer(gumbel_noise=False))
+    here = losses(pretrainer(noise="none"))
     n = here.n_masked * 2
     assert here.n_masked == int(every_other(LENGTHS).sum()) == here.n_labelled
     assert int(here.n_faithful) == n

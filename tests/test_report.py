@@ -220,6 +220,25 @@ def test_codes_are_within_bounds_only_if_they_are_at_every_step(facts: Facts):
     assert health.health(facts.runs_of("scratch")[0]) is None
 
 
+def test_steps_before_the_enhanced_labels_begin_are_not_judged(facts: Facts):
+    """Such lines have null in the enhanced figures: health, text and figures are those of the rest, and null to the end is no verdict."""
+    (run, *others), late = (
+        facts.runs_of("birq"),
+        ("enhanced_loss", "enhanced_perplexity", "label_fidelity", "enhanced_used_share", "agreement"),
+    )
+    empty = dict.fromkeys(late)
+    begun = replace(run, pretrain_curve=[p | empty if i < 40 else p for i, p in enumerate(run.pretrain_curve)])
+    want = health.health(replace(run, pretrain_curve=run.pretrain_curve[40:]))
+    assert health.health(begun) == want and want["held"] is True
+    never = health.health(replace(run, pretrain_curve=[p | empty for p in run.pretrain_curve]))
+    assert never["held"] is None and never["ratio_min"] is None
+    some = replace(facts, runs=[begun, *others, *facts.runs_of("best_rq")])
+    band = next(layer for layer in plots.perplexity(some)["layer"] if "low" in str(layer))["data"]["values"]
+    assert len(band) == len(run.pretrain_curve), "the band covers the whole training, not what the first run has"
+    for name in ("pretrain_losses", "label_fidelity", "perplexity"):
+        assert plots.FIGURES[name](some)
+
+
 def test_accepted_artifacts_are_shown(report: Path, tmp_path: Path):
     """`birq accept` declares an artifact good under changed code: the page and the table name it, when, and the modules."""
     assert "Accepted under changed code" not in (report / "index.html").read_text()

@@ -49,7 +49,7 @@ def test_at_a_low_temperature_it_is_cross_entropy() -> None:
 @pytest.mark.parametrize("changes", [{"enhanced_weight": 0.0}, {"label_share": 0.4}, {}], ids=["BEST-RQ", "some labels", "all labels"])
 def test_g_gets_its_mean_and_the_figure_of_g_stays(changes: dict) -> None:
     """w2 (G + weight × divergence), a mean as G is; the curve's G is the cross-entropy, so that runs compare."""
-    lengths, o = [20, 13, 9], {"gumbel_noise": False, **changes}
+    lengths, o = [20, 13, 9], {"noise": "none", **changes}
     b, weight = batch(lengths), 0.7
     mask = every_other(lengths)
     plain, p = pretrainer(**o), pretrainer(**o, similarity_weight=weight)

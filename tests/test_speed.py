@@ -181,6 +181,15 @@ def test_operations_by_formula_are_those_that_torch_counts(weight: float, gradie
     assert products.flops == pytest.approx(formula, rel=0.015)
 
 
+def test_operations_of_a_branch_that_begins_late_are_the_mean_over_the_steps() -> None:
+    """A quarter of the steps are BEST-RQ's, three quarters BiRQ's."""
+    frame = 100.0, 0.5
+    birq, best_rq, late = (
+        pretraining_per_frame(shape(), objective(**change), *frame) for change in ({}, {"enhanced_weight": 0.0}, {"begins_share": 0.25})
+    )
+    assert late == pytest.approx(0.25 * best_rq + 0.75 * birq)
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [

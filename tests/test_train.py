@@ -21,6 +21,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny import (
     LETTERS,
+    ROOT,
     batch,
     child_environment,
     curve,
@@ -113,7 +114,13 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
 ) -> None:
     """Everything random at a step follows from (seed, step), and the checkpoint holds the rest: weights and curve of a pre-training and a
     fine-tuning that were killed are those of runs that were not. Dropout, masks, Gumbel noise, SpecAugment and dev WER are all on."""
-    changes = {"pretrain__steps": 60, "finetune__steps": 60, "pretrain__dropout": 0.1, "birq__gradient_cosine_every_steps": 10}
+    changes = {
+        "pretrain__steps": 60,
+        "finetune__steps": 60,
+        "pretrain__dropout": 0.1,
+        "birq__gradient_cosine_every_steps": 10,
+        "birq__begins_share": 0.1,
+    }
     killed, whole = (project(tmp_path / name, features, **changes) for name in ("killed", "whole"))
     monkeypatch.delenv("BIRQ_STORE", raising=False)
     for verb in ("tokenizer", "pretrain", "finetune"):
@@ -284,6 +291,45 @@ def test_birq_with_w1_0_is_best_rq_bit_for_bit(tmp_path: Path, features: Path) -
     assert all(line["enhanced_loss"] is None and line["enhanced_perplexity"] is None for line in curve(plain))
 
 
+def test_until_the_enhanced_branch_begins_every_step_is_best_rq_s(tmp_path: Path, features: Path) -> None:
+    """`begins_share` 0.5 of 12 steps: the first six lines are BEST-RQ's to the bit, with null in the enhanced figures."""
+    every = {"pretrain__log_every_steps": 1, "birq__gradient_cosine_every_steps": 1}
+    late = curve(pretrained(tmp_path / "late", features, birq__begins_share=0.5, **every))
+    plain = curve(pretrained(tmp_path / "plain", features, "best_rq", **every))
+    assert late[:6] == plain[:6] and late[6]["loss"] != plain[6]["loss"]
+    for key in ("enhanced_loss", "label_fidelity", "enhanced_perplexity", "enhanced_used_share", "agreement", "gradient_cosine"):
+        assert [line[key] is None for line in late] == [True] * 6 + [False] * 6, key
+
+
+def test_the_watch_for_collapse_begins_with_the_enhanced_branch(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that are not there have not collapsed: with a bound that no codebook reaches, the run stops four steps after step 7."""
+    monkeypatch.setattr(pretraining, "COLLAPSED_STEPS", 4)
+    bound = {"birq__min_perplexity": 1e9, "pretrain__warmup_steps": 0, "pretrain__log_every_steps": 1}
+    with pytest.raises(BirqError, match=r"have collapsed .* since step 7"):
+        pretrained(tmp_path, features, birq__begins_share=0.5, **bound)
+    assert curve(tmp_path / "scratch")[-1]["step"] == 10
+
+
+@pytest.mark.parametrize("method", ["birq", "best_rq"])
+def test_the_printed_form_runs_through_the_stage_under_a_name_of_its_own(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The variant that docs/method.md shows, and BEST-RQ's row with raw distances: pre-trained by the verb, read back with its labels."""
+    printed = yaml.safe_load((ROOT / "docs" / "method.md").read_text().split("```yaml\n")[1].split("```")[0])["variants"]["birq_printed"]
+    if method == "best_rq":
+        printed = {"method": method} | {k: v for k, v in printed.items() if k.startswith(("random_projection", "pretrain"))}
+    folder, changed = project(tmp_path, features), tree()
+    changed |= {"variants": {"printed": printed}, "run": changed["run"] | {"methods": ["printed"]}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("BIRQ_STORE", raising=False)
+    assert birq.main(["pretrain", "--method", "printed", "--seed", "0"]) == 0
+    loaded = encoder.load(folder / "data" / "pretrain" / "printed-0")
+    assert loaded.config["objective"]["distance"] == "raw" and not loaded.model.quantizer.unit
+    assert loaded.model.anchor_quantizer.codebook.norm(dim=-1).std() > 0.1
+    assert curve(folder / "data" / "pretrain" / "printed-0")[-1]["anchor_loss"] < 10
+
+
 def test_methods_of_a_seed_share_quantizers_and_first_weights(tmp_path: Path, features: Path, scratch_encoder: Path) -> None:
     """Quantizer buffers travel in the artifact and are equal for all methods of a seed; another seed has others."""
     made = {m: load_file(pretrained(tmp_path / m, features, m, pretrain__steps=2) / "encoder.safetensors") for m in ("birq", "best_rq")}
@@ -401,24 +447,57 @@ def pieces(b: Batch, cuts: list[slice]) -> list[Batch]:
     return [Batch(b.feats_BTF[c], b.lengths_B[c], b.ids[c], b.texts[c], b.index[c], float(b.lengths_B[c].sum()) / 25) for c in cuts]
 
 
-def accumulated(batches: list[Batch], **changes) -> torch.Tensor:
-    model = pretrainer(**{"gumbel_noise": False, "mask_fill_std": 0.0, **changes})
-    task = pretraining.PretrainTask(model, params().pretrain, "pretrain/birq-0", torch.device("cpu"), 0, 10.0)
+def task_of(reduction: str, **changes) -> pretraining.PretrainTask:
+    model = pretrainer(**{"noise": "none", "mask_fill_std": 0.0, **changes})
+    section = params(pretrain__reduction=reduction).pretrain
+    return pretraining.PretrainTask(model, section, "pretrain/birq-0", torch.device("cpu"), 0, 10.0)
+
+
+def accumulated(batches: list[Batch], reduction: str = "frames", **changes) -> torch.Tensor:
+    task = task_of(reduction, **changes)
     task.backward(batches, 0, 0)
-    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+    return torch.cat([w.grad.flatten() for w in task.model.parameters() if w.grad is not None])
 
 
+FRAMEWISE = {"label_norm": "layer_norm", "entropy_weight": 0.0, "enhanced_weight": 1.0}
+
+
+@pytest.mark.parametrize("changes", [{"enhanced_weight": 0.0}, FRAMEWISE], ids=["best_rq", "birq, frame-wise labels"])
+def test_the_printed_reduction_is_a_mean_over_utterances_of_sums_over_masked_frames(changes: dict) -> None:
+    """Eq. 5 to 7, one utterance at a time: cross-entropy summed over its masked frames, then the mean over the utterances of the step,
+    whatever the micro-batches. The logged loss is that value; the parts stay per frame, as for the other reduction."""
+    b = batch([60, 60, 40, 4, 3])
+    cuts = [slice(0, 1), slice(1, 3), slice(3, 5)]
+    task = task_of("utterances", **changes)
+    value, sums, n_masked = 0.0, torch.zeros(sum(w.numel() for w in task.model.parameters() if w.requires_grad)), 0
+    for one in pieces(b, [slice(i, i + 1) for i in range(5)]):
+        (ready,) = task.ready([one], 0, 0)
+        losses = task._forward(ready, ready.masked, 0, 0, None)
+        task.model.zero_grad()
+        (losses.total * losses.n_masked / 5).backward()
+        sums += torch.cat([w.grad.flatten() for w in task.model.parameters()])
+        value, n_masked = value + losses.total.item() * losses.n_masked / 5, n_masked + losses.n_masked
+    torch.testing.assert_close(accumulated(pieces(b, cuts), "utterances", **changes), sums, atol=1e-5, rtol=1e-4)
+    lines = {}
+    for reduction in ("utterances", "frames"):
+        task = task_of(reduction, **changes)
+        task.backward(pieces(b, cuts), 0, 0)
+        lines[reduction] = task.figures(1)
+    assert lines["utterances"]["loss"] == pytest.approx(value, rel=1e-5)
+    assert lines["utterances"]["loss"] == pytest.approx(lines["frames"]["loss"] * n_masked / 5, rel=1e-6)
+    assert lines["utterances"]["anchor_loss"] == lines["frames"]["anchor_loss"]
+
+
+@pytest.mark.parametrize("reduction", ["frames", "utterances"])
 @pytest.mark.parametrize(
-    "changes",
-    [{"enhanced_weight": 0.0}, {"label_norm": "layer_norm", "entropy_weight": 0.0, "enhanced_weight": 1.0, "label_gradient": 0.0}],
-    ids=["best_rq", "birq, frame-wise labels"],
+    "changes", [{"enhanced_weight": 0.0}, FRAMEWISE | {"label_gradient": 0.0}], ids=["best_rq", "birq, frame-wise labels"]
 )
-def test_micro_batches_give_the_gradient_of_the_whole_batch(changes: dict) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(changes: dict, reduction: str) -> None:
     """A mean over masked frames is a sum over micro-batches weighted by their masked frames, however unlike these are. (Standardised z
     and the entropy of the mean label are those of a micro-batch: an approximation, which larger micro-batches make smaller.)"""
     b = batch([60, 60, 40, 4, 3])
-    whole = accumulated([b], **changes)
-    parts = accumulated(pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), **changes)
+    whole = accumulated([b], reduction, **changes)
+    parts = accumulated(pieces(b, [slice(0, 1), slice(1, 3), slice(3, 5)]), reduction, **changes)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
 

@@ -65,6 +65,7 @@ SMALL: dict[str, Any] = {
         "mask_start_probability": 0.02,
         "mask_span_ms": 400.0,
         "mask_fill_std": 0.1,
+        "reduction": "frames",
         "log_every_steps": 2,
         "checkpoint_seconds": 0.0,
         "cpu_threads": 1,
@@ -75,6 +76,7 @@ SMALL: dict[str, Any] = {
         "codebook_dim": 8,
         "view": "log_mel",
         "view_window_frames": 0,
+        "distance": "unit",
         "projection": "random",
         "codebook": "random",
         "refine_every_steps": 4,
@@ -91,9 +93,12 @@ SMALL: dict[str, Any] = {
         "label_gradient": 1.0,
         "entropy_weight": 1.0,
         "labels": "soft",
-        "gumbel_noise": True,
+        "noise": "gumbel",
         "label_norm": "standardise",
         "heads": "shared",
+        "label_projection": "random",
+        "label_codebook": "random",
+        "begins_share": 0.0,
         "min_perplexity": 2.0,
         "gradient_cosine_every_steps": 0,
     },
@@ -125,7 +130,7 @@ SMALL: dict[str, Any] = {
 }
 # of the objective, what a recipe decides rather than the size of the model
 CONSTANTS = ("enhanced_weight", "anchor_weight", "temperature", "logit_scale", "label_share", "label_gradient", "entropy_weight")
-CONSTANTS += ("labels", "gumbel_noise", "label_norm", "heads", "similarity_weight", "similarity_temperature")
+CONSTANTS += ("labels", "noise", "label_norm", "heads", "distance", "begins_share", "similarity_weight", "similarity_temperature")
 
 
 def shipped() -> dict[str, Any]:

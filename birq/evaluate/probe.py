@@ -13,7 +13,7 @@ import torch
 
 from birq.evaluate import quality
 from birq.evaluate.phones import NO_PHONE, Segments, frame_centres_s, phones_at
-from birq.model.quantizer import layer_norm, standardise
+from birq.model.quantizer import framewise, standardise
 from birq.progress import Progress
 from birq.saved.encoder import SavedEncoder
 from birq.speech.batches import Batch, sequential
@@ -44,7 +44,8 @@ class Frames:
         self.split, self.index, self.device = split, index, device
         self.model, self.front_end = pretrained.model.to(device).eval(), pretrained.front_end
         # BiRQ's own; an encoder without enhanced labels is read in BiRQ's default way
-        self.standardised = pretrained.config["objective"].get("label_norm", "standardise") == "standardise"
+        self.label_norm = pretrained.config["objective"].get("label_norm", "standardise")
+        self.standardised = self.label_norm == "standardise"
         self.lengths = split.n_frames[index] // self.front_end.n_stack
         ends = np.cumsum(self.lengths)
         self.total = int(ends[-1])
@@ -117,7 +118,7 @@ def label_frames(frames: Frames, name: str) -> tuple[np.ndarray, list[np.ndarray
         valid_BT = torch.arange(codes_BTN.shape[1]) < batch.lengths_B[:, None]
         anchor_MN[rows] = codes_BTN[valid_BT].numpy()
         for k, z_MD in enumerate(_layers(frames, batch)):
-            z_MD = standardise(z_MD, *statistics[k]) if standard else layer_norm(z_MD)
+            z_MD = standardise(z_MD, *statistics[k]) if standard else framewise(z_MD, frames.label_norm)
             enhanced[k][rows] = model.quantizer.nearest(z_MD).cpu().numpy()
         done += len(batch.ids)
         progress.update(done)

@@ -1,7 +1,7 @@
 """BiRQ (Jiang et al. 2025, arXiv 2509.15430): the paper in one file. Its lower level G alone is BEST-RQ, in prediction.py.
 
     u = P x,  y = argmin over n of ‖u − C_n‖²                 eq. 1, 2: anchoring labels, fixed
-    u⁽ᵏ⁾ = P′ z⁽ᵏ⁾,  label = Gumbel-softmax of −‖u⁽ᵏ⁾ − C‖²     eq. 3, 4: enhanced labels, by the model's layer k from the unmasked input
+    u⁽ᵏ⁾ = P′ z⁽ᵏ⁾,  label = softmax of (noise − ‖u⁽ᵏ⁾ − C‖²)/τ  eq. 3, 4: enhanced labels, by the model's layer k from the unmasked input
     G, F: cross-entropy of masked frames against either        eq. 5, 6, 7
     min F(θ)  subject to  G(θ) − min G ≤ δ                    eq. 8, the same θ on both levels
     min w1 F(θ) + w2 (G(θ) − min G)                           eq. 9, its penalty form; min G is a constant
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from birq.model.encoder import Encoder
 from birq.model.masking import Labelled, Masked, Places, labelled, masked
 from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, frames_at_once, log_probabilities, sum_over_chunks
-from birq.model.quantizer import layer_norm, standardise
+from birq.model.quantizer import framewise, standardise
 
 SKIPPED_AT_ONCE = 1 << 20  # random numbers: 4 MiB
 OFFSETS = 4  # by which a GPU's generator moves for a number, at most
@@ -44,9 +44,14 @@ class Objective(AnchorObjective):
     label_gradient: float  # weight on the gradient through the label path
     entropy_weight: float  # β, weight of H(mean label) inside F
     labels: str  # soft or hard
-    gumbel_noise: bool
-    label_norm: str  # standardise or layer_norm
+    noise: str  # gumbel, reversed (the printed sign) or none
+    label_norm: str  # standardise, layer_norm or none
     heads: str  # shared or separate
+    begins_share: float  # share of the steps before there are enhanced labels
+
+    def at(self, done_share: float) -> Objective:
+        """BEST-RQ's until the enhanced labels begin."""
+        return self if done_share >= self.begins_share else replace(self, enhanced_weight=0.0)
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -83,13 +88,15 @@ def _skip(count: int, generator: torch.Generator, device: torch.device) -> None:
 
 
 def enhanced_labels(logits_MNV: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
-    """Eq. 4: Gumbel-softmax over the codebook, [M, N, V], rows sum to one.
+    """Eq. 4: softmax of noisy logits over the codebook, [M, N, V], rows sum to one.
 
-    `hard`: the one-hot of the largest, with the soft label's gradient (straight-through).
+    Noise `gumbel` is added, so that the largest is a draw from softmax(logits). As printed, the same noise enters with a minus sign:
+    `reversed`. `hard`: the one-hot of the largest, with the soft label's gradient (straight-through).
     """
     noisy = logits_MNV
-    if objective.gumbel_noise:
-        noisy = logits_MNV + gumbel_noise(logits_MNV.shape, generator, logits_MNV.device)
+    if objective.noise != "none":
+        noise_MNV = gumbel_noise(logits_MNV.shape, generator, logits_MNV.device)
+        noisy = logits_MNV + noise_MNV if objective.noise == "gumbel" else logits_MNV - noise_MNV
     soft = F.softmax(noisy / objective.temperature, dim=-1)
     if objective.labels == "soft":
         return soft
@@ -148,8 +155,8 @@ class BiRq(BestRq):
         drawn_B[torch.randperm(n, generator=generator, device=generator.device)[:count].cpu()] = True
         return drawn_B
 
-    def label_directions(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
-        """unit(z P) of the masked frames, z from layer k of the unmasked input: [N, M, h]. Label logits are 2 s · v · C (eq. 4)."""
+    def label_frames(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
+        """z of the masked frames, from layer k of the unmasked input: [M, D]."""
         o = self.objective
         with torch.set_grad_enabled(torch.is_grad_enabled() and o.label_gradient != 0):
             z_AD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False).flatten(0, 1)
@@ -157,14 +164,18 @@ class BiRq(BestRq):
                 z_AD = z_AD.index_select(0, at.valid_A).float()
                 z_MD = standardise(z_AD, *(shared_statistics(z_AD, share) if share else ())).index_select(0, at.masked_of_valid_M)
             else:
-                z_MD = layer_norm(z_AD.index_select(0, at.masked_M).float())
+                z_MD = framewise(z_AD.index_select(0, at.masked_M).float(), o.label_norm)
             if o.label_gradient not in (0.0, 1.0):
                 z_MD = _WeightedGradient.apply(z_MD, o.label_gradient)
-            return self.quantizer.directions(z_MD)
+            return z_MD
+
+    def label_vectors(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
+        """z P of the masked frames, or unit(z P): [N, M, h] (eq. 3)."""
+        return self.quantizer.vectors(self.label_frames(x_BTS, lengths_B, at, share))
 
     def label_logits(self, v_MNh: Tensor) -> Tensor:
         """−s ‖v − C‖² up to a constant (eq. 4): [M, N, V]."""
-        return self.quantizer.logits(self.objective.logit_scale * v_MNh.transpose(0, 1))
+        return self.quantizer.logits(v_MNh.transpose(0, 1), self.objective.logit_scale)
 
     @torch.no_grad()
     def nearest_and_sum(self, v_MNh: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +199,7 @@ class BiRq(BestRq):
     ) -> tuple[Tensor, ...]:
         """The contribution of frames with an enhanced label to the total, and their sums of G, correct predictions, F and faithful samples.
 
-        frames: outputs [L, D], anchoring labels [L, N], directions [L, N, h], nearest codes [L, N].
+        frames: outputs [L, D], anchoring labels [L, N], vectors of layer k [L, N, h], nearest codes [L, N].
         """
         w1, w2 = o.enhanced_weight / n_labelled, o.anchor_weight / (n_masked * o.n_codebooks)
 
@@ -235,12 +246,13 @@ class BiRq(BestRq):
 
         u, part = self._labelled(m, generator, share, lengths_B.device)
         rows = (x_BTS, lengths_B) if u.rows_U is None else (x.index_select(0, u.rows_U) for x in (x_BTS, lengths_B))
-        v_LNh = self.label_directions(*rows, u.places, part).transpose(0, 1)
+        z_LD = self.label_frames(*rows, u.places, part)
+        v_LNh = self.quantizer.vectors(z_LD).transpose(0, 1)
         codes_LN, sum_NV = self.nearest_and_sum(v_LNh)
         n_labelled, before = (part.n_masked, part.masked_before) if part else (len(v_LNh), 0)
         mean_NV = (part.total(sum_NV) if part else sum_NV) / n_labelled
         log_mean_NV = mean_NV.clamp_min(SMALLEST).log()
-        if o.gumbel_noise:  # the noise of other shares' frames comes first
+        if o.noise != "none":  # the noise of other shares' frames comes first
             _skip(before * sum_NV.numel(), generator, v_LNh.device)
 
         h_LD, y_LN = (h_MD, y_MN) if u.rows_U is None else (x.index_select(0, u.masked_L) for x in (h_MD, y_MN))
@@ -265,6 +277,7 @@ class BiRq(BestRq):
             anchor_codes_MN=y_MN,
             anchor_frames_MS=view_MS,
             enhanced_codes_MN=codes_LN,
+            enhanced_frames_MD=z_LD.detach(),
         )
 
 

@@ -32,6 +32,10 @@ class AnchorObjective(Quantization):
     similarity_temperature: float
     mask_fill_std: float
 
+    def at(self, done_share: float) -> AnchorObjective:
+        """The objective of a step, before which this share of all steps is done."""
+        return self
+
 
 @dataclass(frozen=True)
 class Share:

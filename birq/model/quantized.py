@@ -29,6 +29,7 @@ class Quantization:
     codebook_dim: int
     view: str = "log_mel"  # of the input, through which anchoring labels are made
     view_window_frames: int = 0
+    distance: str = "unit"  # or raw, see RandomQuantizer
 
 
 class QuantizedEncoder(nn.Module):
@@ -42,8 +43,9 @@ class QuantizedEncoder(nn.Module):
         # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
         generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
         shape = encoder.shape
-        self.anchor_quantizer = RandomQuantizer(views.width(objective.view, shape.n_mels, shape.n_stack), *sizes, generator)
-        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
+        anchor_width = views.width(objective.view, shape.n_mels, shape.n_stack)
+        self.anchor_quantizer = RandomQuantizer(anchor_width, *sizes, generator, objective.distance)
+        self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator, objective.distance)
         self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
 
     def anchor_view(self, x_BTS: Tensor, lengths_B: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ LAST = (
 def health(run: Run) -> dict[str, Any] | None:
     """Figures at the last step and the worst ones of the run; None where nothing was pre-trained.
 
-    ratio_min, ratio_max: enhanced over anchoring perplexity. held: at every logged step the ratio was within 1/2 to 2 and the fidelity
-    above 1/2; None for a method without enhanced labels.
+    ratio_min, ratio_max: enhanced over anchoring perplexity. held: at every logged step with enhanced labels the ratio was within 1/2 to 2
+    and the fidelity above 1/2; None for a method without enhanced labels. Steps before they begin have null in these figures.
     """
     if not run.pretrain_curve:
         return None

@@ -231,7 +231,8 @@ def perplexity(facts: Facts) -> dict[str, Any]:
     if not rows:
         return _note(title, "no method of this run has enhanced labels")
     kinds = ("enhanced labels", "anchoring labels")
-    first = [r for r in rows if r["run"] == rows[0]["run"]]
+    runs = [[r for r in rows if r["run"] == run] for run in dict.fromkeys(r["run"] for r in rows)]
+    first = max(runs, key=len)  # a run whose enhanced labels begin late has fewer
     band = [{"step": r["step"], "low": r["anchor_perplexity"] / 2, "high": r["anchor_perplexity"] * 2} for r in first]
     long = [
         {"run": r["run"], "method": r["method"], "name": r["name"], "step": r["step"], "kind": kind, "value": r[key]}

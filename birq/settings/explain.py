@@ -8,6 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+SUCCESSORS = {  # keys that are no more, and what to write now
+    "birq.gumbel_noise": "it is birq.noise now: gumbel for true, none for false, or reversed for the sign as printed in eq. 4",
+}
+
 
 def explain(path: Path, error: ValidationError, root: type[BaseModel]) -> str:
     """A line for each error: key, value, reason and way out. `root` knows the legal keys."""
@@ -19,7 +23,9 @@ def explain(path: Path, error: ValidationError, root: type[BaseModel]) -> str:
         if e["type"] == "extra_forbidden":
             close = difflib.get_close_matches(parts[-1], _known_keys(root, parts[:-1]), n=1)
             elsewhere = [f"{s}.{parts[-1]}" for s in ("random_projection", "birq") if parts[-1] in _known_keys(root, [s])]
-            hint = f"it is {elsewhere[0]} now" if elsewhere else f"did you mean {close[0]!r}?" if close else "remove it"
+            hint = SUCCESSORS.get(key) or (
+                f"it is {elsewhere[0]} now" if elsewhere else f"did you mean {close[0]!r}?" if close else "remove it"
+            )
             lines.append(f"  {key}: unknown key; {hint}")
         elif e["type"] == "missing":
             lines.append(f"  {key}: missing; `git show HEAD:params.yaml` shows the tracked one")

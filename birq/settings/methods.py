@@ -35,7 +35,8 @@ class Method:
 
 
 # the probe reads an untrained encoder through them
-QUANTIZERS = tuple(f"random_projection.{key}" for key in ("n_codebooks", "codebook_size", "codebook_dim", "view", "view_window_frames"))
+QUANTIZER_KEYS = ("n_codebooks", "codebook_size", "codebook_dim", "view", "view_window_frames", "distance")
+QUANTIZERS = tuple(f"random_projection.{key}" for key in QUANTIZER_KEYS)
 
 METHODS: dict[str, Method] = {
     m.name: m

@@ -208,6 +208,7 @@ class Pretrain(Optimisation):
     mask_start_probability: Annotated[float, Field(gt=0, le=1)]
     mask_span_ms: Positive
     mask_fill_std: NonNegative
+    reduction: Literal["frames", "utterances"]
 
 
 class RandomProjection(Section):
@@ -218,6 +219,7 @@ class RandomProjection(Section):
     codebook_dim: Annotated[int, Field(ge=2)]
     view: Literal["log_mel", "mean_removed", "cepstra"]
     view_window_frames: Annotated[int, Field(ge=0)]
+    distance: Literal["unit", "raw"]
     projection: Literal["random", "pca"]
     codebook: Literal["random", "refined"]
     refine_every_steps: Count
@@ -243,9 +245,12 @@ class Birq(Section):
     label_gradient: NonNegative
     entropy_weight: NonNegative
     labels: Literal["soft", "hard"]
-    gumbel_noise: bool
-    label_norm: Literal["standardise", "layer_norm"]
+    noise: Literal["gumbel", "reversed", "none"]
+    label_norm: Literal["standardise", "layer_norm", "none"]
     heads: Literal["shared", "separate"]
+    label_projection: Literal["random", "pca"]
+    label_codebook: Literal["random", "refined"]
+    begins_share: Annotated[float, Field(ge=0, lt=1)]
     min_perplexity: Annotated[float, Field(ge=1)]
     gradient_cosine_every_steps: Annotated[int, Field(ge=0)]
 

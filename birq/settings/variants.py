@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from birq.settings import explain
 from birq.settings.methods import METHODS, Method
 
 VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method
@@ -41,6 +42,7 @@ def varied(params: P, name: str, variant: dict[str, Any]) -> P:
         if key not in legal.get(section, ()):
             close = difflib.get_close_matches(dotted, [f"{s}.{k}" for s, keys in legal.items() for k in keys], n=1)
             hint = f"did you mean {close[0]}?" if close and key else f"it reads keys of {', '.join(legal)}, such as {_example(legal)}"
+            hint = explain.SUCCESSORS.get(dotted, hint)
             raise ValueError(f"{where}: {dotted} is not read by a variant of {method.name}; {hint}")
         tree[section][key] = value
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from birq.errors import Diverged
-from birq.model.masking import Masked, batch_masks, span_frames, stacked_start_probability
+from birq.model.masking import Masked, batch_masks, masked, span_frames, stacked_start_probability
 from birq.model.prediction import AnchorObjective, BestRq, Forward, Share
 from birq.pipeline.stage import Job
 from birq.settings.params import Pretrain
@@ -89,22 +89,24 @@ class PretrainTask:
         mean_frames: float = 0.0,
         watched: Watched | None = None,
         refining: Refining | None = None,
+        epoch_steps: int = 1,
     ):
-        """`mean_frames`: encoder frames of an utterance, which attention's share of the work hangs on."""
+        """`mean_frames`: encoder frames of an utterance, which attention's share of the work hangs on. `epoch_steps`: of the first epoch."""
         self.model, self.section, self.device, self.seed = model, section, device, seed
         self.name, self.group, self.watched = name, group, watched or Watched()
+        self.by_utterance = section.reduction == "utterances"
         n_stack = model.encoder.shape.n_stack
         self.start_probability = stacked_start_probability(section.mask_start_probability, n_stack)
         self.span = span_frames(section.mask_span_ms, frame_shift_ms, n_stack)
         self.flops_per_audio_second = self._flops(mean_frames, frame_shift_ms)
         self.collapsed_since: int | None = None
         self.cosine: float | Tensor | None = None
-        self.refiners = Refiners(model, refining or Refining(), name)
+        self.refiners = Refiners(model, refining or Refining(), name, epoch_steps)
         self._begin()
 
     def _begin(self) -> None:
         o = self.model.objective
-        names = ("loss", "enhanced", "anchor", "masked", "labelled", "correct", "faithful", "agreeing")
+        names = ("loss", "enhanced", "anchor", "masked", "utterances", "labelled", "correct", "faithful", "agreeing")
         self.sums: dict[str, float | Tensor] = dict.fromkeys(names, 0.0)  # on the device, float64
         self.anchor_codes, self.enhanced_codes = (CodeCounts(o.n_codebooks, o.codebook_size, self.device) for _ in range(2))
 
@@ -124,8 +126,17 @@ class PretrainTask:
             mask_BT = batch_masks(b.ids, b.lengths_B.tolist(), n_frames, self.start_probability, self.span, self.seed, epoch)
             seed = None if self.device.type == "cpu" else self._noise_seed(step, part)
             share = (b.first, b.n_all_ranks or len(b.ids))
-            out.append(MaskedBatch(**vars(b), masked=self.model.masked(mask_BT, b.lengths_B, share, seed)))
+            m = self.model.masked(mask_BT, b.lengths_B, share, seed) if self._enhanced(step) else masked(mask_BT, b.lengths_B)
+            out.append(MaskedBatch(**vars(b), masked=m))
         return out
+
+    def _objective(self, step: int) -> AnchorObjective:
+        """Follows from the number of the step alone, so that a resumed run takes the same."""
+        return self.model.objective.at(step / self.section.steps)
+
+    def _enhanced(self, step: int) -> bool:
+        """Whether there are enhanced labels in a step."""
+        return getattr(self._objective(step), "enhanced_weight", 0.0) > 0
 
     def _noise_seed(self, step: int, part: int) -> int:
         return step_seed(self.seed, step) + part + 1
@@ -149,7 +160,7 @@ class PretrainTask:
         generator = torch.Generator(self.device).manual_seed(self._noise_seed(step, part))
         feats_BTF, lengths_B = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B))
         with precision(self.device):
-            return self.model(feats_BTF, lengths_B, m, generator, share, objective)
+            return self.model(feats_BTF, lengths_B, m, generator, share, objective or self._objective(step))
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
         if not all(isinstance(b, MaskedBatch) for b in batches):
@@ -157,15 +168,20 @@ class PretrainTask:
         masks = [b.masked for b in batches]  # type: ignore[attr-defined]
         shares = self._shares(batches, masks)
         every = self.watched.gradient_cosine_every_steps
-        if every and self.model.enhanced and (step == 0 or (step + 1) % every == 0):
+        if every and self._enhanced(step) and (step == 0 or (step + 1) % every == 0):
             self.cosine = self._gradient_cosine(batches[0], masks[0], step, 0, shares[0])
-        total = sum(share.n_masked if share else len(m.masked_M) for m, share in zip(masks, shares, strict=True))
+        if self.by_utterance:
+            total = sum(b.n_all_ranks or len(b.ids) for b in batches)
+        else:
+            total = sum(share.n_masked if share else len(m.masked_M) for m, share in zip(masks, shares, strict=True))
         for part, (batch, m, share) in enumerate(zip(batches, masks, shares, strict=True)):
             losses = self._forward(batch, m, step, part, share)
-            # G is a mean over masked frames, so micro-batches weigh by theirs: that gives the whole batch's gradient.
+            # The model gives means over the micro-batch's masked frames; times their number, sums. Over the step's masked frames that is
+            # the mean (frames); over its utterances it is eq. 5 to 7, sums over an utterance's masked frames and their mean (utterances).
+            # Both point the same way. Adam takes no notice of a constant factor, but clip_norm and the logged loss do.
             # Statistics of z and the mean label's entropy are those of a micro-batch, whatever the number of ranks that share it
             (losses.total * (losses.n_masked / total)).backward()
-            self._sum_up(losses)
+            self._sum_up(losses, len(batch.ids))
             self.refiners.add(losses)
         self.refiners.after_step(self.seed, step + 1, self.group)  # the optimiser's part changes no quantizer, so it may come later
 
@@ -181,9 +197,10 @@ class PretrainTask:
         a, b = (self.group.total(torch.cat(side)) for side in zip(*pairs, strict=True))
         return torch.nn.functional.cosine_similarity(a, b, dim=0)
 
-    def _sum_up(self, losses: Forward) -> None:
+    def _sum_up(self, losses: Forward, n_utterances: int) -> None:
         """Nothing leaves the device, so that no step waits for the one before it."""
         s, m = self.sums, losses.n_masked
+        s["utterances"] += n_utterances
         s["masked"] += len(losses.anchor_codes_MN)
         s["loss"] += losses.total.detach().double() * m
         s["anchor"] += losses.anchor.double() * m
@@ -207,10 +224,10 @@ class PretrainTask:
 
     def figures(self, step: int) -> dict[str, float | None]:
         s, anchor_codes, enhanced_codes = self._totals()
-        n, enhanced = self.model.objective.n_codebooks, self.model.enhanced
+        n, enhanced = self.model.objective.n_codebooks, s["labelled"] > 0
         m, labelled = max(1.0, s["masked"]), max(1.0, s["labelled"])
         line: dict[str, float | None] = {
-            "loss": s["loss"] / m,
+            "loss": s["loss"] / (max(1.0, s["utterances"]) if self.by_utterance else m),  # the others are per frame in either case
             "enhanced_loss": s["enhanced"] / labelled if enhanced else None,
             "anchor_loss": s["anchor"] / m,
             "masked_accuracy": s["correct"] / m / n,
@@ -285,8 +302,8 @@ def train(job: Job, model: BestRq, utterances: Utterances, front_end: FrontEnd, 
         feed = pretraining_feed(utterances, front_end, section, seed, group)
         mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
         watched, refining = (from_params(kind, values) for kind in (Watched, Refining))
-        refining = replace(refining, first_epoch_steps=feed.n_batches(0))
-        task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched, refining)
+        about = {"mean_frames": mean_frames, "watched": watched, "refining": refining, "epoch_steps": feed.n_batches(0)}
+        task = PretrainTask(model, section, job.name, device, seed, front_end.frame_shift_ms, group, **about)
         optimiser = adamw([{"params": list(model.parameters())}], section)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()

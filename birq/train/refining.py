@@ -24,23 +24,19 @@ class Refining:
     label_projection: str = "random"  # of layer k
     label_codebook: str = "random"
     refine_every_steps: int = 1
-    first_epoch_steps: int = 1  # along which principal components are estimated
-
-    def of(self, projection: str, codebook: str) -> Refinement:
-        """What becomes of one quantizer."""
-        return Refinement(projection, codebook, self.first_epoch_steps, self.refine_every_steps)
 
 
 class Refiners:
-    """The quantizers of a model that follow the data, by what they label."""
+    """The quantizers of a model that follow the data, by what they label. Principal components are estimated along an epoch."""
 
-    def __init__(self, model: BestRq, r: Refining, name: str):
+    def __init__(self, model: BestRq, r: Refining, name: str, epoch_steps: int):
         self.name, self.refiners = name, {}
         wanted = {
-            "anchor": (model.anchor_quantizer, r.of(r.projection, r.codebook)),
-            "enhanced": (model.quantizer, r.of(r.label_projection, r.label_codebook)),
+            "anchor": (model.anchor_quantizer, r.projection, r.codebook),
+            "enhanced": (model.quantizer, r.label_projection, r.label_codebook),
         }
-        for labels, (quantizer, refinement) in wanted.items():
+        for labels, (quantizer, projection, codebook) in wanted.items():
+            refinement = Refinement(projection, codebook, epoch_steps, r.refine_every_steps)
             if refinement.follows:
                 try:
                     self.refiners[labels] = Refiner(quantizer, refinement)

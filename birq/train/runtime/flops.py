@@ -24,7 +24,10 @@ def encoder_per_frame(shape: Shape, n_layers: int, n_frames: float) -> float:
 
 
 def pretraining_per_frame(shape: Shape, objective: Quantization, n_frames: float, masked_share: float) -> float:
-    """One step of pre-training, forward and backward, per encoder frame: BEST-RQ's part, and with w1 the label path of eq. 4."""
+    """One step of pre-training, forward and backward, per encoder frame: BEST-RQ's part, and with w1 the label path of eq. 4.
+
+    Mean over the steps of a run: those before the enhanced labels begin have no label path.
+    """
     o, d = objective, shape.d_model
     codes = o.n_codebooks * o.codebook_size
     quantizer = 2 * o.codebook_dim * (o.n_codebooks * shape.n_stack * shape.n_mels + codes)
@@ -36,5 +39,5 @@ def pretraining_per_frame(shape: Shape, objective: Quantization, n_frames: float
         labels += masked_share * passes * 2 * o.codebook_dim * (o.n_codebooks * d + codes)
         if o.heads == "separate":
             labels += masked_share * head
-        total += o.label_share * labels
+        total += (1 - o.begins_share) * o.label_share * labels
     return total
