@@ -87,9 +87,11 @@ def test_the_projection_is_estimated_along_the_first_steps_and_stays() -> None:
     assert not refiner.sums, "nothing is summed up any more"
 
 
-def test_codes_are_spread_as_the_projected_frames_are() -> None:
+@pytest.mark.parametrize("distance", ["unit", "raw"])
+def test_codes_are_spread_as_the_projected_frames_are(distance: str) -> None:
     """Without the deviations, codes would stand in all directions and frames in those of the first axes: few codes would be used."""
-    x, q = torch.randn(4000, 12, generator=noise(2)) * torch.logspace(0.7, -1.5, 12), quantizer(h=8, v=64)
+    x = torch.randn(4000, 12, generator=noise(2)) * torch.logspace(0.7, -1.5, 12)
+    q = RandomQuantizer(12, 8, 64, 2, noise(), distance)
     drawn = q.codebook.clone()
     stepped(Refiner(q, Refinement(projection="pca")), x)
 
@@ -141,6 +143,14 @@ def test_a_code_becomes_the_mean_of_its_frames_in_a_worked_out_case() -> None:
     moved = (expected[0, 1] - torch.tensor([0.0, 1])).norm()
     assert refiner.figures() == {"codebook_shift": pytest.approx(float(moved) / 2), "revived_codes": 0}
     assert refiner.figures() == {"codebook_shift": None, "revived_codes": 0}, "of the refinements since the last line"
+
+
+def test_a_raw_code_becomes_the_plain_mean() -> None:
+    """As they are, (3, 4) and (0, 5) have the mean (1.5, 4.5); (2, 0) is nearest to (1, 0)."""
+    q = on_the_plane([[1.0, 0], [0, 1]], distance="raw")
+    stepped(Refiner(q, REFINED), torch.tensor([[3.0, 4], [0, 5], [2, 0]]))
+    torch.testing.assert_close(q.codebook, torch.tensor([[[2.0, 0], [1.5, 4.5]]]))
+    assert q.nearest(torch.tensor([[1.7, 1.9]])).tolist() == [[0]], "by distance: the longer code has the larger inner product"
 
 
 def test_codes_are_refined_every_few_steps_by_the_frames_of_these_steps() -> None:
@@ -209,6 +219,38 @@ def test_codes_without_frames_at_all_stay() -> None:
 # ---- in training
 
 BOTH = {"random_projection__projection": "pca", "random_projection__codebook": "refined"}
+ALL = BOTH | {"birq__label_projection": "pca", "birq__label_codebook": "refined"}
+
+
+@pytest.mark.parametrize("label_share", [1.0, 0.5])
+def test_enhanced_codes_are_the_means_of_the_layer_s_labelled_frames(label_share: float) -> None:
+    """The same means, of layer k's projected output; the anchors' codes stay."""
+    t = task(Refining(label_codebook="refined"), label_share=label_share)
+    seen, real, before = [], t._forward, t.model.quantizer.codebook.clone()
+
+    def forward(*args):
+        seen.append(real(*args))
+        return seen[-1]
+
+    t._forward = forward
+    t.backward([batch([40, 30, 20, 20])], 0, 0)
+    (losses,) = seen
+    v_NMh = torch.nn.functional.normalize(losses.enhanced_frames_MD @ t.model.quantizer.projection, dim=-1)
+    for n, code in [(n, int(losses.enhanced_codes_MN[:, n].mode().values)) for n in range(2)]:
+        own = v_NMh[n, losses.enhanced_codes_MN[:, n] == code]
+        assert len(own) > 1
+        torch.testing.assert_close(t.model.quantizer.codebook[n, code], torch.nn.functional.normalize(own.mean(0), dim=0))
+    assert torch.equal(t.model.anchor_quantizer.codebook, before) and not torch.equal(t.model.quantizer.codebook, before)
+
+
+def test_what_labels_do_not_need_is_not_summed_up_yet() -> None:
+    """An enhanced branch that begins late has its first epoch of estimation from there on."""
+    t = task(Refining(label_projection="pca"), begins_share=0.25)
+    drawn = t.model.quantizer.projection.clone()
+    for step in range(4):
+        assert torch.equal(t.model.quantizer.projection, drawn)
+        t.backward([batch([40, 30], seed=step)], step, 0)  # of 12 steps, enhanced labels begin with the fourth
+    assert not torch.equal(t.model.quantizer.projection, drawn) and t.refiners.refiners["enhanced"].steps == 1
 
 
 def test_the_saved_encoder_has_the_projection_and_the_codes_of_the_last_step(tmp_path: Path, features: Path) -> None:
@@ -228,7 +270,7 @@ def test_the_saved_encoder_has_the_projection_and_the_codes_of_the_last_step(tmp
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """A checkpoint holds the sums since the last change, and the codes follow from (seed, step). The other run writes a checkpoint at every
     line, which changes nothing."""
-    changes = BOTH | {"pretrain__steps": 16, "pretrain__log_every_steps": 5}
+    changes = ALL | {"pretrain__steps": 16, "pretrain__log_every_steps": 5}
     whole = job("pretrain", tmp_path / "whole", {"features": [features]}, params(**changes))
     pretrain.compute(whole)
     stopped = job("pretrain", tmp_path / "stopped", {"features": [features]}, params(**changes, pretrain__checkpoint_seconds=3600.0))
@@ -243,7 +285,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, mon
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_refine_as_one_process_does(tmp_path: Path, features: Path, size: int) -> None:
     """Sums over all ranks' frames are the sums of the batch, and dead codes move by numbers that no rank draws for itself."""
-    changes = BOTH | {"random_projection__refine_every_steps": 2}
+    changes = ALL | {"random_projection__refine_every_steps": 2}
     inputs = {"features": [features]}
     one = job("pretrain", tmp_path / "one", inputs, params(**SETTINGS | changes))
     pretrain.compute(one)

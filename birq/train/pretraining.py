@@ -91,7 +91,7 @@ class PretrainTask:
         refining: Refining | None = None,
         epoch_steps: int = 1,
     ):
-        """`mean_frames`: encoder frames of an utterance, which attention's share of the work hangs on. `epoch_steps`: of the first epoch."""
+        """`mean_frames`: encoder frames of an utterance, on which attention's share hangs. `epoch_steps`: of the first epoch."""
         self.model, self.section, self.device, self.seed = model, section, device, seed
         self.name, self.group, self.watched = name, group, watched or Watched()
         self.by_utterance = section.reduction == "utterances"
