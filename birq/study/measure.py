@@ -15,7 +15,7 @@ from birq.model.quantized import build, constants
 from birq.settings.params import Params, Pretrain, numbers
 from birq.speech.batches import Batch
 from birq.train.loop import adamw
-from birq.train.pretraining import PretrainTask
+from birq.train.pretraining import PretrainTask, Refining, from_params
 from birq.train.runtime.devices import choose_attention, name_of
 from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
 
@@ -59,7 +59,8 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
     model = build(module, shape, constants(module, values), 0, section.dropout).train().to(device)
     prepare(model.encoder)
     batch = random_batch(micro_batch_seconds, utterance_seconds, f.frame_shift_ms, shape.n_stack, shape.n_mels)
-    task = PretrainTask(model, section, method, device, 0, f.frame_shift_ms, mean_frames=float(batch.lengths_B[0]))
+    about = {"mean_frames": float(batch.lengths_B[0]), "refining": from_params(Refining, values)}
+    task = PretrainTask(model, section, method, device, 0, f.frame_shift_ms, **about)
     optimiser = adamw([{"params": list(model.parameters())}], section)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
