@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 
@@ -264,6 +265,17 @@ def test_the_saved_encoder_has_the_projection_and_the_codes_of_the_last_step(tmp
     assert torch.equal(q.nearest(x), expected)
     lines = curve(out)
     assert sum(line["anchor_codebook_shift"] is not None for line in lines) >= 2 and lines[-1]["anchor_perplexity"] > 16
+
+
+def test_an_encoder_from_before_an_option_has_its_default(tmp_path: Path, features: Path) -> None:
+    """What was stored without the option was made as its default makes it."""
+    out = pretrained(tmp_path, features, "best_rq", pretrain__steps=1)
+    config = json.loads((out / "config.json").read_text())
+    for key in ("view", "view_window_frames", "distance"):
+        del config["objective"][key]
+    (out / "config.json").write_text(json.dumps(config))
+    o = encoder.load(out).model.objective
+    assert (o.view, o.view_window_frames, o.distance) == ("log_mel", 0, "unit")
 
 
 @pytest.mark.parametrize("call", [3, 9, 10], ids=["along the estimation", "between refinements", "at a refinement"])
