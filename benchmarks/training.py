@@ -23,7 +23,11 @@ __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed
 # changes to params.yaml for a timed or compared step
 ON_ONE_THREAD = {"birq.gradient_cosine_every_steps": 0, "pretrain.cpu_threads": 1}
 # keys of today that an earlier commit's birq may not know; their defaults are what it did
-LATER = {"pretrain": ("reduction",), "random_projection": ("distance",), "birq": ("noise", "begins_share")}
+LATER = {
+    "pretrain": ("reduction",),
+    "random_projection": ("distance", "projection", "codebook", "refine_every_steps", "similarity_weight", "similarity_temperature"),
+    "birq": ("noise", "begins_share", "label_projection", "label_codebook"),
+}
 Change = dict[str, Any]  # keys of params.yaml as birq.label_share, and their values
 
 

@@ -307,11 +307,13 @@ def test_options_that_are_parsed_and_never_used(tmp_path: Path, features: Path, 
     sections = {name: Recorder(getattr(p, name)) for name in ("pretrain", "random_projection", "birq", "finetune")}
     watched = Recorder(pretraining.Watched(p.birq.min_perplexity, p.birq.gradient_cosine_every_steps))
     monkeypatch.setattr(pretraining, "Watched", Mock(return_value=watched, __dataclass_fields__={}))
+    refining = Recorder(pretraining.Refining())
+    monkeypatch.setattr(pretraining, "Refining", Mock(return_value=refining, __dataclass_fields__={}))
     for stage, compute in (("pretrain", pretrain.compute), ("finetune", finetune.compute)):
         j = job(stage, tmp_path / stage, inputs, p.model_copy(update=sections))
         compute(j)
         inputs[stage] = [j.out]
-    elsewhere = {f.name for f in dataclasses.fields(objective())} | watched.read | {"dropout"}
+    elsewhere = {f.name for f in dataclasses.fields(objective())} | watched.read | refining.read | {"dropout"}
     for name, section in sections.items():
         unread = set(type(getattr(p, name)).model_fields) - section.read
         assert (unread if name == "finetune" else unread - elsewhere) == set(), name

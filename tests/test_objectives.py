@@ -398,13 +398,15 @@ CHANGES = {
     "codebook_dim": 4,
     "view": "cepstra",
     "view_window_frames": 7,
+    "similarity_weight": 0.1,
+    "similarity_temperature": 0.5,
 }
 
 
 @pytest.mark.parametrize("option", sorted({f.name for f in dataclasses.fields(objective())} - {"label_gradient", "begins_share"}))
 def test_every_option_changes_the_loss(option: str) -> None:
     """An option that changes nothing is one that is parsed and never used. (The other two change the gradient, or some steps: above.)"""
-    also = {"view": "mean_removed"} if option == "view_window_frames" else {}
+    also = {"view_window_frames": {"view": "mean_removed"}, "similarity_temperature": {"similarity_weight": 0.1}}.get(option, {})
     assert not torch.equal(losses(pretrainer(**also, **{option: CHANGES[option]})).total, losses(pretrainer(**also)).total)
 
 

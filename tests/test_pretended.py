@@ -33,7 +33,7 @@ from birq.stages import finetune, pretrain
 from birq.study.measure import measure
 from birq.train import finetuning
 from birq.train.loop import adamw
-from birq.train.pretraining import PretrainTask, Watched
+from birq.train.pretraining import PretrainTask, Refining, Watched, from_params
 from birq.train.runtime.ahead import pinned
 from birq.train.runtime.devices import choose_attention, for_inference
 
@@ -52,7 +52,8 @@ def train(device: torch.device, method: str, changes: dict[str, Any]) -> dict[st
     shape = Shape(**p.model.model_dump(mode="json"), n_mels=p.features.n_mels)
     model = build(module, shape, constants(module, values), 0, section.dropout).train().to(device)
     watched = Watched(gradient_cosine_every_steps=p.birq.gradient_cosine_every_steps)
-    task = PretrainTask(model, section, "test", device, 0, 10.0, watched=watched)
+    refining = from_params(Refining, values)
+    task = PretrainTask(model, section, "test", device, 0, 10.0, watched=watched, refining=refining, epoch_steps=2)
     optimiser = adamw([{"params": list(model.parameters())}], section)
     batches = [batch([33, 40, 40, 28, 17, 9]), batch([21, 35, 30], seed=1)]
     for step in range(STEPS):
@@ -75,6 +76,7 @@ def on_both(method: str, changes: dict[str, Any]) -> list[dict[str, Any]]:
     return [cpu, train(CUDA, method, changes)]
 
 
+FOLLOWS = {"projection": "pca", "codebook": "refined"}  # the axes are final by the last step, and the codes are not due
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "BEST-RQ": ("best_rq", {}),
     "BEST-RQ, relative": ("best_rq", {"model__positions": "relative"}),
@@ -88,6 +90,14 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "BiRQ, rotary in windows": ("birq", {"model__attention_window": 8}),
     "BiRQ, norms in bf16": ("birq", {"model__norms": "bf16"}),
     "BiRQ, dropout": ("birq", {"pretrain__dropout": 0.125}),
+    "BEST-RQ, similarities, codes summed up": (
+        "best_rq",
+        {"random_projection__codebook": "refined", "random_projection__similarity_weight": 0.1},
+    ),
+    "BiRQ, axes and codes": (
+        "birq",
+        {f"random_projection__{k}": v for k, v in FOLLOWS.items()} | {f"birq__label_{k}": v for k, v in FOLLOWS.items()},
+    ),
     "BiRQ, cosine in every step": ("birq", {"birq__gradient_cosine_every_steps": 1}),
 }
 

@@ -74,9 +74,14 @@ SMALL: dict[str, Any] = {
         "n_codebooks": 2,
         "codebook_size": 32,
         "codebook_dim": 8,
-        "distance": "unit",
         "view": "log_mel",
         "view_window_frames": 0,
+        "distance": "unit",
+        "projection": "random",
+        "codebook": "random",
+        "refine_every_steps": 4,
+        "similarity_weight": 0.0,
+        "similarity_temperature": 0.1,
         "anchor_weight": 2.4,
     },
     "birq": {
@@ -91,6 +96,8 @@ SMALL: dict[str, Any] = {
         "noise": "gumbel",
         "label_norm": "standardise",
         "heads": "shared",
+        "label_projection": "random",
+        "label_codebook": "random",
         "begins_share": 0.0,
         "min_perplexity": 2.0,
         "gradient_cosine_every_steps": 0,
@@ -125,7 +132,7 @@ SMALL: dict[str, Any] = {
 }
 # of the objective, what a recipe decides rather than the size of the model
 CONSTANTS = ("enhanced_weight", "anchor_weight", "temperature", "logit_scale", "label_share", "label_gradient", "entropy_weight")
-CONSTANTS += ("labels", "noise", "label_norm", "heads", "distance", "begins_share")
+CONSTANTS += ("labels", "noise", "label_norm", "heads", "distance", "begins_share", "similarity_weight", "similarity_temperature")
 
 
 def shipped() -> dict[str, Any]:

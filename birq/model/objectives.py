@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from birq.model.encoder import Encoder
 from birq.model.masking import Labelled, Masked, Places, labelled, masked
-from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, anchor_loss, frames_at_once, log_probabilities, sum_over_chunks
+from birq.model.prediction import AnchorObjective, BestRq, Forward, Share, frames_at_once, log_probabilities, sum_over_chunks
 from birq.model.quantizer import framewise, standardise
 
 SKIPPED_AT_ONCE = 1 << 20  # random numbers: 4 MiB
@@ -155,8 +155,8 @@ class BiRq(BestRq):
         drawn_B[torch.randperm(n, generator=generator, device=generator.device)[:count].cpu()] = True
         return drawn_B
 
-    def label_vectors(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
-        """z P of the masked frames, or unit(z P), z from layer k of the unmasked input: [N, M, h] (eq. 3)."""
+    def label_frames(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
+        """z of the masked frames, from layer k of the unmasked input: [M, D]."""
         o = self.objective
         with torch.set_grad_enabled(torch.is_grad_enabled() and o.label_gradient != 0):
             z_AD = self.encoder(x_BTS, lengths_B, n_layers=o.label_layer, dropout=False).flatten(0, 1)
@@ -167,7 +167,11 @@ class BiRq(BestRq):
                 z_MD = framewise(z_AD.index_select(0, at.masked_M).float(), o.label_norm)
             if o.label_gradient not in (0.0, 1.0):
                 z_MD = _WeightedGradient.apply(z_MD, o.label_gradient)
-            return self.quantizer.vectors(z_MD)
+            return z_MD
+
+    def label_vectors(self, x_BTS: Tensor, lengths_B: Tensor, at: Places, share: Share | None = None) -> Tensor:
+        """z P of the masked frames, or unit(z P): [N, M, h] (eq. 3)."""
+        return self.quantizer.vectors(self.label_frames(x_BTS, lengths_B, at, share))
 
     def label_logits(self, v_MNh: Tensor) -> Tensor:
         """−s ‖v − C‖² up to a constant (eq. 4): [M, N, V]."""
@@ -201,13 +205,13 @@ class BiRq(BestRq):
 
         def loss(h_RD: Tensor, y_RN: Tensor, v_RNh: Tensor, codes_RN: Tensor, *heads: Tensor) -> tuple[Tensor, ...]:
             logp_RNV = log_probabilities(h_RD, *heads[:2], o.n_codebooks)
-            anchor, n_correct = anchor_loss(logp_RNV, y_RN)
+            lower, anchor, n_correct = self.anchor_terms(o, logp_RNV, y_RN)
             if self.enhanced_head:
                 logp_RNV = log_probabilities(h_RD, *heads[2:], o.n_codebooks)
             logits_RNV = self.label_logits(v_RNh)
             label_RNV = enhanced_labels(logits_RNV, o, generator)
             enhanced = -torch.dot(label_RNV.flatten(), logp_RNV.flatten()) / o.n_codebooks
-            total = w1 * enhanced + w2 * anchor
+            total = w1 * enhanced + w2 * lower
             if o.entropy_weight:
                 total = total - w1 * o.entropy_weight * mean_label_entropy(F.softmax(logits_RNV, dim=-1).sum(0), log_mean_NV)
             return total, anchor, n_correct, enhanced, (label_RNV.argmax(-1) == codes_RN).sum()
@@ -238,11 +242,12 @@ class BiRq(BestRq):
         if not o.enhanced_weight:
             return super().forward(feats_BTF, lengths_B, mask, generator, share, o)
         m, x_BTS = self._on_device(mask, lengths_B), self.encoder.stack(feats_BTF)
-        h_MD, y_MN, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share)
 
         u, part = self._labelled(m, generator, share, lengths_B.device)
         rows = (x_BTS, lengths_B) if u.rows_U is None else (x.index_select(0, u.rows_U) for x in (x_BTS, lengths_B))
-        v_LNh = self.label_vectors(*rows, u.places, part).transpose(0, 1)
+        z_LD = self.label_frames(*rows, u.places, part)
+        v_LNh = self.quantizer.vectors(z_LD).transpose(0, 1)
         codes_LN, sum_NV = self.nearest_and_sum(v_LNh)
         n_labelled, before = (part.n_masked, part.masked_before) if part else (len(v_LNh), 0)
         mean_NV = (part.total(sum_NV) if part else sum_NV) / n_labelled
@@ -256,8 +261,8 @@ class BiRq(BestRq):
         )
         n = n_masked * o.n_codebooks
         if u.rows_U is not None:
-            other_anchor, other_correct = self.anchor_sums(*(x.index_select(0, u.other_O) for x in (h_MD, y_MN)))
-            total = total + o.anchor_weight / n * other_anchor
+            lower, other_anchor, other_correct = self.anchor_sums(o, *(x.index_select(0, u.other_O) for x in (h_MD, y_MN)))
+            total = total + o.anchor_weight / n * lower
             anchor, n_correct = anchor + other_anchor.detach(), n_correct + other_correct
         return Forward(
             total=total,
@@ -270,7 +275,9 @@ class BiRq(BestRq):
             n_faithful=n_faithful,
             n_agreeing=(codes_LN == y_LN).sum(),
             anchor_codes_MN=y_MN,
+            anchor_frames_MS=view_MS,
             enhanced_codes_MN=codes_LN,
+            enhanced_frames_MD=z_LD.detach(),
         )
 
 

@@ -29,6 +29,8 @@ class AnchorObjective(Quantization):
     """Constants of G; values stand in params.yaml."""
 
     anchor_weight: float  # w2
+    similarity_weight: float = 0.0  # of the divergence from the label code's similarities, inside G
+    similarity_temperature: float = 1.0
     mask_fill_std: float
 
     def at(self, done_share: float) -> AnchorObjective:
@@ -77,12 +79,14 @@ class Forward:
     n_masked: int  # of the batch, all shares; those that are predicted
     n_correct: Tensor  # masked frames × codebooks whose anchoring label is predicted
     anchor_codes_MN: Tensor
+    anchor_frames_MS: Tensor | None  # of which the anchoring labels are made; None for labels from a file
     enhanced: Tensor | None = None  # F
     label_entropy: Tensor | None = None  # H of the mean noise-free label, nats, mean over codebooks
     n_labelled: int = 0  # masked frames of the batch that got an enhanced label
     n_faithful: Tensor | None = None  # labelled frames × codebooks whose sampled enhanced code is the nearest one
     n_agreeing: Tensor | None = None  # ... whose nearest enhanced code equals the anchoring code
     enhanced_codes_MN: Tensor | None = None  # nearest, noise-free, of the labelled frames
+    enhanced_frames_MD: Tensor | None = None  # z of the labelled frames, without gradient
 
 
 # ---- losses over frames × codes
@@ -122,6 +126,17 @@ def log_probabilities(h_RD: Tensor, weight_KD: Tensor, bias_K: Tensor, n_codeboo
 def anchor_loss(logp_RNV: Tensor, y_RN: Tensor) -> tuple[Tensor, Tensor]:
     """Eq. 5: cross-entropy against anchoring labels, and how many of them are the likeliest code; sums over frames and codebooks."""
     return -logp_RNV.gather(-1, y_RN[:, :, None]).sum(), (logp_RNV.detach().argmax(-1) == y_RN).sum()
+
+
+def similarity_divergence(logp_RNV: Tensor, y_RN: Tensor, codebook_NVh: Tensor, temperature: float) -> Tensor:
+    """KL(softmax over n of cos(C_y, C_n) / temperature ‖ prediction), sum over frames and codebooks (after Baumann et al. 2025).
+
+    Cross-entropy counts every wrong code alike; this asks less of those that stand near the label's.
+    """
+    unit_NVh = F.normalize(codebook_NVh, dim=-1)
+    own_NRh = unit_NVh.gather(1, y_RN.T[:, :, None].expand(-1, -1, unit_NVh.shape[-1]))
+    log_target_NRV = F.log_softmax(torch.matmul(own_NRh, unit_NVh.transpose(1, 2)) / temperature, dim=-1)
+    return F.kl_div(logp_RNV.transpose(0, 1), log_target_NRV, reduction="sum", log_target=True)
 
 
 def frames_at_once(device: torch.device, n_values: int) -> int:
@@ -189,10 +204,14 @@ class BestRq(QuantizedEncoder):
 
     def masked_pass(
         self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
-    ) -> tuple[Tensor, Tensor, int]:
-        """Output [M, D] and labels [M, N] of the predicted frames, and how many the whole batch has. Here: all masked ones, eq. 2."""
-        y_MN = self.anchor_quantizer.nearest(self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M))
-        return self.masked_output(x_BTS, lengths_B, m, generator, share), y_MN, share.n_masked if share else len(y_MN)
+    ) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """Of the predicted frames: output [M, D], labels [M, N], what these are made of [M, S]; how many the whole batch has.
+
+        Here: all masked ones, and anchoring labels (eq. 2).
+        """
+        view_MS = self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M)
+        y_MN = self.anchor_quantizer.nearest(view_MS)
+        return self.masked_output(x_BTS, lengths_B, m, generator, share), y_MN, view_MS, share.n_masked if share else len(y_MN)
 
     def masked_output(self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None) -> Tensor:
         """Output [M, D] of the masked frames, which noise has replaced in the input."""
@@ -202,11 +221,19 @@ class BestRq(QuantizedEncoder):
         masked_BTS = x_AS.index_copy(0, m.masked_M, fill_MS * self.objective.mask_fill_std).view(x_BTS.shape)
         return self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float()
 
-    def anchor_sums(self, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
-        """`anchor_loss` of the head's prediction, summed over all frames."""
+    def anchor_terms(self, o: AnchorObjective, logp_RNV: Tensor, y_RN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What w2 multiplies, and `anchor_loss`; sums over frames and codebooks."""
+        anchor, n_correct = anchor_loss(logp_RNV, y_RN)
+        if not o.similarity_weight:
+            return anchor, anchor, n_correct
+        divergence = similarity_divergence(logp_RNV, y_RN, self.anchor_quantizer.codebook, o.similarity_temperature)
+        return anchor + o.similarity_weight * divergence, anchor, n_correct
 
-        def loss(h_RD: Tensor, y_RN: Tensor, weight_KD: Tensor, bias_K: Tensor) -> tuple[Tensor, Tensor]:
-            return anchor_loss(log_probabilities(h_RD, weight_KD, bias_K, y_RN.shape[1]), y_RN)
+    def anchor_sums(self, o: AnchorObjective, h_MD: Tensor, y_MN: Tensor) -> tuple[Tensor, ...]:
+        """`anchor_terms` of the head's prediction, summed over all frames."""
+
+        def loss(h_RD: Tensor, y_RN: Tensor, weight_KD: Tensor, bias_K: Tensor) -> tuple[Tensor, ...]:
+            return self.anchor_terms(o, log_probabilities(h_RD, weight_KD, bias_K, y_RN.shape[1]), y_RN)
 
         return sum_over_chunks(loss, [h_MD, y_MN], [self.head.weight, self.head.bias], len(self.head.bias))
 
@@ -224,10 +251,17 @@ class BestRq(QuantizedEncoder):
         `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
         """
         o, m = objective or self.objective, self._on_device(mask, lengths_B)
-        h_MD, y_MN, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
-        anchor, n_correct = self.anchor_sums(h_MD, y_MN)
-        anchor = anchor / (n_masked * y_MN.shape[1])
-        return Forward(total=o.anchor_weight * anchor, anchor=anchor.detach(), n_masked=n_masked, n_correct=n_correct, anchor_codes_MN=y_MN)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
+        loss, anchor, n_correct = self.anchor_sums(o, h_MD, y_MN)
+        n = n_masked * y_MN.shape[1]
+        return Forward(
+            total=o.anchor_weight * (loss / n),
+            anchor=anchor.detach() / n,
+            n_masked=n_masked,
+            n_correct=n_correct,
+            anchor_codes_MN=y_MN,
+            anchor_frames_MS=view_MS,
+        )
 
 
 Model, Constants = BestRq, AnchorObjective

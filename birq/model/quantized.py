@@ -27,7 +27,7 @@ class Quantization:
     n_codebooks: int
     codebook_size: int
     codebook_dim: int
-    distance: str  # unit or raw, see RandomQuantizer
+    distance: str = "unit"  # or raw, see RandomQuantizer
     view: str = "log_mel"  # of the input, through which anchoring labels are made
     view_window_frames: int = 0
 
@@ -48,8 +48,8 @@ class QuantizedEncoder(nn.Module):
         # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
         generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
         shape = encoder.shape
-        width = views.width(objective.view, shape.n_mels, shape.n_stack)
-        self.anchor_quantizer = RandomQuantizer(width, *sizes, generator, objective.distance)
+        anchor_width = views.width(objective.view, shape.n_mels, shape.n_stack)
+        self.anchor_quantizer = RandomQuantizer(anchor_width, *sizes, generator, objective.distance)
         self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator, objective.distance)
         self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
 
@@ -69,8 +69,8 @@ class QuantizedEncoder(nn.Module):
 
 
 def constants(module: ModuleType, values: dict[str, Any]) -> Any:
-    """The constants of a method's objective, from the params that it reads. `module`: the method's."""
-    return module.Constants(**{f.name: values[f.name] for f in fields(module.Constants)})
+    """The constants of a method's objective, from the params that it reads; the others keep their defaults. `module`: the method's."""
+    return module.Constants(**{f.name: values[f.name] for f in fields(module.Constants) if f.name in values})
 
 
 def build(module: ModuleType, shape: Shape, objective: Any, seed: int, dropout: float = 0.0) -> QuantizedEncoder:

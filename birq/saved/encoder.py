@@ -37,7 +37,8 @@ def save(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
 def load(folder: Path) -> SavedEncoder:
     """A pretrain artifact, on the CPU, in evaluation mode. Errors: BirqError for files that are missing or damaged."""
     config, state = weights.load(folder, FILE)
-    sizes = Quantization(**{f.name: config["objective"][f.name] for f in fields(Quantization)})
+    known = config["objective"]  # an encoder from before an option has its default
+    sizes = Quantization(**{f.name: known[f.name] for f in fields(Quantization) if f.name in known})
     model = QuantizedEncoder(Encoder(weights.shape_of(config)), sizes, config["seed"])
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()})
     return SavedEncoder(model.eval(), from_config(config), config)

@@ -43,14 +43,14 @@ class Method:
 
 
 # the probe reads an untrained encoder through them
-QUANTIZER = ("n_codebooks", "codebook_size", "codebook_dim", "distance", "view", "view_window_frames")
-QUANTIZERS = tuple(f"random_projection.{key}" for key in QUANTIZER)
+QUANTIZER_KEYS = ("n_codebooks", "codebook_size", "codebook_dim", "distance", "view", "view_window_frames")
+QUANTIZERS = tuple(f"random_projection.{key}" for key in QUANTIZER_KEYS)
 KMEANS = ("kmeans.clusters", "kmeans.fit_minutes")
 
 
 def _from_file(name: str, title: str, labels_from: str, labeller: str, label_sections: tuple[str, ...]) -> Method:
     """BEST-RQ's prediction with other labels: the same encoder, masks, weight of the loss and budget."""
-    sections = ("pretrain", "random_projection")
+    sections = ("pretrain", *QUANTIZERS, "random_projection.anchor_weight")
     code = {"module": "birq.model.offline", "task": "birq.train.offline", "labeller": f"birq.labels.{labeller}"}
     return Method(name, title, "labels from a file", sections, labels_from=labels_from, label_sections=label_sections, **code)
 

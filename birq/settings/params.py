@@ -220,7 +220,12 @@ class RandomProjection(Section):
     view: Literal["log_mel", "mean_removed", "cepstra"]
     view_window_frames: Annotated[int, Field(ge=0)]
     distance: Literal["unit", "raw"]
+    projection: Literal["random", "pca"]
+    codebook: Literal["random", "refined"]
+    refine_every_steps: Count
     anchor_weight: NonNegative
+    similarity_weight: NonNegative
+    similarity_temperature: Positive
 
     @model_validator(mode="after")
     def _window(self) -> RandomProjection:
@@ -243,6 +248,8 @@ class Birq(Section):
     noise: Literal["gumbel", "reversed", "none"]
     label_norm: Literal["standardise", "layer_norm", "none"]
     heads: Literal["shared", "separate"]
+    label_projection: Literal["random", "pca"]
+    label_codebook: Literal["random", "refined"]
     begins_share: Annotated[float, Field(ge=0, lt=1)]
     min_perplexity: Annotated[float, Field(ge=1)]
     gradient_cosine_every_steps: Annotated[int, Field(ge=0)]

@@ -14,12 +14,12 @@ from birq.errors import BirqError
 from birq.model.encoder import Shape
 from birq.model.quantized import build
 from birq.saved.labels import Labels
-from birq.settings.params import Params, Pretrain
+from birq.settings.params import Params, Pretrain, numbers
 from birq.speech.batches import Batch
 from birq.study.objective import objective
 from birq.train.loop import adamw
 from birq.train.offline import OfflineTask
-from birq.train.pretraining import PretrainTask
+from birq.train.pretraining import PretrainTask, Refining, from_params
 from birq.train.runtime.devices import choose_attention, name_of
 from birq.train.runtime.hardware import peak_gib, peak_tflops, prepare
 
@@ -71,7 +71,8 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
     prepare(model.encoder)
     batch = random_batch(micro_batch_seconds, utterance_seconds, f.frame_shift_ms, shape.n_stack, shape.n_mels)
     make_task = partial(OfflineTask, random_labels(batch, *model.objective.label_sizes)) if row.labels_from else PretrainTask
-    task = make_task(model, section, method, device, 0, f.frame_shift_ms, mean_frames=float(batch.lengths_B[0]))
+    about = {"mean_frames": float(batch.lengths_B[0]), "refining": from_params(Refining, numbers(p, row))}
+    task = make_task(model, section, method, device, 0, f.frame_shift_ms, **about)
     optimiser = adamw([{"params": list(model.parameters())}], section)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

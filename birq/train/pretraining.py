@@ -23,6 +23,7 @@ from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
 from birq.train.distributed import ALONE, Group, joined
 from birq.train.loop import Training, adamw, feed_of, precision, step_seed
+from birq.train.refining import Refiners, Refining
 from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import prepare
@@ -87,8 +88,10 @@ class PretrainTask:
         group: Group = ALONE,
         mean_frames: float = 0.0,
         watched: Watched | None = None,
+        refining: Refining | None = None,
+        epoch_steps: int = 1,
     ):
-        """`mean_frames`: encoder frames of an utterance, which attention's share of the work hangs on."""
+        """`mean_frames`: encoder frames of an utterance, on which attention's share hangs. `epoch_steps`: of the first epoch."""
         self.model, self.section, self.device, self.seed = model, section, device, seed
         self.name, self.group, self.watched = name, group, watched or Watched()
         self.by_utterance = section.reduction == "utterances"
@@ -98,6 +101,7 @@ class PretrainTask:
         self.flops_per_audio_second = self._flops(mean_frames, frame_shift_ms)
         self.collapsed_since: int | None = None
         self.cosine: float | Tensor | None = None
+        self.refiners = Refiners(model, refining or Refining(), name, epoch_steps)
         self._begin()
 
     def _begin(self) -> None:
@@ -178,6 +182,8 @@ class PretrainTask:
             # Statistics of z and the mean label's entropy are those of a micro-batch, whatever the number of ranks that share it
             (losses.total * (losses.n_masked / total)).backward()
             self._sum_up(losses, len(batch.ids))
+            self.refiners.add(losses)
+        self.refiners.after_step(self.seed, step + 1, self.group)  # the optimiser's part changes no quantizer, so it may come later
 
     def _gradient_cosine(self, *forward: Any) -> Tensor:
         """Cosine of ∇F and ∇G over the encoder's parameters, both with the same masks, noise and dropout."""
@@ -232,6 +238,7 @@ class PretrainTask:
             "anchor_used_share": anchor_codes.used_share(),
             "agreement": s["agreeing"] / labelled / n if enhanced else None,
             "gradient_cosine": self._cosine(),
+            **self.refiners.figures(),
         }
         self.cosine = None
         self._begin()
@@ -263,14 +270,21 @@ class PretrainTask:
     def state(self) -> dict[str, Any]:
         sums, anchor_codes, enhanced_codes = self._totals()
         counts = {"anchor": anchor_codes.count_NV, "enhanced": enhanced_codes.count_NV}
-        return {"collapsed_since": self.collapsed_since, "cosine": self._cosine(), "sums": sums, "counts": counts}
+        figures = {"collapsed_since": self.collapsed_since, "cosine": self._cosine(), "sums": sums, "counts": counts}
+        return figures | {"refiners": self.refiners.state(self.group)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._begin()
         self.collapsed_since, self.cosine = state["collapsed_since"], state["cosine"]
+        self.refiners.restore(state["refiners"], self.group)
         if self.group.writes:
             self.sums, counts = dict(state["sums"]), state["counts"]
             self.anchor_codes, self.enhanced_codes = (CodeCounts.from_counts(counts[k], self.device) for k in ("anchor", "enhanced"))
+
+
+def from_params(kind: type, values: dict[str, Any]) -> Any:
+    """Settings of this module from the params that a method reads; the others keep their defaults."""
+    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
 
 
 def pretraining_feed(utterances: Utterances, front_end: FrontEnd, section: Pretrain, seed: int, group: Group = ALONE) -> Feed:
@@ -294,8 +308,9 @@ def train(
         job.notes["settings"] = prepare(model.encoder)
         feed = pretraining_feed(utterances, front_end, section, seed, group)
         mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
-        watched = Watched(**{f.name: values[f.name] for f in fields(Watched) if f.name in values})
-        task = make_task(model, section, job.name, device, seed, front_end.frame_shift_ms, group, mean_frames, watched)
+        watched, refining = (from_params(kind, values) for kind in (Watched, Refining))
+        about = {"mean_frames": mean_frames, "watched": watched, "refining": refining, "epoch_steps": feed.n_batches(0)}
+        task = make_task(model, section, job.name, device, seed, front_end.frame_shift_ms, group, **about)
         optimiser = adamw([{"params": list(model.parameters())}], section)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
         position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()

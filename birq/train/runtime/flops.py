@@ -37,6 +37,8 @@ def pretraining_per_frame(shape: Shape, objective: Quantization, n_frames: float
     quantizer = made * 2 * o.codebook_dim * (o.n_codebooks * shape.n_stack * shape.n_mels + codes)
     head = TRAINING * 2 * d * codes
     total = TRAINING * encoder_per_frame(shape, shape.n_layers, n_frames) + masked_share * (quantizer + head)
+    if getattr(o, "similarity_weight", 0):
+        total += masked_share * 2 * o.codebook_dim * codes
     if getattr(o, "enhanced_weight", 0):
         passes = TRAINING if o.label_gradient else 1
         labels = passes * encoder_per_frame(shape, o.label_layer, n_frames)
