@@ -15,6 +15,7 @@ from birq import params as birq_params
 
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
+LATER_SECTIONS = ("variants", "kmeans", "relabel")  # sections of today that were not there
 # keys of today that were not there
 LATER = {"model": ("norms",), "tokenizer": ("language",), "pretrain": ("reduction",), "birq": ("noise", "begins_share")}
 LATER["random_projection"] = ("view", "view_window_frames", "distance", "projection", "codebook", "refine_every_steps")
@@ -25,7 +26,8 @@ LATER["birq"] += ("label_projection", "label_codebook")
 def load(path: str | Path = "params.yaml") -> Any:
     """Today's params.yaml, or one of then, as that birq reads it. Variants are left out."""
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    tree.pop("variants", None)
+    for section in LATER_SECTIONS:
+        tree.pop(section, None)
     tree["birq"]["gumbel_noise"] = tree["birq"]["noise"] != "none"
     for section, keys in LATER.items():
         tree[section] = {k: v for k, v in tree[section].items() if k not in keys}

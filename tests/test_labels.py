@@ -27,7 +27,7 @@ from birq.model import offline, prediction
 from birq.model.encoder import Encoder
 from birq.model.masking import Given
 from birq.pipeline import dag
-from birq.pipeline.stage import Job
+from birq.pipeline.stage import Job, labelled_inputs
 from birq.saved import encoder
 from birq.saved.labels import Writer, open_labels
 from birq.settings.methods import METHODS
@@ -409,6 +409,9 @@ def test_a_key_holds_what_its_stage_reads() -> None:
     assert "relabel.layer" in sections["labels/relabel-0"] and "random_projection.codebook_size" in sections["labels/relabel-0"]
     assert all(s[:6] not in ("kmeans", "relabe") for name, read in sections.items() if name.startswith("pretrain") for s in read)
     assert not [m for m in dag.find("pretrain/birq-0", p).code if "label" in m or "offline" in m]
+    # `birq why` and a record name the encoder that labels come from by its own name, the labels of the run itself by their stage
+    assert list(labelled_inputs(dag.find("labels/hubert-0", p))) == ["features/tones", "pretrain/hubert1-0"]
+    assert list(labelled_inputs(dag.find("pretrain/hubert-0", p))) == ["features/tones", "labels"]
 
 
 def test_a_variant_of_the_second_iteration_shares_the_first(tmp_path: Path) -> None:

@@ -52,6 +52,22 @@ def test_every_number_follows_params(setting: str, text: str) -> None:
     assert text in after and after != before
 
 
+@pytest.mark.parametrize(
+    ("method", "setting", "text"),
+    [
+        ("hubert1", "kmeans.clusters=100", "100 k-means clusters of cepstra of the input"),
+        ("hubert", "kmeans.view=mean_removed", "clusters of mean removed log-mel of the input, then of layer 2"),
+        ("hubert", "kmeans.layer=3", "then of layer 3 of that encoder"),
+        ("relabel", "relabel.layer=1", "random codes of layer 1 of a finished BEST-RQ encoder"),
+        ("relabel2", "relabel.layer=1", "random codes of layer 1 of a BEST-RQ encoder that was relabelled so once"),
+    ],
+)
+def test_labels_from_a_file_follow_params(method: str, setting: str, text: str) -> None:
+    """The same for methods that learn labels of another stage."""
+    before, after = paragraph(f"run.methods=[{method}]"), paragraph(f"run.methods=[{method}]", setting)
+    assert text in after and after != before
+
+
 def test_what_was_not_run_is_not_told() -> None:
     """Papers are cited for the methods that the run compares, and for no others."""
     assert "2509.15430" in paragraph() and "2202.01855" in paragraph()

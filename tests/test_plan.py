@@ -93,6 +93,19 @@ def test_best_rq_takes_less_than_birq_and_scratch_is_not_pre_trained(tmp_path: P
     assert "pretrain/scratch-0" not in cost["1.0"]
 
 
+def test_encoders_that_only_make_labels_are_planned_and_labels_cost_no_quantizer(tmp_path: Path) -> None:
+    """HuBERT is two trainings; at equal sizes a training on labels from a file is BEST-RQ's without the codes of the input."""
+    p = preset(tmp_path, "an4", "run.methods=[hubert, relabel]", "model.n_layers=4")
+    made = plan.make(p, {})
+    cost = {t.name: t for t in made.trainings}
+    assert [name for name in cost if name.startswith("pretrain")] == [
+        "pretrain/hubert1-0", "pretrain/best_rq-0", "pretrain/hubert-0", "pretrain/relabel-0",
+    ]  # fmt: skip
+    assert made.jobs["labels"] == 3 and made.jobs["finetune"] == 2
+    best_rq, relabel = cost["pretrain/best_rq-0"], cost["pretrain/relabel-0"]
+    assert 0.8 * best_rq.flops < relabel.flops < best_rq.flops and relabel.activation_gib == best_rq.activation_gib
+
+
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed for any params; what cannot be is an error with the way out."""
     preset(tmp_path, "yodas-ami")
@@ -114,7 +127,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_steps_are_timed_here() -> None:
     """Real steps of the real objective: BiRQ's takes longer than BEST-RQ's of the same audio."""
     p = params()
-    found = {m: measure.measure(p, m, 8.0, 2.0, torch.device("cpu")) for m in ("birq", "best_rq")}
+    found = {m: measure.measure(p, m, 8.0, 2.0, torch.device("cpu")) for m in ("birq", "best_rq", "hubert", "phones")}
     for m, one in found.items():
         assert one.method == m and one.micro_batch_seconds == pytest.approx(8.0)
         assert one.audio_hours_per_hour == pytest.approx(8.0 / one.seconds_per_step) and one.mfu is None and one.peak_gib > 0

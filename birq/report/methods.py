@@ -69,7 +69,8 @@ def _birq(p: Params) -> str:
 def _from_file(p: Params, run: str) -> str:
     """Masked prediction of labels that were made before."""
     k, layer = p.kmeans, p.relabel.layer
-    clusters = f"{_number(k.clusters)} k-means clusters of {'log-mel' if k.view == 'log_mel' else k.view.replace('_', ' ')} of the input"
+    view = {"log_mel": "log-mel", "mean_removed": "mean removed log-mel", "cepstra": "cepstra"}[k.view]
+    clusters = f"{_number(k.clusters)} k-means clusters of {view} of the input"
     labels = {
         "hubert1": f"the first iteration of HuBERT (arXiv 2106.07447), whose labels are {clusters}",
         "hubert": f"HuBERT (arXiv 2106.07447) in two iterations, whose labels are {clusters}, then of layer {k.layer} of that encoder",

@@ -86,6 +86,47 @@ def test_method_added(project: Project) -> None:
     project.verify()
 
 
+@scenario(
+    GROUP,
+    "a method is added whose labels another one makes (DVC)",
+    "labels, and the encoder that makes them, are made on the way; Snakemake finds all in place",
+    computed="labels pretrain finetune decode score probe report",
+)
+def test_labelled_method_added(project: Project) -> None:
+    """dvc.yaml cannot list the runs of methods that run.methods lacks, so the verb that reads labels makes them, under the same keys."""
+    project.set("run.methods=[best_rq, hubert]")
+    said = project.dvc().text
+    assert "pretrain/hubert-0: made from labels/hubert1-0, pretrain/hubert1-0, labels/hubert-0, which come first" in said
+    assert {s.artifact for s in project.said() if s.what == "computing"} == {
+        "labels/hubert1-0",
+        "pretrain/hubert1-0",
+        "labels/hubert-0",
+    } | {f"{stage}/hubert-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")} | {"report"}
+    project.verify()
+    project.nothing_to_do()
+    project.up_to_date()
+
+
+@scenario(
+    GROUP,
+    "a param of labels changes (made by Snakemake, then DVC)",
+    "the labels and all that learned from them; the verbs of other methods restore",
+    computed="labels pretrain finetune decode score probe report",
+    restored="pretrain",
+)
+def test_param_of_labels_changed(project: Project) -> None:
+    """Labels that are there but stale must not be learned from, though no stage of DVC's makes them."""
+    project.set("run.methods=[best_rq, relabel]")
+    project.snakemake()
+    project.forget()
+    project.set("relabel.layer=2")
+    project.dvc()
+    assert {s.artifact for s in project.said() if s.what == "computing"} == {"labels/relabel-0", "report"} | {
+        f"{stage}/relabel-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")
+    }
+    project.verify()
+
+
 def variant_added(project: Project, run: Callable[[], object]) -> None:
     """A variant of fine-tuning alone: only what it changes, and the report, is computed."""
     project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
