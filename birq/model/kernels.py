@@ -1,10 +1,13 @@
 """torch's dropout, attention with dropout and convolution over time, with less work on a CPU; elsewhere torch's own.
 
+Compiled code has its own form of the convolution, on every device.
+
 Shape suffixes: B utterances, T frames, D width, H heads, E head width, K kernel.
 """
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -88,12 +91,15 @@ class DepthwiseConvolution(nn.Conv1d):
 
     torch's convolution over time wants time last. On a CPU (x86, torch 2.13), that layout takes 17 times as long as channels last in the
     forward pass and 4 times for the gradient to the input. Only the gradient of the weights is faster in it.
+    Compiled code takes the sum of `_Shifted`. Without a compiler, that would be a pass over memory for each of the weights.
     """
 
     def __init__(self, d: int, kernel: int):
         super().__init__(d, d, kernel, padding=kernel // 2, groups=d, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return _Shifted.apply(x_BTD, self.weight)
         if _plain_cpu(x_BTD):
             return _Depthwise.apply(x_BTD, self.weight)
         return super().forward(x_BTD.transpose(1, 2)).transpose(1, 2)
@@ -129,3 +135,39 @@ class _Depthwise(torch.autograd.Function):
             rows = (a.transpose(1, 2) for a in (grad_BTD, x_BTD))
             grad_weight = back(*rows, weight_D1K, None, (1,), (kernel // 2,), (1,), False, (0,), d, (False, True, False))[1]
         return grad_x, grad_weight
+
+
+def _in_memory(x: Tensor) -> Tensor:
+    """`x`, which a compiler then writes to memory once: the input of as_strided must be there. Else each of the K reads computes it anew."""
+    return torch.as_strided(x, x.shape, x.stride())
+
+
+def _sum_of_shifted(x_BTD: Tensor, weight_KD: Tensor) -> Tensor:
+    """y_t = Σ_j w_j x_{t+j-K/2} with zeros beyond the ends; products and sums in float32, the result in the dtype of `x`."""
+    kernel, t = len(weight_KD), x_BTD.shape[1]
+    padded = F.pad(x_BTD, (0, 0, kernel // 2, kernel // 2))
+    copies = (padded[:, j : j + t].float() * weight_KD[j] for j in range(kernel))
+    return reduce(torch.add, copies).to(x_BTD.dtype)
+
+
+class _Shifted(torch.autograd.Function):
+    """The convolution as a sum of K scaled copies, each shifted by a frame, for code that is compiled.
+
+    Inductor makes of it: one pass over memory forward, one for the gradient of the input, and one that sums all K gradients of the weights
+    at once, for all lengths. autograd's own gradient of the sum moves twice the bytes. What is kept is the input and the weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, weight_D1K: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BTD, weight_D1K)
+        return _sum_of_shifted(_in_memory(x_BTD), _in_memory(weight_D1K[:, 0].T.contiguous()))  # weights of neighbouring channels together
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        x_BTD, weight_D1K = ctx.saved_tensors
+        kernel, t = weight_D1K.shape[-1], x_BTD.shape[1]
+        grad_x = _sum_of_shifted(_in_memory(grad_BTD), _in_memory(weight_D1K[:, 0].flip(1).T.contiguous()))
+        padded = F.pad(x_BTD, (0, 0, kernel // 2, kernel // 2))
+        # by utterance first: a sum over all frames would be cut into parts, and those added up by a kernel for each j
+        parts = [(padded[:, j : j + t].float() * grad_BTD.float()).sum(1) for j in range(kernel)]
+        return grad_x, torch.stack(parts).sum(1).T[:, None].contiguous().to(weight_D1K.dtype)

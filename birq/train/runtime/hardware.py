@@ -71,16 +71,14 @@ def prepare(encoder: Encoder) -> list[str]:
 def compile_blocks(encoder: Encoder) -> None:
     """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances.
 
-    The first step is slow, and results are equal up to float rounding.
-    The convolution over time stays outside: Inductor fixes the length for the backward pass of one (torch 2.13), would compile anew for
-    every other length, and give up after eight.
+    The first step is slow, and results are equal up to float rounding. The convolution over time is a sum of shifted copies there
+    (birq/model/kernels.py): of torch's own, Inductor fixes the length for the backward pass (torch 2.13), would compile anew for every other
+    length, and give up after eight.
     """
     # each kind of call is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     encoder.always_masks = True
     for block in encoder.blocks:
-        depthwise = block.convolution.depthwise
-        depthwise.forward = torch.compiler.disable(depthwise.forward)
         block.compile(dynamic=True)
 
 
