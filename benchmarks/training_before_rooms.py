@@ -15,7 +15,7 @@ from birq import params as birq_params
 
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
-LATER = {"model": ("norms",), "tokenizer": ("language",)}  # keys of today that were not there
+LATER = {"model": ("norms",), "tokenizer": ("language",), "probe": ("train_minutes", "penalty", "abx_tokens")}  # keys of today that were not there
 
 
 def load(path: str | Path = "params.yaml") -> Any:
