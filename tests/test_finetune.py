@@ -62,6 +62,38 @@ def test_the_checkpoint_with_the_best_dev_wer_is_published(tmp_path: Path, lette
     assert dev_wer(j.out, odd, "dev") == pytest.approx(wers[best], rel=1e-5)
 
 
+def test_dev_loss_is_in_nats_per_character(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
+    """The sum of −ln p(transcript | audio) over dev, utterance by utterance, over its characters, spaces included."""
+    j = finetune_job(tmp_path / "run", scratch_encoder, letters, features, finetune__evaluations=1, **PLAIN)
+    finetune.compute(j)
+    published, dev = Recogniser.load(j.out), open_split([features], "dev")
+    nats = 0.0
+    with torch.inference_mode():
+        for i in range(len(dev)):
+            batch = next(iter(sequential(dev, np.array([i]), published.front_end, 240.0)))
+            logp, _ = published.model(batch.feats_BTF, batch.lengths_B)
+            target = torch.tensor([published.tokenizer.encode(dev.texts[i])])
+            nats += float(torch.nn.functional.ctc_loss(logp[0], target[0], *(torch.tensor(len(x)) for x in (logp[0], target[0])),
+                                                       blank=published.model.blank, reduction="sum"))  # fmt: skip
+    assert curve(j.out)[-1]["dev_loss"] == pytest.approx(nats / sum(map(len, dev.texts)), rel=1e-4)
+    assert [line["dev_loss"] is None for line in curve(j.out)] == [line["dev_wer"] is None for line in curve(j.out)]
+
+
+def test_dev_loss_leaves_out_what_no_path_can_say(tmp_path: Path, letters: Path) -> None:
+    """A transcript of more tokens than frames has probability 0. Its infinite loss would hide all others; its words count as errors."""
+    said = [r["text"] for r in rows(sentences(2, seed=5), "dev")]
+    heard = [*said, "a"]
+    train = rows(sentences(4, seed=3), "train")
+    losses = []
+    for name, texts in (("all", [*said, "abcdefgh" * 4]), ("two", said)):
+        speech = write_features(tmp_path / name, {"train": train, "dev": rows(texts, "dev", heard=heard[: len(texts)])})
+        encoder = pretrained(tmp_path / f"encoder-{name}", speech, "scratch")
+        j = finetune_job(tmp_path / f"run-{name}", encoder, letters, speech, finetune__evaluations=1, **PLAIN)
+        finetune.compute(j)
+        losses.append(curve(j.out)[-1]["dev_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_frozen_steps_leave_the_encoder_unchanged(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
     """Neither gradient nor weight decay may touch it until they are over; the CTC layer learns from the first step."""
     before = load_file(scratch_encoder / "encoder.safetensors")

@@ -20,7 +20,7 @@ from tiny import SMALL, batch, curve, every_other, job, noise, params, pretraine
 
 from birq.corpora.manifests import write_alignments
 from birq.errors import BirqError, Stopped
-from birq.evaluate.probe import Frames, label_frames
+from birq.evaluate.layers import Frames, codes_of, read
 from birq.labels.kmeans import fitted
 from birq.labels.shuffled import rotated
 from birq.model import offline, prediction
@@ -28,6 +28,7 @@ from birq.model.encoder import Encoder
 from birq.model.masking import Given
 from birq.pipeline import dag
 from birq.pipeline.stage import Job, labelled_inputs
+from birq.progress import Progress
 from birq.saved import encoder
 from birq.saved.labels import Writer, open_labels
 from birq.settings.methods import METHODS
@@ -167,9 +168,9 @@ def test_relabelling_gives_the_codes_that_the_probe_sees(tmp_path: Path, feature
     """The same layer, statistics over all frames, projection and codebook: only the order of the sums may differ."""
     out = make(tmp_path, features, "relabel", inputs={"pretrain": [best_rq]}, relabel__layer=2)
     frames = Frames(split, np.arange(len(split)), encoder.load(best_rq), torch.device("cpu"))
-    _, enhanced = label_frames(frames, "test")
+    seen_AN = codes_of(frames, read(frames, tmp_path / "outputs", Progress("test", len(split), "utterance")).layers[2])
     codes_AN = np.load(out / "codes.npy")
-    assert codes_AN.shape == enhanced[1].shape == (frames.total, 2) and (codes_AN == enhanced[1]).mean() > 0.999
+    assert codes_AN.shape == seen_AN.shape == (frames.total, 2) and (codes_AN == seen_AN).mean() > 0.999
     assert (facts(out)["n_codebooks"], facts(out)["codebook_size"]) == (2, 32)
 
 

@@ -21,10 +21,11 @@ from tiny import batch, finetune_job, job, params, run_pretrain
 from benchmarks import emulated, gpu
 from benchmarks.pretended import device as pretended
 from benchmarks.pretended.seen import SEEN
-from birq.evaluate import probe
+from birq.evaluate import layers
 from birq.model import objectives, offline, prediction
 from birq.model.encoder import Shape
 from birq.model.quantized import build, constants
+from birq.progress import Progress
 from birq.saved import encoder
 from birq.saved.labels import Labels
 from birq.saved.recogniser import Recogniser
@@ -193,7 +194,9 @@ def stages(folder: Path, features: Path, letters: Path) -> dict[str, Any]:
     SEEN.clear()
     device = for_inference({})
     texts = Recogniser.load(tuned.out).hypotheses(split, everything, 60.0, device, "decode")
-    probe.label_frames(probe.Frames(split, everything, encoder.load(whole.out), device), "probe")
+    frames = layers.Frames(split, everything, encoder.load(whole.out), device)
+    for layer in layers.read(frames, folder / "probed", Progress("probe", len(split))).layers[1:]:
+        layers.codes_of(frames, layer)
     return {
         "same": same,
         "device": whole.notes["device"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
@@ -17,11 +18,12 @@ from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from birq.corpora.manifests import write_alignments
 from birq.errors import BirqError
-from birq.evaluate import phones, probe, quality
+from birq.evaluate import layers, phones, quality
 from birq.model import objectives
 from birq.model.quantized import build, constants
 from birq.model.quantizer import standardise
 from birq.pipeline.stage import Job
+from birq.progress import Progress
 from birq.saved import encoder
 from birq.saved.weights import shape_of
 from birq.settings.methods import METHODS
@@ -114,6 +116,13 @@ def test_code_figures() -> None:
     assert shares.tolist() == [0.25] * 4 + [0.0] * 4
 
 
+def test_repeats_are_counted_within_utterances() -> None:
+    """Two utterances of 3 and 2 frames have 2 + 1 pairs of neighbours; the pair across them is none."""
+    codes = np.array([[5, 1], [5, 2], [4, 2], [4, 7], [4, 8]])
+    assert quality.repeat_share(codes, np.array([0, 0, 0, 1, 1])) == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert quality.repeat_share(codes[:2], np.array([0, 1])) == 0
+
+
 # ---- phones
 
 
@@ -149,8 +158,14 @@ def test_phones_of_several_corpora_are_one_inventory() -> None:
 # ---- the stage
 
 
-def tone_corpus(home: Path, *, splits: dict[str, int], aligned: str | None = None, spare: float = 0.0) -> tuple[Path, Path]:
-    """Features and a corpus folder where every phone has a log-mel shape of its own: what a probe must find again."""
+def tone_corpus(
+    home: Path, *, splits: dict[str, int], aligned: str = "", n_speakers: int = 3, n_phones: int = 6, pause: str = ""
+) -> tuple[Path, Path]:
+    """Features and a corpus folder where every phone has a log-mel shape of its own: what a probe must find again.
+
+    aligned: the splits that have alignments, or `dev:4`, its first four utterances. pause: the phone that is called SIL.
+    """
+    covered = {name: int(n or 1 << 30) for name, _, n in (part.partition(":") for part in aligned.split())}
     rng = np.random.default_rng(0)
     shapes_PF = rng.normal(0, 3, (6, 80)).astype(np.float32)
     features, corpus = home / "features", home / "corpus"
@@ -160,15 +175,24 @@ def tone_corpus(home: Path, *, splits: dict[str, int], aligned: str | None = Non
         for begin in range(0, n, 8):
             shard = []
             for i in range(begin, min(n, begin + 8)):
-                phone = np.repeat(rng.integers(0, 6, 12), rng.integers(8, 20, 12))
+                phone = np.repeat(rng.integers(0, n_phones, 12), rng.integers(8, 20, 12))
                 name = f"{split}-{i:03d}"
                 noise = rng.normal(0, 0.5, (len(phone), 80)).astype(np.float32)
                 seconds = len(phone) / 100 + 0.015
-                shard.append({"id": name, "speaker": f"s{i % 3}", "text": "a", "duration_s": seconds, "fbank": shapes_PF[phone] + noise})
+                shard.append(
+                    {
+                        "id": name,
+                        "speaker": f"{split}-s{i % n_speakers}",
+                        "text": "a",
+                        "duration_s": seconds,
+                        "fbank": shapes_PF[phone] + noise,
+                    }
+                )
                 edges = np.flatnonzero(np.diff(phone, prepend=-1, append=-1))
-                if split == aligned:
+                if i < covered.get(split, 0):
+                    called = {p: "SIL" if f"P{p}" == pause else f"P{p}" for p in range(n_phones)}
                     # 7.5 ms: a frame's middle lies 12.5 ms after its beginning
-                    rows += [(name, a / 100 + 0.0075, b / 100 + 0.0075, f"P{phone[a]}", "w") for a, b in itertools.pairwise(edges)]
+                    rows += [(name, a / 100 + 0.0075, b / 100 + 0.0075, called[phone[a]], "w") for a, b in itertools.pairwise(edges)]
             shards.write_shard(features / split / f"{begin // 8:05d}.parquet", shard, shards.metadata())
         counts[split] = {"shards": -(-n // 8)}
     (features / "splits.json").write_text(json.dumps(counts))
@@ -232,20 +256,21 @@ def test_labels_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.Mon
     features, corpus = tone_corpus(tmp_path, splits={"dev": 12}, aligned="dev")
     model = pretrained(tmp_path / "model", n_stack=4)
     whole = run(probe_job(tmp_path, "whole", features, corpus, model))
-    monkeypatch.setattr(probe, "BATCH_SECONDS", 1.0)
+    monkeypatch.setattr(layers, "BATCH_SECONDS", 1.0)
     parts = run(probe_job(tmp_path, "parts", features, corpus, model))
     for a, b in zip(whole["rows"], parts["rows"], strict=True):
         assert a == pytest.approx(b, abs=0.02)  # a rounding may turn a frame's code
     assert whole["rows"][0] == parts["rows"][0]  # anchoring labels come from the input alone
 
 
-def test_standardised_labels_are_those_of_all_frames(tmp_path: Path) -> None:
-    """Two passes must give what one standardisation over all frames at once gives."""
+def test_standardised_labels_are_those_of_all_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that lie in files and are looked at in pieces must give what one standardisation over all frames at once gives."""
+    monkeypatch.setattr(layers, "CHUNK_FRAMES", 100)
     features, _ = tone_corpus(tmp_path, splits={"dev": 6})
     loaded = encoder.load(pretrained(tmp_path / "model", n_stack=2))
     split = shards.open_split([features], "dev")
-    frames = probe.Frames(split, np.arange(6), loaded, torch.device("cpu"))
-    _, enhanced = probe.label_frames(frames, "probe")
+    frames = layers.Frames(split, np.arange(6), loaded, torch.device("cpu"))
+    found = layers.read(frames, tmp_path / "scratch", Progress("probe", 6))
     with torch.inference_mode():
         outputs = [[] for _ in range(2)]
         for i in range(6):
@@ -253,8 +278,9 @@ def test_standardised_labels_are_those_of_all_frames(tmp_path: Path) -> None:
             for k, z in enumerate(loaded.model.encoder.layers_out(x, torch.tensor([frames.lengths[i]]))):
                 outputs[k].append(z[0])
         for k, z in enumerate(outputs):
+            assert np.allclose(found.layers[k + 1], torch.cat(z), atol=1e-4)
             want = loaded.model.quantizer.nearest(standardise(torch.cat(z)))
-            assert (enhanced[k] == want.numpy()).mean() > 0.995
+            assert (layers.codes_of(frames, found.layers[k + 1]) == want.numpy()).mean() > 0.995
 
 
 def test_layer_norm_is_read_from_the_model(tmp_path: Path) -> None:
@@ -286,12 +312,13 @@ def test_choice_is_bounded_and_the_same_for_all(tmp_path: Path) -> None:
     """Methods are compared on the same frames, at most so many; utterances with phones go first."""
     features, _ = tone_corpus(tmp_path, splits={"dev": 30})
     split = shards.open_split([features], "dev")
-    half = probe.choose(split, 0.4, 4, set())
+    half = layers.choose(split, 0.4, 4, set())
     assert 0 < split.duration_s[half].sum() <= 24 and len(half) < 30
-    assert probe.choose(split, 0.4, 4, set()).tolist() == half.tolist()
-    assert sorted(probe.choose(split, 99, 4, set()).tolist()) == list(range(30))
-    assert len(probe.choose(split, 1e-6, 4, set())) == 1
-    assert {split.ids[i] for i in probe.choose(split, 99, 4, {"dev-003", "dev-007"})} == {"dev-003", "dev-007"}
+    assert layers.choose(split, 0.4, 4, set()).tolist() == half.tolist()
+    assert sorted(layers.choose(split, 99, 4, set()).tolist()) == list(range(30))
+    assert len(layers.choose(split, 1e-6, 4, set())) == 1
+    assert {split.ids[i] for i in layers.choose(split, 99, 4, {"dev-003", "dev-007"})} == {"dev-003", "dev-007"}
+    assert not len(layers.choose(split, 99, 4, set(), only=True))
 
 
 def test_missing_split_is_named(tmp_path: Path) -> None:
@@ -299,3 +326,95 @@ def test_missing_split_is_named(tmp_path: Path) -> None:
     features, corpus = tone_corpus(tmp_path, splits={"test": 3})
     with pytest.raises(BirqError, match=r"dev split of synth.*probe\.split"):
         run(probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model")))
+
+
+def rows_of(result: dict[str, Any], key: str) -> list[Any]:
+    return [row[key] for row in result["rows"]]
+
+
+def test_the_linear_probe_finds_phones_of_unseen_voices(tmp_path: Path) -> None:
+    """Each phone has one spectrum, the same for all voices, so a linear map of the input tells it; correct frames add up."""
+    features, corpus = tone_corpus(tmp_path, splits={"train": 20, "dev": 12}, aligned="train dev")
+    job = probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model", n_stack=1))
+    r = run(job)
+    assert r["linear"]["available"] and r["linear"]["why_not"] is None
+    assert (
+        r["linear"] | {"train_utterances": 20, "train_phones": 6, "unknown_frames": 0, "shared_speakers": 0, "speakers": 3} == r["linear"]
+    )
+    assert rows_of(r, "linear")[0] > 0.95
+    counts = pq.read_table(job.out / "utterances.parquet").to_pylist()
+    assert len(counts) == 3 * 12
+    for row in r["rows"]:
+        here = [c for c in counts if c["layer"] == row["layer"]]
+        assert sum(c["frames"] for c in here) == r["phone_frames"]
+        assert row["linear"] == pytest.approx(sum(c["correct"] for c in here) / r["phone_frames"], abs=1e-6)
+        assert row["linear_low"] <= row["linear"] <= row["linear_high"]
+        assert row["linear_speaker_low"] <= row["linear"] <= row["linear_speaker_high"]
+        assert 1 <= row["effective_rank"] <= 80 and row["kmeans_pnmi"] > row["kmeans_pnmi_floor"] + 0.2
+        assert 0 <= row["abx_within"] < 0.4 and 0 <= row["abx_across"] < 0.4
+    # a phone lasts 8 to 20 frames, and so do the codes of frames that hardly differ
+    assert r["phone_repeat_share"] == pytest.approx(1 - 1 / 14, abs=0.02)
+
+
+def test_alignments_of_a_part_of_a_split_are_used_and_counted(tmp_path: Path) -> None:
+    """The utterances without phone times are left out, of the tested ones and of those that train the probe."""
+    features, corpus = tone_corpus(tmp_path, splits={"train": 20, "dev": 12}, aligned="train:7 dev:4")
+    r = run(probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model", n_stack=1)))
+    assert (r["split_utterances"], r["aligned_utterances"], r["utterances"]) == (12, 4, 4)
+    assert r["linear"]["train_utterances"] == 7
+
+
+@pytest.mark.parametrize(
+    ("splits", "aligned", "why"),
+    [
+        ({"train": 8, "dev": 6}, "dev", "cover no utterance of the train split"),
+        ({"dev": 6}, "dev", "has no train split to train the linear probe on"),
+    ],
+)
+def test_nothing_to_train_the_linear_probe_on(tmp_path: Path, splits: dict[str, int], aligned: str, why: str) -> None:
+    """The other figures do not need it; the reason stands in its place."""
+    features, corpus = tone_corpus(tmp_path, splits=splits, aligned=aligned)
+    job = probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model"))
+    r = run(job)
+    assert r["available"] and not r["linear"]["available"] and why in r["linear"]["why_not"]
+    assert rows_of(r, "linear") == rows_of(r, "linear_low") == [None] * 3 and None not in rows_of(r, "abx_within")
+    assert len(pq.read_table(job.out / "utterances.parquet")) == 0
+
+
+def test_tested_speech_never_trains_the_linear_probe(tmp_path: Path) -> None:
+    """Of the train split, probed for once, the probe is trained on the utterances that are left; a shared voice is said."""
+    features, corpus = tone_corpus(tmp_path, splits={"train": 12}, aligned="train")
+    model = pretrained(tmp_path / "model")
+    r = run(probe_job(tmp_path, "part", features, corpus, model, split="train", max_minutes=0.15))
+    assert r["linear"]["train_utterances"] == 12 - r["utterances"] > 0 and r["linear"]["shared_speakers"] > 0
+    whole = run(probe_job(tmp_path, "whole", features, corpus, model, split="train"))
+    assert "every aligned utterance of the train split is probed" in whole["linear"]["why_not"]
+
+
+def test_one_speaker_has_no_figures_across_speakers(tmp_path: Path) -> None:
+    """An interval over one speaker would have width 0, and ABX across speakers needs two; the rest is there."""
+    features, corpus = tone_corpus(tmp_path, splits={"train": 8, "dev": 6}, aligned="train dev", n_speakers=1)
+    r = run(probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model")))
+    assert "needs two" in r["linear"]["why_no_speaker_interval"] and rows_of(r, "linear_speaker_low") == [None] * 3
+    assert None not in rows_of(r, "linear_low")
+    assert r["abx"]["why_not_within"] is None and "the tokens have one" in r["abx"]["why_not_across"]
+    assert rows_of(r, "abx_across") == [None] * 3 and None not in rows_of(r, "abx_within")
+
+
+def test_one_phone_has_nothing_to_tell_apart(tmp_path: Path) -> None:
+    """No error and no figure that would need two phones."""
+    features, corpus = tone_corpus(tmp_path, splits={"train": 8, "dev": 6}, aligned="train dev", n_phones=1)
+    r = run(probe_job(tmp_path, "probe", features, corpus, pretrained(tmp_path / "model")))
+    assert "fewer than two phones" in r["linear"]["why_not"] and "compares two phones" in r["abx"]["why_not_within"]
+    assert rows_of(r, "abx_within") == rows_of(r, "linear") == [None] * 3 and rows_of(r, "kmeans_pnmi") == [0.0] * 3
+
+
+def test_pauses_are_no_tokens_and_abx_can_be_left_out(tmp_path: Path) -> None:
+    """A pause is no phone to be told apart from others; without ABX the file says why, and all other figures are the same."""
+    features, corpus = tone_corpus(tmp_path, splits={"train": 6, "dev": 6}, aligned="train dev", pause="P2")
+    model = pretrained(tmp_path / "model")
+    r = run(probe_job(tmp_path, "on", features, corpus, model))
+    assert r["phones"] == 6 and r["abx"]["phones"] == 5
+    off = run(probe_job(tmp_path, "off", features, corpus, model, abx_tokens=0))
+    assert "abx_tokens" in off["abx"]["why_not_within"] and rows_of(off, "abx_within") == [None] * 3
+    assert rows_of(off, "linear") == rows_of(r, "linear")

@@ -173,7 +173,7 @@ def signal_in_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, nu
     [
         ("pretrain", "PretrainTask.backward", signal.SIGTERM, 8, 8),
         ("finetune", "FinetuneTask.backward", signal.SIGUSR1, 8, 8),
-        ("finetune", "FinetuneTask._dev_wer", signal.SIGTERM, 1, 7),
+        ("finetune", "FinetuneTask._on_dev", signal.SIGTERM, 1, 7),
     ],
     ids=["pretrain", "finetune", "dev evaluation"],
 )

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 Segments = tuple[np.ndarray, np.ndarray, np.ndarray]  # start_s, end_s, phone number; sorted by start
 
-NO_PHONE = -1
+NO_PHONE = NO_SEGMENT = -1
+PAUSE = "SIL"
 
 
 def segments_by_id(tables: list[pa.Table], ids: set[str]) -> tuple[dict[str, Segments], list[str]]:
@@ -47,9 +48,15 @@ def frame_centres_s(n_frames: int, n_stack: int, frame_shift_ms: float, frame_le
     return (np.arange(n_frames) * n_stack * frame_shift_ms + span_ms / 2) / 1000
 
 
-def phones_at(segments: Segments, times_s: np.ndarray) -> np.ndarray:
-    """Phone number at each time, `NO_PHONE` outside all segments. A time on a boundary belongs to the later segment."""
-    start, end, number = segments
+def segments_at(segments: Segments, times_s: np.ndarray) -> np.ndarray:
+    """Number of the segment at each time, `NO_SEGMENT` outside all of them. A time on a boundary belongs to the later segment."""
+    start, end, _ = segments
     position = np.searchsorted(start, times_s + 1e-9, side="right") - 1
     inside = (position >= 0) & (times_s + 1e-9 < end[position])
-    return np.where(inside, number[position], NO_PHONE)
+    return np.where(inside, position, NO_SEGMENT)
+
+
+def phones_at(segments: Segments, times_s: np.ndarray) -> np.ndarray:
+    """Phone number at each time, `NO_PHONE` outside all segments."""
+    here = segments_at(segments, times_s)
+    return np.where(here == NO_SEGMENT, NO_PHONE, segments[2][here])

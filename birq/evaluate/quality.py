@@ -77,6 +77,17 @@ def code_figures(codes_MN: np.ndarray, codebook_size: int) -> dict[str, float]:
     }
 
 
+def repeat_share(codes_MN: np.ndarray, utterance_M: np.ndarray) -> float:
+    """Share of neighbouring frames of an utterance that have the same code, mean over codebooks; 0 where no two are neighbours.
+
+    1 minus it is the labels' churn. Labels that repeat for as long as phones do follow the speech; those that repeat longer follow less.
+    """
+    neighbours = np.diff(utterance_M) == 0
+    if not neighbours.any():
+        return 0.0
+    return float((codes_MN[1:] == codes_MN[:-1])[neighbours].mean())
+
+
 PHONE_KEYS = ("phone_purity", "cluster_purity", "pnmi", "pnmi_floor")
 
 

@@ -99,7 +99,7 @@ STAGES: dict[str, Stage] = {
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
         Stage("score", ("score",), ("decode",), RUN),
-        Stage("probe", ("probe", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
+        Stage("probe", ("probe", "score", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
         Stage(
             "report",
             ("report", "run"),

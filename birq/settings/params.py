@@ -304,6 +304,9 @@ class Score(Section):
 class Probe(Section):
     split: Literal["train", "dev", "test"]
     max_minutes: Positive
+    train_minutes: Positive
+    penalty: Positive
+    abx_tokens: Annotated[int, Field(ge=0)]
 
 
 class Report(Section):

@@ -1,7 +1,8 @@
-"""Fine-tuning with CTC: loss, SpecAugment and dev WER, as a task of the training loop."""
+"""Fine-tuning with CTC: loss, SpecAugment, dev WER and dev loss, as a task of the training loop."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class TargetBatch(Batch):
 
 
 class FinetuneTask:
-    """CTC loss, SpecAugment, dev WER."""
+    """CTC loss, SpecAugment; on dev, WER and CTC loss."""
 
     KEPT = ("best_wer", "best_step", "tokens")  # over a kill
 
@@ -100,7 +101,7 @@ class FinetuneTask:
         self.tokens += n_tokens
 
     def figures(self, step: int) -> dict[str, float | None]:
-        line: dict[str, float | None] = {"loss": self._total_loss() / max(1, self.tokens), "dev_wer": None}
+        line: dict[str, float | None] = {"loss": self._total_loss() / max(1, self.tokens), "dev_wer": None, "dev_loss": None}
         self.loss_sum, self.tokens = 0.0, 0
         return line
 
@@ -115,21 +116,27 @@ class FinetuneTask:
     def after_step(self, step: int, stop: Callable[[], bool]) -> dict[str, Any] | None:
         if not self.due(step) or not len(self.dev_index):
             return {}
-        wer = self._dev_wer(stop)
-        if wer is None:
+        found = self._on_dev(stop)
+        if found is None:
             return None
+        wer = found["dev_wer"]
         if wer < self.best_wer:
             self.best_wer, self.best_step = wer, step
             if self.group.writes:
                 fresh = self.scratch / (BEST + ".new")
                 save_weights(fresh, self.model)
                 fresh.replace(self.scratch / f"{step}-{BEST}")
-        return {"dev_wer": wer}
+        return dict(found)
 
     @torch.inference_mode()
-    def _dev_wer(self, stop: Callable[[], bool]) -> float | None:
+    def _on_dev(self, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """dev_wer, and dev_loss: the CTC loss in nats per character of the transcripts, whatever the tokens are.
+
+        An utterance with too few frames for its tokens has no finite loss and is left out of it, its characters too.
+        """
         self.model.eval()
         references, hypotheses = [], []
+        nats, characters = 0.0, 0
         seconds = max(DEV_BATCH_SECONDS, self.section.batch_seconds)
         for batch in sequential(self.dev, self.dev_index, self.front_end, seconds, self.group.rank, self.group.size):
             if stop():
@@ -139,10 +146,23 @@ class FinetuneTask:
                 logp, lengths = self.model(batch.feats_BTF.to(self.device), batch.lengths_B.to(self.device))
             hypotheses += [self.tokenizer.decode(ids) for ids in greedy(logp, lengths, self.model.blank)]
             references += batch.texts
+            more_nats, more_characters = self._loss(batch, logp)
+            nats, characters = nats + more_nats, characters + more_characters
         self.model.train()
-        parts = self.group.gathered((references, hypotheses))
+        parts = self.group.gathered((references, hypotheses, nats, characters))
         references, hypotheses = ([text for part in parts for text in part[i]] for i in (0, 1))
-        return float(jiwer.wer(references, hypotheses))
+        nats, characters = (sum(part[i] for part in parts) for i in (2, 3))
+        return {"dev_wer": float(jiwer.wer(references, hypotheses)), "dev_loss": nats / characters if characters else math.nan}
+
+    def _loss(self, batch: Batch, logp_BTV: torch.Tensor) -> tuple[float, int]:
+        """CTC loss of a batch in nats, summed, and the characters of its transcripts."""
+        tokens = [self.tokenizer.encode(text) for text in batch.texts]
+        rows = [b for b, n in enumerate(batch.lengths_B.tolist()) if frames_needed(tokens[b]) <= n]
+        if not rows:
+            return 0.0, 0
+        logp_BTV = logp_BTV if len(rows) == len(tokens) else logp_BTV[rows]
+        loss = ctc_loss(logp_BTV, batch.lengths_B[rows], Targets.of([tokens[b] for b in rows]), self.model.blank)
+        return float(loss), sum(len(batch.texts[b]) for b in rows)
 
     def state(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.KEPT} | {"loss_sum": self._total_loss()}

@@ -68,7 +68,7 @@ test_params_finetune = changed(
 test_params_decode = changed(
     "decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode", restored="report"
 )
-test_params_score = changed("score", "score.confidence=0.9", "scores and report", computed="score report")
+test_params_score = changed("score", "score.confidence=0.9", "scores, the probe's intervals and the report", computed="score probe report")
 test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe", restored="report")
 test_params_report = changed("report", "report.worst_utterances=3", "the report", computed="report")
 
@@ -171,7 +171,7 @@ def test_seed_added(project: Project) -> None:
     project.verify()
 
 
-@scenario(GROUP, "changed, and changed back", "computed once, then restored", computed="score report", restored="score report")
+@scenario(GROUP, "changed, and changed back", "computed once, then restored", computed="score probe report", restored="score probe report")
 def test_there_and_back(project: Project) -> None:
     """The store keeps what a key made: the way back costs no computing, and brings the very bytes."""
     before = project.digests()
@@ -184,7 +184,13 @@ def test_there_and_back(project: Project) -> None:
     project.nothing_to_do()
 
 
-@scenario(GROUP, "changed and back, once by each tool", "computed once, then restored", computed="score report", restored="score report")
+@scenario(
+    GROUP,
+    "changed and back, once by each tool",
+    "computed once, then restored",
+    computed="score probe report",
+    restored="score probe report",
+)
 def test_there_and_back_by_both(project: Project) -> None:
     """DVC's memory and Snakemake's are both out of date here; the keys are not."""
     before = project.digests()
