@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from birq import __version__, ranks
+from birq import __version__, files, ranks
 from birq.errors import BirqError, Stopped
 from birq.pipeline import dag, digests, locations, references, sharing, snakemake, stage
 from birq.progress import say
@@ -76,6 +76,11 @@ def parser() -> argparse.ArgumentParser:
     _plan_options(verb("plan", "estimate disk, memory, GPU-hours and jobs of a run before it starts, or time its steps here"))
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
+    p = verb("study", "compare methods and variants by the linear probe of their encoders, over seeds; needs no fine-tuning")
+    p.add_argument("--against", default="best_rq", metavar="NAME", help="in run.methods; differences are from it (default: best_rq)")
+    p.add_argument("--layer", type=int, help="in which differences are taken (default: birq.label_layer)")
+    p.add_argument("--markdown", action="store_true", help="as Markdown")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write every form's accuracy by seed and layer as well")
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
     p.add_argument("--once", action="store_true", help="write the lines that are there now, and end")
@@ -250,6 +255,15 @@ def _table(markdown: bool) -> None:
     print(tables.from_file(path, markdown=markdown))
 
 
+def _study(args: argparse.Namespace, loaded: params.Params) -> None:
+    from birq.report import study
+
+    print(study.text(loaded, args.against, args.layer, markdown=args.markdown))
+    if args.json:
+        about = {"params": loaded.model_dump(mode="json"), "forms": study.record(loaded)}
+        files.write_text(args.json, json.dumps(about, indent=1) + "\n")
+
+
 def _dag(loaded: params.Params) -> None:
     from birq.report import dagdraw
 
@@ -295,6 +309,8 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         _record(args.name, loaded)
     elif args.verb == "plan":
         _plan(args, loaded)
+    elif args.verb == "study":
+        _study(args, loaded)
     elif args.verb == "dag":
         _dag(loaded)
     elif args.action == "count":
