@@ -26,7 +26,19 @@ _NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
 # files about the course of a run, not its result; they stay out of the digest
 VOLATILE = frozenset({*_NOT_CONTENT, "timing.jsonl"})
 FORMAT = 3  # of provenance.json; raised when an older birq could misread it
-PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "jiwer", "pyarrow", "numpy", "safetensors", "espeakng-loader", "soundfile")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "lhotse",
+    "sentencepiece",
+    "jiwer",
+    "pyarrow",
+    "numpy",
+    "safetensors",
+    "espeakng-loader",
+    "soundfile",
+    "scikit-learn",
+)
 
 
 class NewerFormatError(BirqError):

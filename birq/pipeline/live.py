@@ -50,7 +50,7 @@ def _key(node: Node) -> str | None:
     """The key of a training, or None while its inputs are not there or are those of other params."""
     key = stage.current_key(node)
     for before in (n for n in node.before if n.method) if key else ():
-        if artifact.of(before)["key"] != stage.current_key(before):
+        if artifact.of(before)["key"] != _key(before):
             return None
     return key
 
