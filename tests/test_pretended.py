@@ -133,6 +133,15 @@ def test_a_step_on_the_device_is_the_cpu_s_and_waits_once(option: str) -> None:
     assert {"model/prediction.py"} | quantizer <= files <= {"model/prediction.py", "train/pretraining.py"} | quantizer
 
 
+def test_codes_are_refined_on_the_device_as_on_the_cpu() -> None:
+    """A refinement takes its sums from the device and puts codes back there; the draws of dead codes are the CPU's."""
+    changes = {"random_projection__codebook": "refined", "random_projection__refine_every_steps": 1}
+    ((cpu, gpu),) = gang.run(1, on_both, "best_rq", changes)
+    assert gpu["anchor_codebook_shift"] == pytest.approx(cpu["anchor_codebook_shift"], rel=1e-4) and cpu["anchor_codebook_shift"] > 0.01
+    assert gpu["anchor_revived_codes"] == cpu["anchor_revived_codes"]
+    assert gpu["anchor_loss"] == pytest.approx(cpu["anchor_loss"], rel=2e-3)
+
+
 # ---- true sizes, without data
 
 

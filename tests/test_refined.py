@@ -278,7 +278,7 @@ def test_an_encoder_from_before_an_option_has_its_default(tmp_path: Path, featur
     assert (o.view, o.view_window_frames, o.distance) == ("log_mel", 0, "unit")
 
 
-@pytest.mark.parametrize("call", [3, 9, 10], ids=["along the estimation", "between refinements", "at a refinement"])
+@pytest.mark.parametrize("call", [3, 4, 8, 10], ids=["along the epoch", "at its end", "at a refinement", "between two"])
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """A checkpoint holds the sums since the last change, and the codes follow from (seed, step). The other run writes a checkpoint at every
     line, which changes nothing."""
@@ -304,6 +304,18 @@ def test_ranks_refine_as_one_process_does(tmp_path: Path, features: Path, size: 
     gang.run(size, train_here, "pretrain", tmp_path, inputs, changes)
     np.testing.assert_allclose(figures(tmp_path / "out0"), figures(one.out), rtol=2e-5, atol=2e-6)
     torch.testing.assert_close(weights(tmp_path / "out0"), weights(one.out), rtol=0, atol=2e-5)
+
+
+def test_sums_go_on_with_another_number_of_ranks(tmp_path: Path, features: Path) -> None:
+    """A checkpoint holds the sums of all ranks, and one rank goes on from them: no frame is lost or counted twice."""
+    changes = ALL | {"random_projection__refine_every_steps": 3}
+    inputs = {"features": [features]}
+    one = job("pretrain", tmp_path / "one", inputs, params(**SETTINGS | changes))
+    pretrain.compute(one)
+    errors = gang.run(2, train_here, "pretrain", tmp_path, inputs, changes, (1, 5))
+    assert [type(e) for e in errors] == [Stopped, Stopped]  # after six steps: four of the epoch, two of sums
+    gang.run(3, train_here, "pretrain", tmp_path, inputs, changes)
+    torch.testing.assert_close(weights(tmp_path / "out1"), weights(one.out), rtol=0, atol=2e-5)
 
 
 def test_ranks_end_with_the_quantizer_of_the_first(tmp_path: Path) -> None:
