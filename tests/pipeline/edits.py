@@ -88,7 +88,7 @@ EDITS = (
     Edit("`pretrain.checkpoint_seconds`", "", setting="pretrain.checkpoint_seconds=7.0"),
     Edit("`random_projection.codebook_size`", _all("pretrain"), setting="random_projection.codebook_size=64"),
     Edit("`random_projection.anchor_weight`", "pretrain-birq pretrain-best_rq", setting="random_projection.anchor_weight=1.0"),
-    Edit("`birq.label_layer`", "pretrain-birq", setting="birq.label_layer=2"),
+    Edit("`birq.label_layer` (the report shows the probe at it)", "pretrain-birq report", setting="birq.label_layer=2"),
     Edit("`model.conv_kernel`", _all("pretrain"), setting="model.conv_kernel=5"),
     Edit("`finetune.steps`", _all("finetune"), setting="finetune.steps=7"),
     Edit("`decode.batch_seconds`", _all("decode"), setting="decode.batch_seconds=100.0"),
