@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from birq.evaluate import linear
 from birq.evaluate.rates import score_split
 from birq.pipeline.artifact import sha256_json
 from birq.settings.methods import METHODS
@@ -134,22 +135,43 @@ def _decoded(split: str, n: int, speakers: int, skill: float, rng: np.random.Gen
     )
 
 
-def _probe(method: str, available: bool) -> dict[str, Any]:
+def _counts(method: str, available: bool, rng: np.random.Generator) -> pa.Table:
+    """utterances.parquet of the probe: 40 utterances of 50 frames, 4 speakers."""
+    n, frames = 40, 50
+    accuracy = {"birq": 0.53, "best_rq": 0.6, "scratch": 0.49}.get(method, 0.6)
+    correct = [rng.random(n * frames) < accuracy - 0.02 * abs(layer - 3) for layer in range(N_LAYERS + 1)] if available else []
+    ids = [f"dev-{i:03d}" for i in range(n)]
+    return linear.table(correct, np.repeat(np.arange(n), frames), ids, [f"s{i % 4}" for i in range(n)])
+
+
+def _probe(method: str, available: bool, counts: pa.Table) -> dict[str, Any]:
     gain = {"birq": 0.06, "best_rq": 0.07, "scratch": 0.0}.get(method, 0.07)  # of PNMI
     rows = []
+    accuracies = linear.figures(counts, Score(**SCORE)) if available else [dict.fromkeys(linear.KEYS)] * (N_LAYERS + 1)
+    errors = {"abx_within": 0.16 - gain, "abx_across": 0.22 - gain, "kmeans_pnmi": 0.4, "kmeans_pnmi_floor": 0.09}
     for layer in range(N_LAYERS + 1):
         known = {"phone_purity": 0.30 + gain, "cluster_purity": 0.11, "pnmi": 0.2 + gain * layer / 2 - 0.015 * layer, "pnmi_floor": 0.077}
         rows.append(
             {"labels": "enhanced" if layer else "anchor", "layer": layer}
             | (known if available else dict.fromkeys(known))
+            | (errors if available else dict.fromkeys(errors))
+            | accuracies[layer]
+            | {"effective_rank": 12.0 + layer, "repeat_share": 0.2}
             | {"perplexity": 70.0 - 3 * layer, "used_share": 0.8, "agreement": 0.4 if layer else None}
         )
     ranks = np.arange(1, CODES + 1)
     usage = {k: (w / w.sum()).tolist() for k, w in (("anchor", np.exp(-ranks / 40)), ("enhanced", np.exp(-ranks / 28)))}
     why = None if available else "no alignments of an4: name them in corpora.an4.alignments"
+    about = {
+        "available": available, "why_not": why, "train_utterances": 380, "train_minutes": 15.0, "unknown_frames": 0, "shared_speakers": 0,
+        "speakers": 4, "why_no_speaker_interval": None,
+    }  # fmt: skip
+    abx = {"tokens": 2800, "phones": 39, "speakers": 4, "why_not_within": None, "why_not_across": None}
     return {
         "available": available, "why_not": why, "split": "dev", "frames": 21_000, "phones": 40, "codebook_size": CODES, "n_codebooks": 8,
-        "label_layer": 3, "rows": rows, "usage": usage,
+        "label_layer": 3, "rows": rows, "usage": usage, "linear": about, "abx": abx if available else None, "clusters": CODES,
+        "split_utterances": 40, "aligned_utterances": 40 if available else 0, "utterances": 40, "minutes": 9.2,
+        "phone_frames": 21_000 if available else 0, "phone_repeat_share": 0.58 if available else None,
     }  # fmt: skip
 
 
@@ -184,6 +206,7 @@ def run(
         {
             "step": s, "loss": 3 * math.exp(-s / 300) + rise, "gradient_norm": 1.0, "learning_rate": 0.001,
             "dev_wer": rise + 0.5 * math.exp(-s / 300) if s % 200 == 0 else None,
+            "dev_loss": rise + math.exp(-s / 300) if s % 200 == 0 else None,
         }
         for s in range(25, 1201, 25)
     ]  # fmt: skip
@@ -197,7 +220,9 @@ def run(
     out["score"] = _write(root / "data/score" / who, {"scores.json": scores})
     pq.write_table(pa.concat_tables(tables), out["score"] / "utterances.parquet")
     _put(out["score"], "score", wildcards, 1.4, {}, {"score": SCORE})
-    out["probe"] = _write(root / "data/probe" / who, {"probe.json": _probe(method, aligned)})
+    found = _counts(method, aligned, rng)
+    out["probe"] = _write(root / "data/probe" / who, {"probe.json": _probe(method, aligned, found)})
+    pq.write_table(found, out["probe"] / "utterances.parquet")
     _put(out["probe"], "probe", wildcards, 6.8, {"device": "cpu"}, {"probe": {"split": "dev", "max_minutes": 15.0}})
     return out
 

@@ -20,6 +20,7 @@ import pytest
 import report_artifacts as artifacts
 
 from birq.errors import BirqError
+from birq.evaluate.compare import compare_probes
 from birq.pipeline import dag
 from birq.report import build, claims, dagdraw, glossary, health, plots, tables, verdict
 from birq.report.aligned import align, counts
@@ -45,7 +46,7 @@ def make(root: Path, methods: dict[str, float], seeds: tuple[int, ...], **option
 
 def write(inputs: dict[str, list[Path]], out: Path, methods: Iterable[str], seeds: tuple[int, ...] = (0,)) -> None:
     p = artifacts.params(methods=list(methods), seeds=list(seeds))
-    build.report(inputs, out, p.report, p.run, dag.nodes(tracked()))
+    build.report(inputs, out, p.report, p.run, dag.nodes(tracked()), 3)
 
 
 def tracked() -> params.Params:
@@ -62,7 +63,7 @@ def report(tmp_path_factory) -> Path:
 def facts(report: Path) -> Facts:
     root = report.parent.parent
     inputs = {s: sorted((root / "data" / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
-    return gather(inputs, "test", 20, ["synth"], ["synth"])
+    return gather(inputs, "test", 20, ["synth"], ["synth"], 3)
 
 
 # ---- alignments
@@ -136,7 +137,7 @@ def test_few_seeds_give_statements_about_models(tmp_path: Path, seeds: tuple[int
     page, table = (out / "index.html").read_text(), tables.from_file(out / "metrics.json")
     assert f"<h1>The BiRQ model{s} {who}: " in page
     assert f"the BEST-RQ model{s} {who}" in page and f"the model{s} without pre-training {who}" in page
-    assert sum(line.startswith(f"the {m} model{s} {who} ") for m in artifacts.SKILL for line in table.splitlines()) == 3
+    assert sum(line.startswith(f"the {m} model{s} {who} ") for m in artifacts.SKILL for line in table.splitlines()) == 6
     for text in (page, table):
         assert "The statements are about these models, not about methods" in text
         assert not re.search(r"\bbetter\b|statements are about methods", text)
@@ -169,7 +170,7 @@ def test_a_comparison_shows_the_pretraining_time_of_both(report: Path):
         and "(pre-training time +4.3 min)" in headline
         and "better" not in page
     )
-    assert "4.3 min / 3.4 min" in page and page.count(f">{claims.NOT_TRIED}<") == 3
+    assert "4.3 min / 3.4 min" in page and page.count(f">{claims.NOT_TRIED}<") == 6  # of WER, of the probe
     assert f"pre-training took 1.27 times as long; {claims.NOT_TRIED}" in table
 
 
@@ -187,6 +188,33 @@ def test_equal_time_is_named_where_it_was_tried(tmp_path: Path):
 
 
 # ---- limits
+
+
+def test_probes_are_compared_in_pairs_on_the_same_frames(report: Path, facts: Facts):
+    """The rows of the table say for accuracy what WER's say: more is better, and the test covers utterances, speakers and seeds."""
+    rows = json.loads((report / "comparisons.json").read_text())["probe_comparisons"]
+    assert [(c["a"], c["b"]) for c in rows] == [("birq", "best_rq"), ("birq", "scratch"), ("best_rq", "scratch")]
+    best = rows[2]
+    assert best["kind"] == "methods" and (best["frames"], best["utterances"], best["speakers"]) == (2000, 40, 4)
+    assert best["difference"] == pytest.approx(0.11, abs=0.03) and claims.outcome(best) == "higher"
+    shown = facts.accuracies("best_rq"), facts.accuracies("scratch")
+    assert best["seed_differences"] == pytest.approx([a - b for a, b in zip(*shown, strict=True)])
+    page = (report / "index.html").read_text()
+    assert 'BEST-RQ: <span class="good">significantly higher probe accuracy than</span> no pre-training' in page
+    assert "accuracy of the linear phone probe at layer 3" in page
+
+
+def test_probes_of_other_frames_or_without_the_layer_are_not_compared(tmp_path: Path):
+    """An encoder of another frame rate was tested on other frames, and a shallow one has no such layer: pairs are left out, not wrong."""
+    inputs = artifacts.everything(tmp_path, {"birq": 0.3, "best_rq": 0.4, "scratch": 0.5}, (0,), n=20)
+    folders = {("birq", 0): inputs["probe"][0], ("best_rq", 0): inputs["probe"][1], ("scratch", 0): inputs["probe"][2]}
+    how = (0.95, 100, 0)
+    assert len(compare_probes(folders, 3, *how)) == 3 and compare_probes(folders, 7, *how) == []
+    path = inputs["probe"][0] / "utterances.parquet"
+    table = pq.read_table(path)
+    twice = pa.array([2 * n for n in table["frames"].to_pylist()], pa.int32())
+    pq.write_table(table.set_column(table.schema.get_field_index("frames"), "frames", twice), path)
+    assert [(c["a"], c["b"]) for c in compare_probes(folders, 3, *how)] == [("best_rq", "scratch")]
 
 
 def test_recorded_speech_is_not_called_synthetic(facts: Facts):
@@ -267,10 +295,15 @@ def test_metrics_hold_one_record_per_method_seed_and_split(report: Path, facts: 
     for method in artifacts.SKILL:
         mine = [r["wer"] for r in records if r["method"] == method and r["split"] == "test"]
         assert by_method[method]["wer"] == pytest.approx(100 * sum(mine) / 3, abs=0.005 + 1e-9)
+        counts = [pq.read_table(report.parent / f"probe/{method}-{seed}/utterances.parquet").to_pylist() for seed in (0, 1, 2)]
+        shares = [sum(c["correct"] for c in rows if c["layer"] == 3) / 2000 for rows in counts]
+        assert by_method[method]["probe"] == pytest.approx(100 * sum(shares) / 3, abs=0.005 + 1e-9)
     one = next(r for r in records if (r["method"], r["seed"], r["split"]) == ("birq", 1, "test"))
     run = facts.runs_of("birq")[1]
     assert one["keys"] == {stage: p["key"] for stage, p in run.provenance.items()}
     assert (one["unlabelled_hours"], one["labelled_hours"], one["pretrain_seconds"], one["finetune_seconds"]) == (4.2, 1.0, 260.0, 190.2)
+    assert (one["probe_split"], one["probe_layer"]) == ("dev", 3) and one["probe_low"] < one["probe"] < one["probe_high"]
+    assert one["dev_loss"] == next(p["dev_loss"] for p in run.finetune_curve if p["step"] == 1200)
     assert all(r["unlabelled_hours"] == 0 for r in records if r["method"] == "scratch"), "it was not pre-trained, so it heard none"
 
 
@@ -329,7 +362,7 @@ def test_text_from_data_is_escaped(report: Path, tmp_path: Path):
     changed = table.set_column(table.schema.get_field_index("text"), "text", pa.array(text))
     pq.write_table(changed, path)
     inputs = {s: sorted((root / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
-    page = render(gather(inputs, "test", 20, ["synth"], ["synth"]), [], dict.fromkeys(plots.FIGURES, "<svg/>"))
+    page = render(gather(inputs, "test", 20, ["synth"], ["synth"], 3), [], dict.fromkeys(plots.FIGURES, "<svg/>"))
     assert "node<7>" not in page and "node&lt;7&gt;" in page
     assert "<here>" not in page
     assert "<b>x" not in page and "&lt;b&gt;x" in page
@@ -359,9 +392,9 @@ def test_csv_files_have_the_columns_that_dvc_plots(report: Path):
     """dvc.yaml names these columns; an empty cell, not a 0, stands for what a method does not have."""
     wanted = {
         "curves": {"method", "seed", "step", "masked_accuracy", "enhanced_perplexity", "anchor_perplexity", "label_fidelity"},
-        "finetune": {"method", "seed", "step", "loss", "dev_wer"},
+        "finetune": {"method", "seed", "step", "loss", "dev_wer", "dev_loss"},
         "wer": {"run", "wer", "wer_low", "wer_high"},
-        "pnmi": {"method", "seed", "labels", "layer", "pnmi", "pnmi_floor"},
+        "layers": {"method", "seed", "labels", "layer", "linear", "linear_low", "abx_across", "pnmi", "pnmi_floor", "kmeans_pnmi"},
         "usage": {"method", "seed", "labels", "rank", "share"},
     }
     for name, columns in wanted.items():
@@ -379,7 +412,9 @@ def test_the_table_is_printed_with_the_page_below(report: Path):
     assert lines[0].startswith("test: 120 utterances") and lines[0].endswith("synthetic speech")
     assert [line.split()[:2] for line in lines[4:13]] == [[m, s] for m in artifacts.SKILL for s in "012"]
     assert re.search(r"birq +0 +\d+\.\d \[\d+\.\d, \d+\.\d\]", lines[4])
-    assert sum("points" in line for line in lines) == 3
+    assert sum(" WER " in line and "points" in line for line in lines) == 3
+    assert sum(" accuracy of the linear phone probe " in line and "points" in line for line in lines) == 3
+    assert sum("layer 3: the primary measure of pre-training" in line for line in lines) == 1
     assert sum(line.startswith("codes of birq-") and line.endswith(": within bounds") for line in lines) == 3
     assert lines[-1] == str(report / "index.html")
     assert "\n".join(lines).isascii(), "not every terminal knows more"
@@ -391,7 +426,7 @@ def test_the_markdown_table_holds_the_same_figures(report: Path):
     lines = tables.from_file(report / "metrics.json", markdown=True).splitlines()
     assert lines[0] == plain[0]
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert {len(r) for r in rows} == {8} and set("".join(rows[1])) == set("-:")
+    assert {len(r) for r in rows} == {9} and set("".join(rows[1])) == set("-:")
     cells = [re.split(r" {2,}", line) for line in plain[2:13]]
     assert [rows[0], *rows[2:]] == [cells[0], *cells[2:]]
     assert [line[2:] for line in lines if line.startswith("- ")] == [line for line in plain[13:-1] if line]
@@ -406,7 +441,10 @@ def test_a_collapsed_run_without_alignments_says_so(tmp_path: Path):
     out = make(tmp_path, {"best_rq": 0.3, "birq": 0.3}, (0,), collapse=True, aligned=False, n=30)
     page = (out / "index.html").read_text()
     assert "out of bounds" in page
-    assert "Phone alignments are missing" in page
+    assert "Phone alignments are missing" in page and "There is no linear phone probe: no alignments of an4" in page
+    assert "no alignments of an4" in (out / "plots/linear.svg").read_text()
+    assert {m: w["probe"] for m, w in json.loads((out / "wer.json").read_text()).items()} == {"best_rq": None, "birq": None}
+    assert "probe" not in tables.from_file(out / "metrics.json")
     assert "this run has one seed per method" in page
     assert "no alignments of an4" in (out / "plots/pnmi.svg").read_text()
     assert "OUT OF BOUNDS" in tables.from_file(out / "metrics.json")
@@ -435,7 +473,7 @@ def test_variants_have_titles_and_colours_of_their_own(tmp_path: Path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "wav2vec"}))
     inputs = {s: sorted((tmp_path / "data" / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
     with pytest.raises(BirqError, match=r"unknown method 'wav2vec'"):
-        gather(inputs, "test", 5, ["synth"], ["synth"])
+        gather(inputs, "test", 5, ["synth"], ["synth"], 3)
 
 
 def test_equal_artifacts_make_equal_reports(tmp_path: Path):
@@ -456,13 +494,13 @@ def test_damaged_and_missing_inputs_are_named(report: Path, tmp_path: Path):
     shutil.copytree(report.parent, root)
     inputs = {s: sorted((root / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
     with pytest.raises(BirqError, match=r"no split 'train'.*report\.main_split"):
-        gather(inputs, "train", 5, ["synth"], ["synth"])
+        gather(inputs, "train", 5, ["synth"], ["synth"], 3)
     (root / "pretrain/birq-0/curve.jsonl").write_text('{"step": 1')
     with pytest.raises(BirqError, match=r"birq-0/curve\.jsonl.*run again"):
-        gather(inputs, "test", 5, ["synth"], ["synth"])
+        gather(inputs, "test", 5, ["synth"], ["synth"], 3)
     (root / "score/best_rq-0/scores.json").unlink()
     with pytest.raises(BirqError, match=r"best_rq-0/scores\.json.*missing"):
-        gather(inputs, "test", 5, ["synth"], ["synth"])
+        gather(inputs, "test", 5, ["synth"], ["synth"], 3)
 
 
 # ---- the pipeline's picture

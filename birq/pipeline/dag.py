@@ -102,7 +102,7 @@ STAGES: dict[str, Stage] = {
         Stage("probe", ("probe", "score", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
         Stage(
             "report",
-            ("report", "run"),
+            ("report", "run", "birq.label_layer"),
             ("+corpus:all", "+features:all", "+pretrain", "+finetune", "+score", "+probe"),
             shows_provenance=True,
             files_declared=True,

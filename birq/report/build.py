@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from birq.evaluate.compare import compare_methods
+from birq.evaluate.compare import compare_methods, compare_probes
 from birq.pipeline.dag import Node
 from birq.report import dagdraw, page, plots
 from birq.report.claims import with_cost
-from birq.report.gather import Facts, gather
+from birq.report.gather import Facts, Run, gather
 from birq.report.health import health
 from birq.report.verdict import accepted
 from birq.report.words import mean
-from birq.settings.params import Report, Run
+from birq.settings.params import Report
+from birq.settings.params import Run as RunSection
 
 COUNTS = ("words", "substitutions", "deletions", "insertions", "characters", "char_substitutions", "char_deletions", "char_insertions")
 
@@ -37,14 +38,25 @@ def records(facts: Facts) -> list[dict[str, Any]]:
                     "pretrain_seconds": r.seconds("pretrain") if r.pretrained else None,
                     "label_seconds": r.label_seconds if r.method.labels_from else None,  # part of pretrain_seconds
                     "finetune_seconds": r.seconds("finetune"),
+                    **probed(facts, r),
+                    "dev_loss": r.dev_loss,
                     "keys": {stage: record["key"] for stage, record in r.provenance.items()},
                 }
             )
     return out
 
 
+def probed(facts: Facts, run: Run) -> dict[str, Any]:
+    """The primary measure of pre-training: the linear probe's accuracy at the layer of `birq.label_layer`, with its intervals."""
+    row = run.layer(facts.probed_layer)
+    ends = ("", "_low", "_high", "_speaker_low", "_speaker_high")
+    return {"probe_split": run.probe["split"], "probe_layer": facts.probed_layer} | {f"probe{end}": row.get(f"linear{end}") for end in ends}
+
+
 def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
-    """wer.json, which DVC shows of an experiment: per name in run.methods, means over seeds on the main split, in per cent.
+    """wer.json, which DVC shows of an experiment: per name in run.methods, means over seeds, in per cent; rates of the main split.
+
+    probe: accuracy of the linear phone probe, the primary measure of pre-training, on the split that was probed.
 
     The interval is one text, `[36.2, 38.8]`: two columns more per method would push the parameters off the screen.
     """
@@ -58,6 +70,7 @@ def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
             "wer": None if means["wer"] is None else round(means["wer"], 2),
             "interval": None if low is None or high is None else f"[{low:.1f}, {high:.1f}]",
             "cer": None if means["cer"] is None else round(means["cer"], 2),
+            "probe": round(100 * mean(found), 2) if (found := facts.accuracies(name)) else None,
         }
     return out
 
@@ -66,24 +79,32 @@ def _dump(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def report(inputs: dict[str, list[Path]], out: Path, section: Report, run: Run, nodes: list[Node]) -> None:
+def _compared(facts: Facts) -> Facts:
+    """With the paired comparisons of all names."""
+    if len(facts.names) < 2:
+        return facts
+    how = facts.score_params
+    how = (how["confidence"], how["bootstrap_samples"], how["seed"])
+    rates = compare_methods({(r.name, r.seed): r.score_folder for r in facts.runs}, facts.main_split, *how)
+    probes = compare_probes({(r.name, r.seed): r.probe_folder for r in facts.runs}, facts.probed_layer, *how)
+    return replace(facts, comparisons=with_cost(facts, rates), probe_comparisons=with_cost(facts, probes))
+
+
+def report(inputs: dict[str, list[Path]], out: Path, section: Report, run: RunSection, nodes: list[Node], probed_layer: int) -> None:
     """Write metrics.json, wer.json, comparisons.json, plots/ and index.html into `out`.
 
-    inputs: folders by stage. nodes: of the pipeline, for its drawing.
+    inputs: folders by stage. nodes: of the pipeline, for its drawing. probed_layer: of the primary measure of pre-training.
 
     Errors: BirqError for an artifact that is damaged or lacks `report.main_split`.
     """
-    facts = gather(inputs, section.main_split, section.worst_utterances, list(run.pretrain_corpora), list(run.finetune_corpora))
-    facts = replace(facts, pipeline=dagdraw.svg(nodes))
-    if len(facts.names) > 1:
-        how = facts.score_params
-        folders = {(r.name, r.seed): r.score_folder for r in facts.runs}
-        pairs = compare_methods(folders, facts.main_split, how["confidence"], how["bootstrap_samples"], how["seed"])
-        facts = replace(facts, comparisons=with_cost(facts, pairs))
+    corpora = list(run.pretrain_corpora), list(run.finetune_corpora)
+    facts = gather(inputs, section.main_split, section.worst_utterances, *corpora, probed_layer)
+    facts = _compared(replace(facts, pipeline=dagdraw.svg(nodes)))
     codes = [h for h in map(health, facts.runs) if h]
     _dump(out / "metrics.json", records(facts))
     _dump(out / "wer.json", by_method(facts))
     rest = {"main_split": facts.main_split, "synthetic": facts.synthetic, "comparisons": facts.comparisons, "health": codes}
+    rest |= {"probe_comparisons": facts.probe_comparisons}
     _dump(out / "comparisons.json", rest | {"accepted": accepted(facts)})
     svgs = plots.write(facts, out / "plots")
     (out / "index.html").write_text(page.render(facts, codes, svgs), encoding="utf-8")

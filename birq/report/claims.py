@@ -15,6 +15,8 @@ Outcome = Literal["lower", "higher", "none"]
 EQUAL_TIME = 0.05  # pre-training times that differ by less, relatively, count as equal
 NOT_TRIED = "equal time was not tried in this run"
 STUDY = "A recorded study on the demo's corpus showed about ±1.4 points over four seeds (docs/results.md)."
+PROBE = "accuracy of the linear phone probe"
+PRIMARY = "the primary measure of pre-training"
 ADVERBS: dict[Outcome, str] = {
     "lower": "significantly lower than",
     "higher": "significantly higher than",
@@ -23,9 +25,10 @@ ADVERBS: dict[Outcome, str] = {
 
 
 def outcome(c: Comparison) -> Outcome:
-    """WER of a beside that of b. It is lower or higher only if both intervals, by utterance and by speaker, exclude 0.
+    """The rate of a beside that of b: WER, or accuracy of a probe.
 
-    One speaker alone has no interval, and the one by utterance decides.
+    It is lower or higher only if both intervals, by utterance and by speaker, exclude 0. One speaker alone has no interval, and the one by
+    utterance decides.
     """
     ends = [(c["low"], c["high"]), (c.get("speaker_low"), c.get("speaker_high"))]
     ends = [(low, high) for low, high in ends if low is not None and high is not None]
@@ -115,12 +118,12 @@ def models(title: str, seeds: Sequence[int], pretrained: bool = True) -> str:
     return f"the {which} of seed{s} {listed([str(x) for x in seeds])}"
 
 
-def statement(c: Comparison, a: str, b: str) -> str:
-    """The whole sentence, without its numbers. a, b: subjects."""
+def statement(c: Comparison, a: str, b: str, rate: str = "WER") -> str:
+    """The whole sentence, without its numbers. a, b: subjects. rate: what is compared."""
     many = c["kind"] == "models" and len(c["seeds_a"]) > 1
     if outcome(c) == "none":
-        return f"{a} {'show' if many else 'shows'} no significant difference in WER from {b}"
-    return f"{a} {'have' if many else 'has'} a significantly {outcome(c)} WER than {b}"
+        return f"{a} {'show' if many else 'shows'} no significant difference in {rate} from {b}"
+    return f"{a} {'have' if many else 'has'} a significantly {outcome(c)} {rate} than {b}"
 
 
 # ---- seeds

@@ -37,6 +37,7 @@ class Run:
     probe: dict[str, Any]
     provenance: dict[str, dict[str, Any]]  # by stage: pretrain, finetune, score, probe
     score_folder: Path
+    probe_folder: Path
 
     @property
     def title(self) -> str:
@@ -55,6 +56,16 @@ class Run:
     @property
     def labelled_hours(self) -> float:
         return float(self.provenance["finetune"]["notes"].get("labelled_hours") or 0.0)
+
+    def layer(self, number: int) -> dict[str, Any]:
+        """The probe's figures of a layer; of one that the encoder lacks, none."""
+        return next((row for row in self.probe["rows"] if row["layer"] == number), {})
+
+    @property
+    def dev_loss(self) -> float | None:
+        """CTC loss on dev of the model that was kept, nats per character."""
+        kept = self.provenance["finetune"]["notes"].get("best_step")
+        return next((p.get("dev_loss") for p in self.finetune_curve if p["step"] == kept), None)
 
     def seconds(self, stage: str) -> float:
         """Wall time of a stage; of pre-training, with that of its labels and of the encoders that they come from."""
@@ -85,13 +96,15 @@ class Facts:
     """All that the report is made of."""
 
     main_split: str
+    probed_layer: int  # the layer of the primary measure of pre-training, birq.label_layer
     runs: list[Run]  # in the order of params.yaml
     corpora: list[CorpusFacts]
     finetune_corpora: list[str]
     pretrain_corpora: list[str]
     colours: dict[str, str] = field(default_factory=dict)  # by name, the same in the page and in all figures
     pipeline: str = ""  # the drawing, SVG
-    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of every pair of names, as `claims.comparisons` returns them
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of WER of every pair of names, as `claims.with_cost` returns them
+    probe_comparisons: list[dict[str, Any]] = field(default_factory=list)  # the same of the linear probe's accuracy
 
     @property
     def names(self) -> list[str]:
@@ -111,6 +124,11 @@ class Facts:
     def rates(self, name: str, key: str = "wer") -> list[float | None]:
         """A rate on the main split by seed, as fractions."""
         return [r.scores[self.main_split][key] for r in self.runs_of(name)]
+
+    def accuracies(self, name: str) -> list[float]:
+        """The linear probe's accuracy at the primary layer by seed, as fractions; empty where a seed has none."""
+        found = [r.layer(self.probed_layer).get("linear") for r in self.runs_of(name)]
+        return [] if None in found else found
 
     def records(self) -> list[tuple[str, dict[str, Any]]]:
         """Name and provenance of every artifact that the report reads."""
@@ -193,6 +211,7 @@ def _run(who: tuple[str, int], artifacts: dict[str, dict], main_split: str, wors
         probe=read_json(folders["probe"] / "probe.json"),
         provenance={stage: artifacts[stage][who][1] for stage in artifacts},
         score_folder=folders["score"],
+        probe_folder=folders["probe"],
     )
 
 
@@ -202,10 +221,17 @@ def _colours(runs: list[Run]) -> dict[str, str]:
     return {r.name: colours.get(r.name, NO_PRETRAINING) for r in runs}
 
 
-def gather(inputs: dict[str, list[Path]], main_split: str, worst: int, pretrain_corpora: list[str], finetune_corpora: list[str]) -> Facts:
+def gather(
+    inputs: dict[str, list[Path]],
+    main_split: str,
+    worst: int,
+    pretrain_corpora: list[str],
+    finetune_corpora: list[str],
+    probed_layer: int,
+) -> Facts:
     """Read the artifacts that the report stands on.
 
-    inputs: folders by stage, as in `Job.inputs`. worst: how many utterances to keep per run.
+    inputs: folders by stage, as in `Job.inputs`. worst: how many utterances to keep per run. probed_layer: of the primary measure.
     Errors: BirqError for a file that is missing or damaged, and for a split that was not scored.
     """
     artifacts = {stage: _by_run(inputs[stage]) for stage in ("pretrain", "finetune", "score", "probe")}
@@ -218,4 +244,4 @@ def gather(inputs: dict[str, list[Path]], main_split: str, worst: int, pretrain_
         provenance = {"corpus": read_provenance(folder), "features": feature_record}
         corpora.append(CorpusFacts(info, _quarantine(folder / "quarantine.tsv"), frames, provenance))
     runs = [_run(who, artifacts, main_split, worst) for who in artifacts["score"]]
-    return Facts(main_split, runs, corpora, finetune_corpora, pretrain_corpora, _colours(runs))
+    return Facts(main_split, probed_layer, runs, corpora, finetune_corpora, pretrain_corpora, _colours(runs))

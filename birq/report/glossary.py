@@ -43,6 +43,28 @@ TERMS: dict[str, str] = {
     "GiB": "In the log: peak memory of the first rank, on its GPU or, without one, in the machine.",
     "Phone purity": "Share of frames whose phone is the most frequent one of their code.",
     "Cluster purity": "Share of frames whose code is the most frequent one of their phone.",
+    "Linear phone probe": (
+        "Share of frames of unseen utterances whose phone a multinomial logistic regression finds from a frozen layer. It is trained on "
+        "minutes of other, mostly other people's, speech. The primary measure of pre-training is its accuracy at one layer that is fixed "
+        "beforehand (birq.label_layer)."
+    ),
+    "ABX": (
+        "Share of triples of phones in which X, of the same phone as A, is nearer to B, which has another phone: within a speaker, "
+        "or across speakers, where X comes from another one. A phone is the mean of the layer's outputs over it, nearness is the angle. "
+        "0 is perfect, ½ is chance."
+    ),
+    "Effective rank": (
+        "e to the entropy of the shares of variance along the principal axes of a layer's outputs: how many directions they use."
+    ),
+    "PNMI of k-means": (
+        "PNMI of clusters fitted to a layer's outputs, as many as there are codes: what the layer knows. "
+        "PNMI of its random codes is what a label made of it says."
+    ),
+    "Repeats": (
+        "Share of neighbouring frames of an utterance that have the same code; 1 minus it is the churn. "
+        "The phones' own repeats stand beside it."
+    ),
+    "Dev loss": "CTC loss on dev in nats per character of the transcripts. It moves where WER does not yet.",
     "PNMI": (
         "Phone-normalised mutual information: the share of the phone entropy that the code explains. "
         "The floor is its value for labels shifted in time. It is above 0 because the number of frames is finite."

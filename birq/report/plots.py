@@ -12,7 +12,7 @@ import altair as alt
 import vl_convert
 
 from birq.report.gather import Facts
-from birq.report.series import MAX_POINTS, Row, curve_rows, finetune_rows, pnmi_rows, usage_rows, wer_rows, write_all
+from birq.report.series import MAX_POINTS, Row, curve_rows, finetune_rows, layer_rows, usage_rows, wer_rows, write_all
 from birq.report.verdict import statement_kind
 from birq.report.words import listed
 
@@ -276,10 +276,32 @@ def dev_wer(facts: Facts) -> dict[str, Any]:
     return _finish(chart, title, subtitle)
 
 
+def linear(facts: Facts) -> dict[str, Any]:
+    """Accuracy of the linear phone probe at every layer, with its interval by utterance."""
+    title = "Linear phone probe by layer"
+    rows = _named(facts, (r for r in layer_rows(facts) if r["linear"] is not None))
+    if not rows:
+        return _note(title, next((w for r in facts.runs if (w := r.probe["linear"]["why_not"])), "no layer was probed"))
+    runs = list(dict.fromkeys(r["run"] for r in rows))
+    for row in rows:  # side by side, or the bars of a layer would hide each other
+        row["place"] = row["layer"] + min(0.05, 0.5 / len(runs)) * (runs.index(row["run"]) - (len(runs) - 1) / 2)
+    depth = max(r["layer"] for r in rows)
+    axis = alt.Axis(values=list(range(depth + 1)), format="d")
+    x = alt.X("place:Q", title="encoder layer; 0 = the input", scale=alt.Scale(domain=[-0.4, depth + 0.4], nice=False), axis=axis)
+    y = alt.Y("linear:Q", title="accuracy on frames (%)", scale=alt.Scale(zero=False, nice=True))
+    keep = ("name", "run", "place", "linear", "linear_low", "linear_high")
+    base = alt.Chart(_data({k: r[k] for k in keep} for r in rows)).encode(x=x, color=_colour(facts, rows), detail="run:N")
+    bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=alt.Y("linear_low:Q", scale=alt.Scale(zero=False)), y2="linear_high:Q")
+    chosen = alt.Chart(alt.Data(values=[{"place": facts.probed_layer}])).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
+    parts = [chosen, bars, base.mark_line(strokeWidth=1.8).encode(y=y), base.mark_point(**DOT).encode(y=y)]
+    split, sure = facts.runs[0].probe["split"], round(100 * facts.score_params["confidence"])
+    return _finish(alt.layer(*parts), title, f"{split}, {sure} % interval by utterance; dotted: the layer of the primary measure")
+
+
 def pnmi(facts: Facts) -> dict[str, Any]:
     """PNMI of the enhanced labels at every layer, the anchoring labels and the floor beside them."""
     title = "Phone information in the labels"
-    known = pnmi_rows(facts)
+    known = layer_rows(facts)
     if not known:
         return _note(title, next((r.probe["why_not"] for r in facts.runs if r.probe.get("why_not")), None) or "no phone alignments")
     kinds = ("layer outputs", "anchoring labels", "floor (shifted)")
@@ -343,7 +365,11 @@ def usage(facts: Facts) -> dict[str, Any]:
 
 
 FIGURES: dict[str, Callable[[Facts], dict[str, Any]]] = {
-    f.__name__: f for f in (wer, differences, dev_wer, finetune, pretrain_losses, masked_accuracy, perplexity, label_fidelity, pnmi, usage)
+    f.__name__: f
+    for f in (
+        *(wer, differences, dev_wer, finetune, linear, pretrain_losses, masked_accuracy, perplexity, label_fidelity),
+        *(pnmi, usage),
+    )
 }
 
 

@@ -26,13 +26,15 @@ def curve_rows(facts: Facts) -> list[Row]:
 
 
 def finetune_rows(facts: Facts) -> list[Row]:
-    """Fine-tuning curves; dev_wer in per cent, where it was taken."""
+    """Fine-tuning curves; dev_wer in per cent and dev_loss in nats per character, where they were taken."""
     out = []
     for r in facts.runs:
         for p in r.finetune_curve:
             wer = p.get("dev_wer")
             fields = {k: p.get(k) for k in ("step", "loss", "gradient_norm", "learning_rate")}
-            out.append({"method": r.name, "seed": r.seed} | fields | {"dev_wer": None if wer is None else 100 * wer})
+            out.append(
+                {"method": r.name, "seed": r.seed} | fields | {"dev_wer": None if wer is None else 100 * wer, "dev_loss": p.get("dev_loss")}
+            )
     return out
 
 
@@ -47,9 +49,11 @@ def wer_rows(facts: Facts) -> list[Row]:
     ]
 
 
-def pnmi_rows(facts: Facts) -> list[Row]:
-    """Label quality by layer; the anchoring labels have no layer but the input."""
-    return [{"method": r.name, "seed": r.seed} | row for r in facts.runs if r.probe["available"] for row in r.probe["rows"]]
+def layer_rows(facts: Facts) -> list[Row]:
+    """What the probe found by layer, the linear probe's accuracy and ABX in per cent; the anchoring labels have no layer but the input."""
+    rows = [{"method": r.name, "seed": r.seed} | row for r in facts.runs if r.probe["available"] for row in r.probe["rows"]]
+    rates = [k for k in rows[0] if k.startswith(("linear", "abx_"))] if rows else []
+    return [row | {k: None if row[k] is None else 100 * row[k] for k in rates} for row in rows]
 
 
 def usage_rows(facts: Facts) -> list[Row]:
@@ -79,12 +83,10 @@ def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> N
 
 
 def write_all(facts: Facts, folder: Path) -> None:
-    """curves.csv, finetune.csv, wer.csv (main split), pnmi.csv, usage.csv."""
+    """curves.csv, finetune.csv, wer.csv (main split), layers.csv, usage.csv."""
     write_csv(folder / "curves.csv", curve_rows(facts), ("method", "seed", *CURVE_FIELDS))
-    write_csv(
-        folder / "finetune.csv", finetune_rows(facts), ("method", "seed", "step", "loss", "gradient_norm", "learning_rate", "dev_wer")
-    )
+    tuning = ("step", "loss", "gradient_norm", "learning_rate", "dev_wer", "dev_loss")
+    write_csv(folder / "finetune.csv", finetune_rows(facts), ("method", "seed", *tuning))
     write_csv(folder / "wer.csv", [r for r in wer_rows(facts) if r["split"] == facts.main_split])
-    quality = ("labels", "layer", "phone_purity", "cluster_purity", "pnmi", "pnmi_floor", "perplexity", "used_share", "agreement")
-    write_csv(folder / "pnmi.csv", pnmi_rows(facts), ("method", "seed", *quality))
+    write_csv(folder / "layers.csv", layer_rows(facts), ("method", "seed", "labels", "layer", "linear", "pnmi"))
     write_csv(folder / "usage.csv", usage_rows(facts), ("method", "seed", "labels", "rank", "share"))

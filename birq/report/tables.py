@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.report.claims import cost, scope, spread, statement, subject
+from birq.report.claims import PRIMARY, PROBE, cost, scope, spread, statement, subject
 from birq.report.gather import read_json
 from birq.report.words import counted, listed
 from birq.report.words import points as signed_points
@@ -49,15 +49,31 @@ def _minutes(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds / 60:.1f}"
 
 
+def _probed(records: Sequence[Record]) -> bool:
+    return any(r.get("probe") is not None for r in records)
+
+
 def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> list[str]:
     sure = round(100 * records[0].get("confidence", 0.95))
-    head = ["method", "seed", f"WER % [{sure} %]", f"CER % [{sure} %]", "unlabelled h", "labelled h", "pretrain min", "finetune min"]
+    probed = [f"probe % [{sure} %]"] if _probed(records) else []
+    head = [
+        "method",
+        "seed",
+        f"WER % [{sure} %]",
+        f"CER % [{sure} %]",
+        *probed,
+        "unlabelled h",
+        "labelled h",
+        "pretrain min",
+        "finetune min",
+    ]
     rows = [
         [
             r["method"],
             str(r["seed"]),
             interval(r, "wer"),
             interval(r, "cer"),
+            *([interval(r, "probe")] if probed else []),
             f"{r['unlabelled_hours']:.2f}",
             f"{r['labelled_hours']:.2f}",
             _minutes(r["pretrain_seconds"]),
@@ -74,14 +90,18 @@ def _labelled(records: Sequence[Record]) -> list[str]:
     return ["", f"pretrain min of {listed(names)}: with those of the labels and of the encoders that they come from"] if names else []
 
 
-def _comparison(c: Record) -> str:
+def _comparison(c: Record, rate: str = "WER") -> str:
     spans = []
     for prefix, unit in (("", "utterance"), ("speaker_", "speaker")):
         if c[f"{prefix}low"] is not None:
             low, high = (points(c[f"{prefix}{end}"]) for end in ("low", "high"))
             spans.append(f"[{low}, {high}] by {unit} (p = {c[f'{prefix}p']:.3g})")
-    text = f"{statement(c, subject(c, 'a', c['a']), subject(c, 'b', c['b']))}: {points(c['difference'])} points, {', '.join(spans)}"
+    text = f"{statement(c, subject(c, 'a', c['a']), subject(c, 'b', c['b']), rate)}: {points(c['difference'])} points, {', '.join(spans)}"
     return f"{text}; {paid}" if (paid := cost(c)) else text
+
+
+def _primary(r: Record) -> str:
+    return f"probe: accuracy of the linear phone probe on frames of {r['probe_split']}, layer {r['probe_layer']}: {PRIMARY}"
 
 
 def _scope(comparisons: Sequence[Record], records: Sequence[Record]) -> str:
@@ -107,12 +127,13 @@ def render(
     comparisons: Sequence[Record] = (),
     health: Sequence[Record] = (),
     accepted: Sequence[Record] = (),
+    probe_comparisons: Sequence[Record] = (),
     *,
     split: str | None = None,
     synthetic: bool | None = None,
     markdown: bool = False,
 ) -> str:
-    """Table of results, paired differences and the codes' health, the last three as in comparisons.json.
+    """Table of results, paired differences and the codes' health, the last four as in comparisons.json.
 
     records: as in metrics.json. split: of the comparisons, and the only one that is shown; None shows all.
     """
@@ -128,6 +149,9 @@ def render(
     if comparisons:
         rows = [r for r in records if split in (None, r["split"])]
         blocks.append("\n".join(item.format(text) for text in [*map(_comparison, comparisons), _scope(comparisons, rows)]))
+    if _probed(records):
+        texts = [_comparison(c, PROBE) for c in probe_comparisons]
+        blocks.append("\n".join(item.format(text) for text in [*texts, _primary(records[0])]))
     lines = [item.format(_health(h)) for h in health if h.get("ratio_min") is not None]
     lines += [item.format(_accepted(a)) for a in accepted]
     if lines:
@@ -143,8 +167,8 @@ def from_file(metrics: Path, page: Path | None = None, *, markdown: bool = False
     """
     records = read_json(metrics)
     rest = read_json(metrics.parent / "comparisons.json")
-    if any("kind" not in c for c in rest["comparisons"]):
+    if "probe_comparisons" not in rest:
         raise BirqError(f"{metrics.parent}: made by an earlier birq; `python -m birq report` makes it again")
-    parts = rest["comparisons"], rest["health"], rest["accepted"]
+    parts = rest["comparisons"], rest["health"], rest["accepted"], rest["probe_comparisons"]
     text = render(records, *parts, split=rest["main_split"], synthetic=any(rest["synthetic"]), markdown=markdown)
     return text if markdown else f"{text}\n\n{page or metrics.parent / 'index.html'}"

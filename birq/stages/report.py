@@ -9,5 +9,5 @@ from birq.report.build import report
 
 def compute(job: Job) -> None:
     """See `birq.report.build.report`."""
-    report(job.inputs, job.out, job.read("report"), job.read("run"), upstream(job.node))
+    report(job.inputs, job.out, job.read("report"), job.read("run"), upstream(job.node), job.read("birq.label_layer"))
     job.notes["device"] = "cpu"

@@ -104,7 +104,7 @@ EDITS = (
     Edit("`pretrain.checkpoint_seconds`", "", setting="pretrain.checkpoint_seconds=7.0"),
     Edit("`random_projection.codebook_size`", f"labels-relabel {_all('pretrain')}", setting="random_projection.codebook_size=64"),
     Edit("`random_projection.anchor_weight`", TRAINED, setting="random_projection.anchor_weight=1.0"),
-    Edit("`birq.label_layer`", "pretrain-birq", setting="birq.label_layer=2"),
+    Edit("`birq.label_layer` (the report shows the probe at it)", "pretrain-birq report", setting="birq.label_layer=2"),
     Edit("`kmeans.clusters`", "labels-hubert1 labels-hubert", setting="kmeans.clusters=64"),
     Edit("`kmeans.view`", "labels-hubert1", setting="kmeans.view=log_mel"),
     Edit("`kmeans.layer`", "labels-hubert", setting="kmeans.layer=3"),

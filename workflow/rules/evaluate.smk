@@ -76,6 +76,7 @@ rule report:
         figure("differences", "Results", "differences on the same utterances"),
         figure("dev_wer", "Fine-tuning", "word error rate on dev by step"),
         figure("finetune", "Fine-tuning", "CTC loss by step"),
+        figure("linear", "Layers", "linear phone probe by layer"),
         figure("pretrain_losses", "Pre-training", "losses F and G by step"),
         figure("masked_accuracy", "Pre-training", "masked accuracy by step"),
         figure("perplexity", "Labels", "perplexity of the codes by step"),

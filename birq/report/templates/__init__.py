@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from birq.report.words import counted, duration, listed, percent, points, sentence_start
+from birq.report.words import amount, counted, duration, listed, percent, points, sentence_start
 
 
 def _number(value: float | None, digits: int = 0) -> str:
@@ -43,7 +43,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    functions = (counted, duration, listed, percent, points, sentence_start)
+    functions = (amount, counted, duration, listed, percent, points, sentence_start)
     env.filters |= {f.__name__: f for f in functions}
     env.filters |= {"number": _number, "share": _share, "p": _p}
     env.globals |= {"span": _span, "point_span": _point_span}
