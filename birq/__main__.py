@@ -18,7 +18,7 @@ from birq.progress import say
 from birq.settings import params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
-PAPER_SIZES = {"137 M": (5, 1024, 0), "155 M": (10, 768, 0), "275 M": (10, 1024, 200)}
+PAPER_SIZES = {"137 M": (5, 1024, 8, 200), "155 M": (10, 768, 6, 0), "275 M": (10, 1024, 8, 200)}  # layers, width, heads, window
 
 
 WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", "seed": "one of run.seeds"}
@@ -237,8 +237,8 @@ def _count(loaded: params.Params) -> None:
     here = loaded.model.model_dump(mode="json")
     n_mels = loaded.features.n_mels
     rows = [("params.yaml", here, n_mels)]
-    for name, (layers, width, window) in PAPER_SIZES.items():
-        paper = {"n_stack": 2, "d_model": width, "n_layers": layers, "n_heads": 8, "ff_expansion": 4, "conv_kernel": 15}
+    for name, (layers, width, heads, window) in PAPER_SIZES.items():
+        paper = {"n_stack": 2, "d_model": width, "n_layers": layers, "n_heads": heads, "ff_expansion": 4, "conv_kernel": 15}
         paper |= {"conv_expansion": 2, "positions": "relative", "attention_window": window}
         rows.append((f"paper, {name}", paper, 80))
     for name, model, mels in rows:

@@ -12,7 +12,7 @@ import yaml
 from tiny import tree
 
 from benchmarks import __main__ as command
-from benchmarks import earlier, equal_time, harness, house, models, profile, report, same_steps, training
+from benchmarks import collapse, earlier, equal_time, harness, house, models, profile, report, same_steps, training
 from benchmarks.harness import Contender, Part, race
 
 BEFORE_ROOMS = "4f4994a"
@@ -187,6 +187,37 @@ def test_code_from_before_the_rooms_still_runs(method: str, tmp_path: Path, feat
     assert len(sides[0]) == 2 and ("enhanced_loss" in sides[0][0]) == (method == "birq")
     for name in sides[0][0]:
         assert max(same_steps.apart(*sides, name)) < 1e-5
+
+
+def test_forms_that_collapse_are_run_once(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A run that the file has is not made again, and fresh ones leave it as it is. Detached labels have no force."""
+    for folder in ("data/features", "benchmarks/results", "docs/figures"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data/features/tones").symlink_to(features)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree()))
+    monkeypatch.chdir(tmp_path)
+    size = ["collapse", "--steps", "2", "--width", "16"]
+    for forms, seeds in ((["printed"], ["0"]), (["printed", "printed, labels detached"], ["0", "1"])):
+        monkeypatch.setattr("sys.argv", [*size, "--forms", *forms, "--seeds", *seeds])
+        before = collapse.kept()
+        collapse.main()
+        assert collapse.kept()[: len(before)] == before
+    runs = collapse.kept()
+    assert [(r["form"], r["seed"]) for r in runs] == [(f, s) for s in (0, 1) for f in ("printed", "printed, labels detached")]
+    for r in runs:
+        assert (r["forces"]["first"]["labels"] > 0) == (r["form"] == "printed") and r["forces"]["first"]["anchors"] > 0
+    table = capsys.readouterr().out.split("width 16")[-1]
+    low, high = sorted(r["curve"][-1]["enhanced_perplexity"] for r in runs if r["form"] == "printed")
+    assert f"{(low + high) / 2:.1f} ({low:.1f} to {high:.1f})" in table and (tmp_path / collapse.FIGURE).stat().st_size > 1000
+
+
+def test_the_form_called_printed_is_the_variant_of_the_page():
+    """docs/method.md shows the printed form as a variant; what is measured under that name must be the same."""
+    text = (harness.ROOT / "docs/method.md").read_text().split("```yaml\n")[1].split("```")[0]
+    variant = yaml.safe_load(text)["variants"]["birq_printed"]
+    assert variant.pop("method") == "birq" and variant | {"birq.label_gradient": 1.0} == collapse.PRINTED
 
 
 @pytest.mark.parametrize(
