@@ -19,7 +19,7 @@ import soundfile
 
 from birq.corpora import local
 from birq.corpora.items import Limits
-from birq.settings.params import LocalCorpus
+from birq.settings.corpora import LocalCorpus
 
 RATE, SECONDS = 16000, 1.6
 RNG = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from birq.corpora.items import Item, Limits
 from birq.errors import BirqError
 from birq.pipeline import code, dag, stage
 from birq.settings import params
-from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
+from birq.settings.corpora import An4Corpus, LibriSpeechCorpus, LocalCorpus
 from birq.stages import corpus as stages_corpus
 from birq.text.normal import Normaliser
 

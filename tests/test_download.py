@@ -22,7 +22,7 @@ from test_corpora import an4_tree, tree
 from birq.corpora import an4, download, librispeech
 from birq.corpora.download import MARK, WORK, Archive
 from birq.errors import BirqError
-from birq.settings.params import An4Corpus, LibriSpeechCorpus
+from birq.settings.corpora import An4Corpus, LibriSpeechCorpus
 
 NAME = "toy.tar.gz"
 

@@ -14,7 +14,7 @@ from birq.corpora import local, manifests
 from birq.corpora.items import Limits
 from birq.pipeline import dag, stage
 from birq.settings import params
-from birq.settings.params import LocalCorpus
+from birq.settings.corpora import LocalCorpus
 from birq.speech import shards
 from birq.stages import features
 

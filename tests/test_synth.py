@@ -14,7 +14,7 @@ import soundfile
 from birq.corpora import espeak, grammar, manifests, synth
 from birq.corpora.items import Limits
 from birq.errors import BirqError
-from birq.settings.params import SynthCorpus
+from birq.settings.corpora import SynthCorpus
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
 CORPUS = SynthCorpus(

@@ -16,7 +16,7 @@ from odd_texts import ARABIC, ENGLISH, GERMAN, HEBREW, HINDI, LETTERS, SPANISH, 
 
 from birq.corpora import an4, chapters, items, librispeech, local, manifests
 from birq.settings import alphabet as alphabets
-from birq.settings.params import An4Corpus, LibriSpeechCorpus, LocalCorpus
+from birq.settings.corpora import An4Corpus, LibriSpeechCorpus, LocalCorpus
 from birq.text import normal
 from birq.text.characters import named
 
@@ -297,7 +297,7 @@ def test_an_artifacts_audio_is_checked_whatever_its_name_holds(tmp_path: Path) -
     """A manifest has one record per line feed; a file name may hold what Unicode calls a line break."""
     from test_corpora import run, sound
 
-    from birq.settings.params import LocalCorpus
+    from birq.settings.corpora import LocalCorpus
     from birq.stages.corpus import check_sources
 
     sound(tmp_path / "c" / "a" / "one\u2028two.wav")

@@ -16,7 +16,7 @@ from birq.corpora.manifests import info
 from birq.errors import BirqError
 from birq.pipeline import dag, sources
 from birq.settings import params
-from birq.settings.params import Corpus, LibriSpeechCorpus, LocalCorpus
+from birq.settings.corpora import Corpus, LibriSpeechCorpus, LocalCorpus
 from birq.stages.corpus import check_sources
 
 ROOT = Path(__file__).resolve().parent.parent

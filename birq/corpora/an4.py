@@ -10,7 +10,7 @@ from birq.corpora import download, folder, tree
 from birq.corpora.download import Archive
 from birq.corpora.items import Item, Limits, Scan, need_folder, read_lines
 from birq.errors import BirqError
-from birq.settings.params import An4Corpus
+from birq.settings.corpora import An4Corpus
 
 SUFFIXES = (".flac", ".wav", ".sph")
 SAMPLE_RATE_HZ = 16000

@@ -11,7 +11,7 @@ from birq.corpora import alignments, check, manifests, splits
 from birq.corpora.items import Item, Limits, Scan
 from birq.errors import BirqError
 from birq.progress import say
-from birq.settings.params import FolderCorpus
+from birq.settings.corpora import FolderCorpus
 from birq.text.normal import KINDS, Normaliser
 
 ROWS_SHOWN = 10

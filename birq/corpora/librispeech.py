@@ -8,7 +8,7 @@ from birq.corpora import chapters, download, folder, tree
 from birq.corpora.download import Archive
 from birq.corpora.items import Item, Limits, Scan, need_folder
 from birq.errors import BirqError
-from birq.settings.params import LibriSpeechCorpus
+from birq.settings.corpora import LibriSpeechCorpus
 
 SAMPLE_RATE_HZ = 16000
 MIRRORS = ("https://www.openslr.org/resources", "https://openslr.trmal.net/resources", "https://openslr.elda.org/resources")

@@ -15,7 +15,7 @@ from birq.corpora.items import Item, Limits, Scan, need_folder, read_lines
 from birq.corpora.manifests import SPLITS
 from birq.corpora.tree import SUFFIXES, UNREAD, Tree, of_problems
 from birq.errors import BirqError
-from birq.settings.params import LocalCorpus
+from birq.settings.corpora import LocalCorpus
 
 TABLE = "transcripts.tsv"
 COLUMNS = ("path", "text", "speaker", "split")

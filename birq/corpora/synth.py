@@ -19,7 +19,7 @@ from birq.corpora.items import Limits
 from birq.errors import BirqError
 from birq.pipeline import pool
 from birq.progress import Progress
-from birq.settings.params import SynthCorpus
+from birq.settings.corpora import SynthCorpus
 from birq.speech.resampling import resample
 
 ACCENTS = {

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from birq.errors import BirqError
 from birq.pipeline import code, locations
+from birq.settings.corpora import FolderCorpus
 from birq.settings.methods import Method
-from birq.settings.params import Features, FolderCorpus, Params, Tokenizer
+from birq.settings.params import Features, Params, Tokenizer
 
 PROVENANCE = "provenance.json"
 Wildcards = dict[str, str]

@@ -7,7 +7,8 @@ from birq.errors import BirqError
 from birq.evaluate.compare import MIN_SEEDS
 from birq.pipeline import artifact, dag
 from birq.report.words import listed
-from birq.settings.params import Params, SynthCorpus
+from birq.settings.corpora import SynthCorpus
+from birq.settings.params import Params
 
 # what the software is cited by; the others by name and version
 CITED = {

@@ -6,30 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from birq.errors import BirqError
 from birq.settings import alphabet as alphabets
 from birq.settings import explain, variants, yamlfile
+from birq.settings.corpora import Corpus
 from birq.settings.methods import METHODS, Method
-from birq.settings.paths import expanded
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a stage's result: no key holds them
-
-
-def _ordered(name: str, pair: tuple[float, float]) -> None:
-    if pair[0] > pair[1]:
-        raise ValueError(f"{name}: the lower end {pair[0]} is above the upper end {pair[1]}")
+from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
 
 
 class Run(Section):
@@ -49,70 +33,6 @@ class Run(Section):
         return self
 
 
-class SynthCorpus(Section):
-    """Speech synthesised by espeak-ng; it needs no download."""
-
-    reads: ClassVar = ("features.sample_rate_hz", "features.min_seconds", "features.max_seconds")  # besides its own section
-    kind: Literal["synth"]
-    seed: Seed
-    train_hours: Positive
-    dev_hours: Positive
-    test_hours: Positive
-    n_voices: Annotated[int, Field(ge=6, le=480)]
-    speed_wpm: tuple[Annotated[float, Field(ge=80, le=450)], Annotated[float, Field(ge=80, le=450)]]
-    pitch: tuple[Annotated[float, Field(ge=0, le=99)], Annotated[float, Field(ge=0, le=99)]]
-    snr_db: tuple[Annotated[float, Field(ge=-10, le=100)], Annotated[float, Field(ge=-10, le=100)]]
-
-    @model_validator(mode="after")
-    def _ranges(self) -> SynthCorpus:
-        for key in ("speed_wpm", "pitch", "snr_db"):
-            _ordered(key, getattr(self, key))
-        return self
-
-
-class FolderCorpus(Section):
-    """Corpora that lie in a folder."""
-
-    reads: ClassVar = ("features.min_seconds", "features.max_seconds", "features.max_quarantined_share", "tokenizer.language")
-
-    root: Annotated[str, Field(min_length=1)]
-    alignments: list[str] = []  # TSV or TSV.gz: utt, start_s, end_s, phone, word
-    dev_share: Share = 0.1  # of the speakers, where the corpus fixes no split
-    test_share: Share = 0.1  # of the speakers, where the corpus fixes no split
-    split_seed: Seed = 0
-    # [noise], <unk>, {cough} and (laughter) in transcripts: taken out, set aside with their recording, or kept as words that were said
-    annotations: Literal["drop", "quarantine", "words"] = "drop"
-
-    def folder(self) -> Path:
-        """`root` as a path; `~` and `$NAME` stand for the home folder and environment variables."""
-        return expanded(self.root)
-
-    def alignment_files(self) -> list[Path]:
-        return [expanded(path) for path in self.alignments]
-
-
-class An4Corpus(FolderCorpus):
-    kind: Literal["an4"]
-    download: bool = False  # into root, if it is missing
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # of the archive; empty: the one that birq/corpora/an4.py holds
-
-
-class LibriSpeechCorpus(FolderCorpus):
-    kind: Literal["librispeech"]
-    download: bool = False  # parts that are missing, into root
-    train_parts: list[str] = ["train-clean-100"]
-    dev_parts: list[str] = []  # empty: speakers are taken from the train parts
-    test_parts: list[str] = []
-
-
-class LocalCorpus(FolderCorpus):
-    kind: Literal["local"]
-    unlabelled: bool = False  # true: transcripts, if any, are ignored
-
-
-Corpus = Annotated[SynthCorpus | An4Corpus | LibriSpeechCorpus | LocalCorpus, Field(discriminator="kind")]
-
-
 class Features(Section):
     """Log-mel filterbank (Kaldi's definition) and how it is stored."""
 
@@ -130,7 +50,7 @@ class Features(Section):
 
     @model_validator(mode="after")
     def _ranges(self) -> Features:
-        _ordered("min_seconds, max_seconds", (self.min_seconds, self.max_seconds))
+        ordered("min_seconds, max_seconds", (self.min_seconds, self.max_seconds))
         nyquist = self.sample_rate_hz / 2
         if not self.low_hz < (self.high_hz if self.high_hz > 0 else nyquist + self.high_hz) <= nyquist:
             raise ValueError(f"low_hz, high_hz: {self.low_hz} and {self.high_hz} leave no band below {nyquist:g} Hz")
@@ -318,7 +238,7 @@ class Params(Section):
     """All of params.yaml, frozen."""
 
     run: Run
-    variants: dict[Name, dict[str, Any]] = {}  # checked in birq/settings/variants.py
+    variants: dict[Name, dict[str, Any]] = Field(default={})  # checked in birq/settings/variants.py
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     features: Features
     tokenizer: Tokenizer
