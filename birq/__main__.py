@@ -13,7 +13,7 @@ from pathlib import Path
 
 from birq import __version__, files, ranks
 from birq.errors import BirqError, Stopped
-from birq.pipeline import dag, digests, locations, references, sharing, snakemake, stage
+from birq.pipeline import dag, digests, keys, locations, references, sharing, snakemake, stage
 from birq.progress import say
 from birq.settings import params
 
@@ -156,7 +156,7 @@ def _make(node: dag.Node, argv: list[str], part: stage.Part | None = None) -> No
 
 def _make_before(node: dag.Node, params_file: str) -> None:
     """Inputs that no stage of DVC makes, such as labels and the encoders behind them. Under Snakemake they are in place."""
-    lacking = [n for n in dag.on_the_way(node) if not stage.in_place(n)]
+    lacking = [n for n in dag.on_the_way(node) if not keys.in_place(n)]
     if lacking:
         say(f"{node.name}: made from {', '.join(n.name for n in lacking)}, which come first")
     for one in lacking:

@@ -270,8 +270,8 @@ def test_dvclive_reads_along(project: Project) -> None:
     """The curve that a training writes, each step once also where it was resumed, half a line left for later; no key depends on it."""
     pytest.importorskip("dvclive", reason="dvclive is missing: pip install -e '.[dev]'")
     run = "dict(method='scratch', seed='0')"
-    script = "from birq.pipeline import dag, stage; from birq.settings import params; "
-    script += f"print(stage.current_key(dag.node('pretrain', {run}, params.load('params.yaml'))))"
+    script = "from birq.pipeline import dag, keys; from birq.settings import params; "
+    script += f"print(keys.current_key(dag.node('pretrain', {run}, params.load('params.yaml'))))"
     key = project.run("python", "-c", script).strip()
     curve = project.folder / "data" / ".work" / "pretrain" / key / "scratch" / "curve.jsonl"
     curve.parent.mkdir(parents=True)

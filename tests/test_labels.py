@@ -27,7 +27,8 @@ from birq.model import offline, prediction
 from birq.model.encoder import Encoder
 from birq.model.masking import Given
 from birq.pipeline import dag
-from birq.pipeline.stage import Job, labelled_inputs
+from birq.pipeline.keys import labelled_inputs
+from birq.pipeline.stage import Job
 from birq.progress import Progress
 from birq.saved import encoder
 from birq.saved.labels import Writer, open_labels

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, locations, locking, snakemake, stage, why
+from birq.pipeline import artifact, code, dag, keys, locations, locking, snakemake, stage, why
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -40,14 +40,14 @@ def _stale(node: Node, asked: bool) -> Stale | None:
     """
     try:
         record = artifact.of(node)
-        if problem := artifact.damage(node.folder, record["files"], stage.memo(node, record["key"])):
+        if problem := artifact.damage(node.folder, record["files"], keys.memo(node, record["key"])):
             raise BirqError(f"{problem}; it is made again, not accepted")
-        parts = stage.key_parts(node)
+        parts = keys.key_parts(node)
     except BirqError:
         if asked:
             raise
         return None
-    if stage.key_of(parts) == record["key"]:
+    if keys.key_of(parts) == record["key"]:
         return None
     if reasons := why.other_changes(node.run, record["parts"], parts):
         if asked:
@@ -58,7 +58,7 @@ def _stale(node: Node, asked: bool) -> Stale | None:
 
 def _accept(stale: Stale, say: Say) -> None:
     """Store the artifact under its present key, and put it in the workspace."""
-    node, key = stale.node, stage.key_of(stale.parts)
+    node, key = stale.node, keys.key_of(stale.parts)
     stored = locations.store_path(node.stage.name, key)
     entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "from": stale.record["key"], "code": stale.changes}
     record = stale.record | {"key": key, "parts": stale.parts, "accepted": [*stale.record.get("accepted", []), entry]}

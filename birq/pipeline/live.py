@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, locations, stage
+from birq.pipeline import artifact, dag, keys, locations
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -48,7 +48,7 @@ class Follower:
 
 def _key(node: Node) -> str | None:
     """The key of a training, or None while its inputs are not there or are those of other params."""
-    key = stage.current_key(node)
+    key = keys.current_key(node)
     for before in (n for n in node.before if n.method) if key else ():
         if artifact.of(before)["key"] != _key(before):
             return None

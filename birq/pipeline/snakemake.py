@@ -19,7 +19,7 @@ from typing import Any
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, locations, sharing, sources, stage
+from birq.pipeline import artifact, dag, keys, locations, sharing, sources, stage
 from birq.pipeline.dag import Node
 from birq.settings import presets, yamlfile
 from birq.settings.params import Params, parse, section
@@ -125,7 +125,7 @@ def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
             continue
         try:
             record = artifact.of(node)
-            problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
+            problem = artifact.damage(node.folder, record["files"], keys.memo(node, record["key"]))
         except artifact.LEFT_ALONE:
             raise
         except BirqError as e:
@@ -135,7 +135,7 @@ def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
         else:
             stage.keep(node, locations.store_path(node.stage.name, record["key"]), say)
         # without a current key an input is missing or damaged: the stage is run anyway
-        if problem or stage.current_key(node) not in (None, record["key"]):
+        if problem or keys.current_key(node) not in (None, record["key"]):
             os.utime(node.provenance, (1, 1))
 
 

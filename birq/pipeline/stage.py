@@ -18,12 +18,12 @@ from typing import Any
 
 from birq import __version__, ranks
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, locations, sharing, sources
+from birq.pipeline import artifact, code, keys, locations, sharing
 from birq.pipeline.dag import Node
 from birq.pipeline.locking import lock
 from birq.progress import say as say_line
 from birq.settings.methods import Method
-from birq.settings.params import at, section
+from birq.settings.params import at
 
 # freed when an artifact is published, so that a disk that fills up just then does not cost the computed result
 RESERVE_BYTES = 4 << 20
@@ -80,71 +80,6 @@ class Job:
         raise RuntimeError(f"stage {self.node.stage.name} reads {dotted!r} but declares only {declared}")
 
 
-# ---- the key
-
-
-def key_parts(node: Node) -> dict[str, Any]:
-    """Everything that decides a node's result. Errors: BirqError for an input that is missing or damaged.
-
-    The name of a run is not in it: a variant that changes nothing the stage reads has the same key as its method.
-    """
-    records = {label: _sound(n) for label, n in labelled_inputs(node).items()}
-    parts = {
-        "stage": node.stage.name,
-        "wildcards": {k: v for k, v in node.wildcards.items() if k != "method"},
-        "params": {s: section(node.params, s) for s in node.sections},
-        "inputs": {label: record["digest"] for label, record in records.items()},
-        "code": node.code,
-        "sources": sources.digest(node),
-    }
-    if node.stage.shows_provenance:
-        parts["accepted"] = {label: record["accepted"] for label, record in records.items() if "accepted" in record}
-    return parts
-
-
-def labelled_inputs(node: Node) -> dict[str, Node]:
-    """A node's inputs under the names that its key has for them; that of the same run is called by its stage alone."""
-    labelled = {}
-    for stage, nodes in node.inputs.items():
-        own = nodes[0].wildcards.get("method") if nodes else None
-        labelled |= {stage if own and own == node.wildcards.get("method") else n.name: n for n in nodes}
-    return labelled
-
-
-def key_of(parts: dict[str, Any]) -> str:
-    """The key of an artifact, from everything that decides it."""
-    return artifact.sha256_json(parts)[:32]
-
-
-def current_key(node: Node) -> str | None:
-    """The key under the present params, inputs and code; None while an input is missing or damaged."""
-    try:
-        return key_of(key_parts(node))
-    except BirqError:
-        return None
-
-
-def in_place(node: Node) -> bool:
-    """Whether a node's artifact is there, sound, and made under the present params, inputs and code."""
-    try:
-        return _sound(node)["key"] == current_key(node)
-    except BirqError:
-        return False
-
-
-def _sound(node: Node) -> dict[str, Any]:
-    """The provenance of an input. Errors: BirqError if it is missing or damaged."""
-    record = artifact.of(node)
-    if problem := artifact.damage(node.folder, record["files"], memo(node, record["key"])):
-        raise BirqError(f"{problem}; delete {node.folder} and run again: it is restored from {locations.store_root()} or made anew")
-    return record
-
-
-def memo(node: Node, key: str) -> Path:
-    """Where the hashes of an artifact's files are remembered."""
-    return locations.memo(f"{node.stage.name}-{key}")
-
-
 # ---- the verb
 
 
@@ -175,8 +110,8 @@ def run(
 def _run(node: Node, say: Say, part: Part | None, launch: Callable[[], Callable[[], None] | None] | None) -> Path:
     work = locations.work_root() / node.stage.name
     try:
-        parts = key_parts(node)
-        key = key_of(parts)
+        parts = keys.key_parts(node)
+        key = keys.key_of(parts)
         stored, work = locations.store_path(node.stage.name, key), work / key
         with lock(stored, say, shared=part is not None):
             origin = _find(node, key, stored, say)
@@ -217,7 +152,7 @@ def _bring_inputs(node: Node, say: Say) -> None:
     DVC removes an artifact before it calls the verb that will restore it. A tool that was started beside it may read it just then.
     """
     for lacking in (n for nodes in node.inputs.values() for n in nodes if _gone(n)):
-        key = current_key(lacking)
+        key = keys.current_key(lacking)
         if key and (stored := locations.store_path(lacking.stage.name, key)).exists():
             with lock(stored, say):
                 if _gone(lacking) and _usable(stored, say):
@@ -302,7 +237,7 @@ def _adopted(node: Node, key: str, stored: Path, say: Say) -> bool:
         record = artifact.of(node)
         if record["key"] != key:
             return False
-        problem = artifact.damage(node.folder, record["files"], memo(node, key))
+        problem = artifact.damage(node.folder, record["files"], keys.memo(node, key))
     except artifact.LEFT_ALONE:
         raise
     except BirqError:  # nothing there, or nothing that could be used
@@ -398,5 +333,5 @@ def _timed(spent: Path) -> Iterator[Callable[[], float]]:
 
 def publish(node: Node, stored: Path) -> bool:
     """Put a stored artifact in its folder in the workspace; True if it was there."""
-    link, remembered = not node.stage.files_declared, memo(node, stored.name)
+    link, remembered = not node.stage.files_declared, keys.memo(node, stored.name)
     return artifact.restore(stored, node.folder, locations.transit(node.name), link=link, memo=remembered)

@@ -16,7 +16,7 @@ from typing import Any
 
 from birq import files
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, locations, references, sharing, stage
+from birq.pipeline import artifact, dag, keys, locations, references, sharing
 from birq.settings.params import Params
 
 
@@ -144,7 +144,7 @@ def _free(lock: Path) -> Iterator[bool]:
 
 def _wanted_work(params: Params) -> set[str]:
     """Keys whose killed runs would be resumed under these params."""
-    return {key for node in dag.nodes(params) if (key := stage.current_key(node))}
+    return {key for node in dag.nodes(params) if (key := keys.current_key(node))}
 
 
 def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, dag, locations, stage
+from birq.pipeline import artifact, dag, keys, locations
 from birq.pipeline.dag import Node
 from birq.pipeline.why import differences
 from birq.settings.params import Params
@@ -23,10 +23,10 @@ def node(one: Node) -> dict:
         raise BirqError(f"{folder / extra[0]} was not made by the stage; remove it")
     if artifact.content_digest(record["files"]) != record["digest"]:
         raise BirqError(f"{one.provenance}: its digest does not fit its files; delete {folder} and {WAY_OUT}")
-    parts = stage.key_parts(one)
-    if stage.key_of(record["parts"]) != record["key"]:
+    parts = keys.key_parts(one)
+    if keys.key_of(record["parts"]) != record["key"]:
         raise BirqError(f"{one.provenance}: its key is not that of its parts; delete {folder} and {WAY_OUT}")
-    if stage.key_of(parts) != record["key"]:
+    if keys.key_of(parts) != record["key"]:
         raise BirqError(f"{folder} is stale: {differences(one.run, record['parts'], parts)[0]}; {WAY_OUT}")
     return record
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, locations, sharing, stage
+from birq.pipeline import artifact, code, dag, keys, locations, sharing
 from birq.pipeline.dag import Node
 from birq.settings.params import Params
 
@@ -96,12 +96,12 @@ def _state(node: Node) -> list[str]:
             if not node.provenance.exists():
                 return [f"{node.folder} is not there"]
         record = artifact.of(node)
-        problem = artifact.damage(node.folder, record["files"], stage.memo(node, record["key"]))
+        problem = artifact.damage(node.folder, record["files"], keys.memo(node, record["key"]))
     except BirqError as e:
         return [str(e)]
     reasons = [problem] if problem else []
     with contextlib.suppress(BirqError):  # an input is missing or damaged: its own node reports that
-        reasons += differences(node.run, record["parts"], stage.key_parts(node))
+        reasons += differences(node.run, record["parts"], keys.key_parts(node))
     return reasons
 
 
@@ -122,7 +122,7 @@ def explain(text: str, params: Params) -> str:
 
 
 def _way(node: Node) -> str:
-    key = stage.current_key(node)
+    key = keys.current_key(node)
     if key is None:
         return "made again"
     return "restored from the store" if locations.store_path(node.stage.name, key).exists() else "computed"
