@@ -118,18 +118,16 @@ def key_of(parts: dict[str, Any]) -> str:
 
 def current_key(node: Node) -> str | None:
     """The key under the present params, inputs and code; None while an input is missing or damaged."""
-    try:
+    with contextlib.suppress(BirqError):
         return key_of(key_parts(node))
-    except BirqError:
-        return None
+    return None
 
 
 def in_place(node: Node) -> bool:
     """Whether a node's artifact is there, sound, and made under the present params, inputs and code."""
-    try:
+    with contextlib.suppress(BirqError):
         return _sound(node)["key"] == current_key(node)
-    except BirqError:
-        return False
+    return False
 
 
 def _sound(node: Node) -> dict[str, Any]:
