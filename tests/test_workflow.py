@@ -224,7 +224,7 @@ def test_slurm_profile(project: Path, environment: dict[str, str]) -> None:
     profile = project / "workflow" / "profiles" / "slurm" / "config.yaml"
     before = profile.read_text()
     after = re.sub(r"^( *)# (- slurm_|slurm_partition)", r"\1\2", before, flags=re.M)
-    assert after.count("\n    slurm_partition: gpu") == 4 and "\n  - slurm_account=ACCOUNT" in after
+    assert after.count("\n    slurm_partition: gpu") == 5 and "\n  - slurm_account=ACCOUNT" in after
     profile.write_text(after)
     try:
         assert "slurm_partition=gpu" in snakemake(project, environment, "--profile", "slurm")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from birq.errors import BirqError
 from birq.pipeline import code, locations
+from birq.settings import offline
 from birq.settings.corpora import FolderCorpus
 from birq.settings.methods import Method
 from birq.settings.params import Features, Params, Tokenizer
@@ -241,7 +242,7 @@ def also_made(params: Params) -> list[str]:
     """A line for each method that run.methods names and whose labels come from methods that it lacks."""
     lines = []
     for run in params.run.methods:
-        if lacking := [source for source in params.label_sources(run) if source not in params.run.methods]:
+        if lacking := [source for source in offline.sources(params, run) if source not in params.run.methods]:
             lines.append(f"run.methods: {run} learns labels of {', then '.join(lacking)}, which is made as well")
     return lines
 

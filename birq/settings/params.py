@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from birq.errors import BirqError
 from birq.settings import alphabet as alphabets
-from birq.settings import explain, variants, yamlfile
+from birq.settings import explain, offline, variants, yamlfile
 from birq.settings.corpora import Corpus
 from birq.settings.methods import METHODS, Method
 from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
@@ -288,32 +288,8 @@ class Params(Section):
         _ = self._runs  # a variant that is not legal is refused here
         if not info.context:  # a variant's labels may come from an encoder of these params, so it is not judged by its own alone
             for name in dict.fromkeys((*self.run.methods, *self.variants)):
-                self._check_labels(name)
+                offline.check(self, name)
         return self
-
-    def _check_labels(self, run: str) -> None:
-        """Labels of another method's encoder: it has the layer, and its frames are those of the method that learns from them."""
-        method, here = self.method(run), self.of_run(run)
-        source = method.labels_from
-        if source not in METHODS:
-            return
-        assert source is not None and method.label_layer is not None
-        if (layer := at(here, method.label_layer)) > self.model.n_layers:
-            raise ValueError(
-                f"{method.label_layer}: {layer} is above the depth of {source}'s encoder, whose layer makes the labels of {run}; "
-                f"legal: 1 to model.n_layers = {self.model.n_layers}"
-            )
-        if here.model.n_stack != self.model.n_stack:
-            raise ValueError(
-                f"variants.{run}: model.n_stack = {here.model.n_stack}, but its labels come from {source}'s encoder with model.n_stack = "
-                f"{self.model.n_stack}: their frames differ; change model.n_stack itself, for all methods"
-            )
-        self._check_labels(source)
-
-    def label_sources(self, run: str) -> list[str]:
-        """The methods whose encoders make the labels of a name in run.methods, the first one first."""
-        source = self.method(run).labels_from
-        return [*self.label_sources(source), source] if source in METHODS else []
 
     @cached_property
     def _runs(self) -> dict[str, Params]:
