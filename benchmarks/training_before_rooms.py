@@ -15,17 +15,23 @@ from birq import params as birq_params
 
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
-LATER = {"model": ("norms",), "tokenizer": ("language",), "probe": ("train_minutes", "penalty", "abx_tokens")}  # keys of today that were not there
+# keys of today that were not there
+LATER = {
+    "model": ("norms",),
+    "tokenizer": ("language",),
+    "random_projection": ("view", "view_window_frames"),
+    "probe": ("train_minutes", "penalty", "abx_tokens"),
+}
 
 
 def load(path: str | Path = "params.yaml") -> Any:
     """Today's params.yaml, or one of then, as that birq reads it. Variants are left out."""
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     tree.pop("variants", None)
-    for section in MERGED:
-        tree["pretrain"] |= tree.pop(section, {})
     for section, keys in LATER.items():
         tree[section] = {k: v for k, v in tree[section].items() if k not in keys}
+    for section in MERGED:
+        tree["pretrain"] |= tree.pop(section, {})
     return birq_params.parse(tree, path)
 
 

@@ -69,7 +69,14 @@ SMALL: dict[str, Any] = {
         "checkpoint_seconds": 0.0,
         "cpu_threads": 1,
     },
-    "random_projection": {"n_codebooks": 2, "codebook_size": 32, "codebook_dim": 8, "anchor_weight": 2.4},
+    "random_projection": {
+        "n_codebooks": 2,
+        "codebook_size": 32,
+        "codebook_dim": 8,
+        "view": "log_mel",
+        "view_window_frames": 0,
+        "anchor_weight": 2.4,
+    },
     "birq": {
         "label_layer": 1,
         "enhanced_weight": 0.1,

@@ -182,7 +182,7 @@ class BestRq(QuantizedEncoder):
     ) -> tuple[Tensor, Tensor, int]:
         """Output [M, D] and anchoring labels [M, N] (eq. 2) of the masked frames; how many the whole batch has."""
         x_AS = x_BTS.flatten(0, 1)
-        y_MN = self.anchor_quantizer.nearest(x_AS.index_select(0, m.masked_M))
+        y_MN = self.anchor_quantizer.nearest(self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M))
         n_masked, before = (share.n_masked, share.masked_before) if share else (len(y_MN), 0)
         fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + len(y_MN)]
         masked_BTS = x_AS.index_copy(0, m.masked_M, fill_MS * self.objective.mask_fill_std).view(x_BTS.shape)

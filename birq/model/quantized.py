@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from birq.model import views
 from birq.model.encoder import Encoder, Shape
 from birq.model.quantizer import RandomQuantizer
 
@@ -26,6 +27,8 @@ class Quantization:
     n_codebooks: int
     codebook_size: int
     codebook_dim: int
+    view: str = "log_mel"  # of the input, through which anchoring labels are made
+    view_window_frames: int = 0
 
 
 class QuantizedEncoder(nn.Module):
@@ -39,15 +42,23 @@ class QuantizedEncoder(nn.Module):
         # (and not the seed alone: the encoder's first weights would be drawn from the same numbers as the projection)
         generator = torch.Generator().manual_seed(QUANTIZER_SEED + seed)
         shape = encoder.shape
-        self.anchor_quantizer = RandomQuantizer(shape.n_stack * shape.n_mels, *sizes, generator)
+        self.anchor_quantizer = RandomQuantizer(views.width(objective.view, shape.n_mels, shape.n_stack), *sizes, generator)
         self.quantizer = RandomQuantizer(shape.d_model, *sizes, generator)
         self.quantizer.codebook.copy_(self.anchor_quantizer.codebook)  # the paper's one fixed codebook for both branches
 
-    def anchor_labels(self, feats_BTF: Tensor) -> Tensor:
-        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel -> [B, T, N] int64."""
+    def anchor_view(self, x_BTS: Tensor, lengths_B: Tensor) -> Tensor:
+        """Stacked log-mel -> what the anchoring quantizer reads, [B, T, S']."""
+        o, shape = self.objective, self.encoder.shape
+        if o.view == "log_mel":
+            return x_BTS
+        return views.stacked(o.view, x_BTS.reshape(len(x_BTS), -1, shape.n_mels), lengths_B, shape.n_stack, o.view_window_frames)
+
+    def anchor_labels(self, feats_BTF: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Eq. 2 for every frame: [B, T·n, F] normalised log-mel, lengths in encoder frames (None: no padding) -> [B, T, N] int64."""
         x_BTS = self.encoder.stack(feats_BTF)
-        b, t, s = x_BTS.shape
-        return self.anchor_quantizer.nearest(x_BTS.reshape(b * t, s)).view(b, t, -1)
+        b, t, _ = x_BTS.shape
+        lengths_B = torch.full((b,), t, device=x_BTS.device) if lengths_B is None else lengths_B
+        return self.anchor_quantizer.nearest(self.anchor_view(x_BTS, lengths_B).flatten(0, 1)).view(b, t, -1)
 
 
 def constants(module: ModuleType, values: dict[str, Any]) -> Any:

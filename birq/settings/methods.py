@@ -35,7 +35,7 @@ class Method:
 
 
 # the probe reads an untrained encoder through them
-QUANTIZERS = tuple(f"random_projection.{key}" for key in ("n_codebooks", "codebook_size", "codebook_dim"))
+QUANTIZERS = tuple(f"random_projection.{key}" for key in ("n_codebooks", "codebook_size", "codebook_dim", "view", "view_window_frames"))
 
 METHODS: dict[str, Method] = {
     m.name: m

@@ -216,7 +216,15 @@ class RandomProjection(Section):
     n_codebooks: Annotated[int, Field(ge=1, le=64)]
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
     codebook_dim: Annotated[int, Field(ge=2)]
+    view: Literal["log_mel", "mean_removed", "cepstra"]
+    view_window_frames: Annotated[int, Field(ge=0)]
     anchor_weight: NonNegative
+
+    @model_validator(mode="after")
+    def _window(self) -> RandomProjection:
+        if self.view_window_frames and self.view == "log_mel":
+            raise ValueError(f"view_window_frames: {self.view_window_frames} needs a view that removes the mean: mean_removed or cepstra")
+        return self
 
 
 class Birq(Section):
