@@ -14,7 +14,7 @@ import yaml
 
 from birq.errors import BirqError
 from birq.pipeline import code, dag
-from birq.settings import params, presets
+from birq.settings import corpora, params, presets
 from birq.settings.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,13 +244,13 @@ def test_every_key_is_read_by_a_stage_that_declares_it() -> None:
     loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"methods": list(METHODS)})})
     unread = []
     nodes = dag.nodes(loaded)
-    corpora = code.modules("birq.stages.corpus", *(f"birq.corpora.{kind}" for kind in ("synth", "an4", "librispeech", "local")))
+    readers_of_corpora = code.modules("birq.stages.corpus", *(f"birq.corpora.{kind}" for kind in ("synth", "an4", "librispeech", "local")))
     for name in set(params.Params.model_fields) - {"corpora", "variants"}:
         readers = {m for n in nodes if any(x.split(".")[0] == name for x in n.sections) for m in n.code}
-        known = _read_names(readers | {"birq.pipeline.dag"} | (set(corpora) if name == "features" else set()))
+        known = _read_names(readers | {"birq.pipeline.dag"} | (set(readers_of_corpora) if name == "features" else set()))
         unread += [f"{name}.{key}" for key in type(getattr(loaded, name)).model_fields if key not in known]
-    known = _read_names({*corpora, "birq.pipeline.sources"})
-    for kind in (params.SynthCorpus, params.An4Corpus, params.LibriSpeechCorpus, params.LocalCorpus):
+    known = _read_names({*readers_of_corpora, "birq.pipeline.sources"})
+    for kind in (corpora.SynthCorpus, corpora.An4Corpus, corpora.LibriSpeechCorpus, corpora.LocalCorpus):
         unread += [f"{kind.__name__}.{key}" for key in kind.model_fields if key not in known]
     assert not unread, f"no stage reads {unread}"
 

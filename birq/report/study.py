@@ -12,7 +12,7 @@ from scipy import stats
 from birq.errors import BirqError
 from birq.evaluate.compare import MIN_SEEDS
 from birq.files import read_json
-from birq.pipeline import dag, verify
+from birq.pipeline import artifact, dag, verify
 from birq.pipeline.artifact import read_provenance
 from birq.report.tables import grid, pipes, points
 from birq.report.words import counted, listed, mean
@@ -36,16 +36,6 @@ class Difference:
     mean: float
     low: float | None  # None below MIN_SEEDS seeds
     high: float | None
-
-
-def _seconds(node: dag.Node) -> float:
-    """Of a pre-training, its labels and the encoders behind them."""
-    total = 0.0
-    for one in dag.upstream(node):
-        if one.stage.name in ("pretrain", "labels"):
-            made = read_provenance(one.folder)
-            total += float(made["notes"].get("train_seconds", made["wall_seconds"]))
-    return total
 
 
 def _changed(params: Params, name: str) -> str:
@@ -72,7 +62,8 @@ def forms(params: Params) -> tuple[list[Form], list[str]]:
             if not found["linear"]["available"]:
                 raise BirqError(f"{node.folder}/probe.json: no linear probe: {found['linear']['why_not']}")
             layers[seed] = [row["linear"] for row in found["rows"]]
-            seconds[seed] = _seconds(dag.node("pretrain", node.wildcards, params))
+            pretrained = dag.node("pretrain", node.wildcards, params)
+            seconds[seed] = artifact.seconds(read_provenance(pretrained.folder))
         if layers:
             out.append(Form(name, _changed(params, name), layers, seconds))
     return out, lacking
