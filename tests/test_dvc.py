@@ -302,17 +302,17 @@ def reported(tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]) -
     out = made.folder / "data" / "report"
     out.mkdir(parents=True)
     chosen = artifacts.params(methods=list(skill), seeds=[0, 1])
-    build.report(inputs, out, chosen.report, chosen.run, dag.nodes(chosen))
+    build.report(inputs, out, chosen.report, chosen.run, dag.nodes(chosen), chosen.birq.label_layer)
     made.commit()
     return made
 
 
 def test_metrics_are_few_and_short(reported: Project) -> None:
-    """One row of `dvc exp show` must hold all methods beside the params: WER, its interval, CER, nothing else."""
+    """One row of `dvc exp show` must hold all methods beside the params: WER, its interval, CER, the probe, nothing else."""
     shown = json.loads(reported.run("dvc", "metrics", "show", "--json"))[""]["data"]["data/report/wer.json"]["data"]
     assert list(shown) == ["birq", "scratch"]
     for values in shown.values():
-        assert list(values) == ["wer", "interval", "cer"]
+        assert list(values) == ["wer", "interval", "cer", "probe"]
         low, high = map(float, re.fullmatch(r"\[([\d.]+), ([\d.]+)\]", values["interval"]).groups())
         assert low < values["wer"] < high and values["wer"] == round(values["wer"], 2)
 
