@@ -22,23 +22,21 @@ __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed
 
 # changes to params.yaml for a timed or compared step
 ON_ONE_THREAD = {"birq.gradient_cosine_every_steps": 0, "pretrain.cpu_threads": 1}
-# keys of today that an earlier commit's birq may not know; their defaults are what it did
-LATER = {
-    "pretrain": ("reduction",),
-    "random_projection": ("distance", "projection", "codebook", "refine_every_steps", "similarity_weight", "similarity_temperature"),
-    "birq": ("noise", "begins_share", "label_projection", "label_codebook"),
-}
 Change = dict[str, Any]  # keys of params.yaml as birq.label_share, and their values
 
 
 def load(path: str | Path = "params.yaml") -> Params:
-    """params.yaml as the birq that this process imports reads it."""
+    """params.yaml as the birq that this process imports reads it. It may be an earlier one, which lacks keys of today: their defaults are
+    what it did."""
     tree = yamlfile.read(Path(path), yamlfile.plain())
-    for section, keys in LATER.items():
-        known = Params.model_fields[section].annotation.model_fields
-        values = {key: tree[section].pop(key) for key in keys if key not in known}
-        if "noise" in values:
-            tree[section]["gumbel_noise"] = values["noise"] != "none"
+    known = {name: getattr(field.annotation, "model_fields", None) for name, field in Params.model_fields.items()}
+    if "noise" not in known["birq"]:
+        tree["birq"]["gumbel_noise"] = tree["birq"]["noise"] != "none"
+    for section in list(tree):
+        if section not in known:
+            del tree[section]
+        elif known[section] is not None:
+            tree[section] = {key: value for key, value in tree[section].items() if key in known[section]}
     return parse(tree, path)
 
 
