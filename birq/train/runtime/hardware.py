@@ -72,8 +72,8 @@ def compile_blocks(encoder: Encoder) -> None:
     """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances.
 
     The first step is slow, and results are equal up to float rounding. The convolution over time is a sum of shifted copies there
-    (birq/model/kernels.py): of torch's own, Inductor fixes the length for the backward pass (torch 2.13), would compile anew for every other
-    length, and give up after eight.
+    (birq/model/kernels.py): of torch's own, Inductor fixes the length for the backward pass (torch 2.13), would compile anew for every
+    other length, and give up after eight.
     """
     # each kind of call is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
