@@ -34,6 +34,7 @@ BENCHMARKS = {
 EXPERIMENTS = {
     "same_steps": "are a step's numbers those of an earlier commit?",
     "emulated": "waits, kernels, bytes and memory of a step on a pretended GPU, of an earlier commit too",
+    "compiled": "kernels and bytes of compiled blocks, as Inductor writes them for a GPU",
     "profile": "a step's time by kind of operation, of an earlier commit too",
     "equal_time": "word error rates at equal time of pre-training",
     "collapse": "which forms of BiRQ keep their labels alive",

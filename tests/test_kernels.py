@@ -92,6 +92,47 @@ def test_depthwise_convolution_is_conv1d(shape: tuple[int, int, int], kernel: in
     torch.testing.assert_close(convolution.weight.grad, weight.grad)
 
 
+def pulled(f, x: torch.Tensor, weight: torch.Tensor, pull: torch.Tensor) -> list[torch.Tensor]:
+    """Output and both gradients."""
+    x, weight = (a.detach().clone().requires_grad_() for a in (x, weight))
+    y = f(x, weight)
+    y.backward(pull.to(y.dtype))
+    assert x.grad is not None and weight.grad is not None
+    return [y.detach(), x.grad, weight.grad]
+
+
+def conv1d(x_BTD: torch.Tensor, weight_D1K: torch.Tensor) -> torch.Tensor:
+    d, _, kernel = weight_D1K.shape
+    return F.conv1d(x_BTD.transpose(1, 2), weight_D1K.to(x_BTD.dtype), padding=kernel // 2, groups=d).transpose(1, 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 24), (1, 7, 24), (3, 1, 5)])
+@pytest.mark.parametrize("kernel", [1, 3, 15, 31])
+def test_the_sum_of_shifted_copies_is_conv1d(shape: tuple[int, int, int], kernel: int) -> None:
+    """In float32 up to rounding, also where an utterance is shorter than the kernel. In bf16, products and sums are in float32, so that
+    only the result is rounded: no further from float64's than torch's is."""
+    torch.manual_seed(0)
+    x, pull = torch.randn(2, *shape)
+    weight = torch.randn(shape[2], 1, kernel)
+    shifted = kernels._Shifted.apply
+    for got, want in zip(pulled(shifted, x, weight, pull), pulled(conv1d, x, weight, pull), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    low, low_weight, low_pull = x.bfloat16(), weight.bfloat16().float(), pull.bfloat16()
+    truth = pulled(conv1d, low.double(), low_weight.double(), low_pull)
+    ours, theirs = (pulled(f, low, low_weight, low_pull) for f in (shifted, conv1d))
+    for got, torchs, true in zip(ours, theirs, truth, strict=True):
+        assert got.dtype == torchs.dtype and (got - true).norm() <= 1.01 * (torchs - true).norm() + 1e-6 * true.norm()
+
+
+def test_the_sum_of_shifted_copies_keeps_its_input_and_weights_only() -> None:
+    """A copy for each of the 31 weights would be 31 times the memory."""
+    x, weight = torch.randn(2, 40, 8, requires_grad=True), torch.randn(8, 1, 31, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda a: kept.append(a) or a, lambda a: a):
+        kernels._Shifted.apply(x, weight)
+    assert [a.shape for a in kept] == [x.shape, weight.shape]
+
+
 def test_under_autocast_torchs_own_are_used() -> None:
     """Other types meet there; what a graphics card runs is torch's own too."""
     convolution, x = kernels.DepthwiseConvolution(8, 3), torch.randn(2, 9, 8, requires_grad=True)

@@ -138,7 +138,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _in_memory(x: Tensor) -> Tensor:
-    """`x`, which a compiler then writes to memory once, as as_strided needs it there. Else each of the K reads computes it anew."""
+    """`x`, which a compiler then writes to memory once, as as_strided needs it. Else each of the K reads would compute it anew."""
     return torch.as_strided(x, x.shape, x.stride())
 
 

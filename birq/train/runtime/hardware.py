@@ -72,7 +72,7 @@ def compile_blocks(encoder: Encoder) -> None:
     """torch.compile of an encoder's blocks, once for all numbers and lengths of utterances.
 
     The first step is slow, and results are equal up to float rounding. The convolution over time is a sum of shifted copies there
-    (birq/model/kernels.py): of torch's own, Inductor (torch 2.13) fixes the length for the backward pass, would compile anew for every
+    (birq/model/kernels.py): of torch's own, Inductor fixes the length for the backward pass (torch 2.13), would compile anew for every
     other length, and give up after eight.
     """
     # each kind of call is compiled by itself (dropout or none, gradient or none, one utterance or more); torch's limit is eight
