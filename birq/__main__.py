@@ -256,11 +256,12 @@ def _table(markdown: bool) -> None:
 
 
 def _study(args: argparse.Namespace, loaded: params.Params) -> None:
+    from birq.pipeline.git import answer
     from birq.report import study
 
     print(study.text(loaded, args.against, args.layer, markdown=args.markdown))
     if args.json:
-        about = {"params": loaded.model_dump(mode="json"), "forms": study.record(loaded)}
+        about = {"commit": answer("rev-parse", "HEAD"), "params": loaded.model_dump(mode="json"), "forms": study.record(loaded)}
         files.write_text(args.json, json.dumps(about, indent=1) + "\n")
 
 

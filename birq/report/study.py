@@ -18,6 +18,8 @@ from birq.report.tables import grid, pipes, points
 from birq.report.words import counted, listed, mean
 from birq.settings.params import Params
 
+MOST_SHOWN = 2  # changes of a variant
+
 
 @dataclass(frozen=True)
 class Form:
@@ -39,8 +41,9 @@ class Difference:
 
 
 def _changed(params: Params, name: str) -> str:
-    variant = params.variants.get(name, {})
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in variant.items() if key != "method")
+    changes = [f"{key.rpartition('.')[2]} {value}" for key, value in params.variants.get(name, {}).items() if key != "method"]
+    more = len(changes) - MOST_SHOWN
+    return ", ".join(changes if more <= 0 else [*changes[:MOST_SHOWN], f"{more} more"])
 
 
 def forms(params: Params) -> tuple[list[Form], list[str]]:
