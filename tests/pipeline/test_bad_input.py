@@ -69,7 +69,13 @@ def test_half_written_locks(project: Project) -> None:
     project.verify()
 
 
-@scenario(BAD, "a half-written lock of DVC", "DVC names the file, which may be deleted", computed="score report", restored="score report")
+@scenario(
+    BAD,
+    "a half-written lock of DVC",
+    "DVC names the file, which may be deleted",
+    computed="score probe report",
+    restored="score probe report",
+)
 def test_half_written_rwlock(project: Project) -> None:
     """DVC's note of running stages, cut off by a power failure; Snakemake does not need it."""
     path = project.root / ".dvc" / "tmp" / "rwlock"
@@ -152,7 +158,7 @@ def test_read_only_store(project: Project, tmp_path: Path, mounts: Callable[[str
     guest.verify()
 
 
-@scenario(BAD, "a store on a full disk", "what was computed stays in the work folder", computed="score report", again="score")
+@scenario(BAD, "a store on a full disk", "what was computed stays in the work folder", computed="score probe report", again="score probe")
 def test_full_store(project: Project, tmp_path: Path, mounts: Callable[[str], list[str]]) -> None:
     """The second run, with space again, publishes; what was there before is unharmed."""
     store = tmp_path / "shared"

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pipeline
     CLONES,
     "a project folder with blanks, quotes, `#`, `%`, `$`, `&`, `[` and letters outside ASCII in its name",
     "as anywhere else",
-    computed="score report",
+    computed="score probe report",
     restored=ALL,
 )
 def test_odd_name(by_snakemake: Project, tmp_path: Path) -> None:

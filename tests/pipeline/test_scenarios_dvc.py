@@ -49,8 +49,8 @@ def cache_holds(project: Project) -> None:
     EXPERIMENTS,
     "`dvc exp run -S`, then back, then `exp apply`, then Snakemake",
     "computed once",
-    computed="score report",
-    restored="score report",
+    computed="score probe report",
+    restored="score probe report",
 )
 def test_experiment_and_apply(project: Project) -> None:
     """An applied experiment brings params and artifacts together, so Snakemake has nothing to compute."""
@@ -67,7 +67,13 @@ def test_experiment_and_apply(project: Project) -> None:
     project.verify()
 
 
-@scenario(EXPERIMENTS, "`dvc exp run --temp -S`", "computed once, in the project's store", computed="score report", restored="score report")
+@scenario(
+    EXPERIMENTS,
+    "`dvc exp run --temp -S`",
+    "computed once, in the project's store",
+    computed="score probe report",
+    restored="score probe report",
+)
 def test_temporary_experiment(project: Project) -> None:
     """The temporary folder uses the project's store, so applying it costs nothing, and the project's own artifacts stay as they are."""
     before = project.digests()
@@ -78,7 +84,9 @@ def test_temporary_experiment(project: Project) -> None:
     project.verify()
 
 
-@scenario(EXPERIMENTS, "a sweep, `--queue` and `--run-all -j 2`", "each value once; the project stays as it is", computed="score report")
+@scenario(
+    EXPERIMENTS, "a sweep, `--queue` and `--run-all -j 2`", "each value once; the project stays as it is", computed="score probe report"
+)
 def test_sweep(project: Project) -> None:
     """Two workspaces at once share the store, and no experiment sees the other's params."""
     before = project.digests()
@@ -90,7 +98,11 @@ def test_sweep(project: Project) -> None:
     finally:
         project.dvc("queue", "stop", "--kill")
         wait_for_end_of_all_in(project.root)
-    assert sorted(s.artifact for s in project.said() if s.what == "computing") == ["report", "report", "score/best_rq-0", "score/best_rq-0"]
+    assert sorted(s.artifact for s in project.said() if s.what == "computing") == [
+        *["probe/best_rq-0"] * 2,
+        *["report"] * 2,
+        *["score/best_rq-0"] * 2,
+    ]
     assert project.digests() == before
     shown = json.loads(project.dvc("exp", "show", "--json").text)
     text = json.dumps(shown)
@@ -123,7 +135,7 @@ def linked(kind: str) -> Callable[[Project], None]:
     test.__name__ = f"test_cache_{kind}"
     test.__doc__ = f"No verb writes through a {kind} of DVC's: cache and store keep the bytes that their names promise."
     expected = "computed once, then restored; cache and store unharmed"
-    return scenario(LINKS, kind, expected, computed="score report", restored="score report")(test)
+    return scenario(LINKS, kind, expected, computed="score probe report", restored="score probe report")(test)
 
 
 test_cache_copy, test_cache_hardlink, test_cache_symlink = linked("copy"), linked("hardlink"), linked("symlink")

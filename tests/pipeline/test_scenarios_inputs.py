@@ -241,8 +241,8 @@ def test_artifact_corrupted_dvc(project: Project) -> None:
     ARTIFACTS,
     "`dvc checkout` brings results of other params",
     "Snakemake replaces them by those of the present params",
-    computed="score report",
-    restored="score report",
+    computed="score probe report",
+    restored="score probe report",
 )
 def test_other_results_checked_out(project: Project) -> None:
     """What DVC puts into data/ may have any time; but each artifact says by which key it was made."""

@@ -141,8 +141,8 @@ def test_moved(project: Project) -> None:
     CLONES,
     "`snakemake --config 'score={confidence: 0.9}'`, then without",
     "as if it stood in params.yaml",
-    computed="score report",
-    restored="score report",
+    computed="score probe report",
+    restored="score probe report",
 )
 def test_config_override(project: Project) -> None:
     """The override reaches stamps and verbs, and leaves params.yaml alone."""
