@@ -5,7 +5,7 @@
 The block is traced on the CPU, without data; the graphs forward and backward are then lowered as if their tensors were on the card, up to
 the text of the Triton kernels. Bytes: every kernel reads each of its buffers once and writes each once. Twice, with the convolution over
 time as it is compiled (a sum of shifted copies), and with torch's own between compiled parts. torch's copies its inputs to time last before
-every kernel (aten/src/ATen/native/Convolution.cpp), which `TORCHS_PASSES` counts.
+every kernel: `TORCHS_PASSES` is an assumption, neither read from its source nor measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from birq.model import kernels
 from birq.model.encoder import Block, Shape
 
 BATCHES = {"12 x 512": (128, 310)}  # utterances, frames, as in benchmarks/emulated.py
-# passes over the convolution's input in torch's kernels. Forward: a copy and the sum (each reads and writes). Backward: a copy of the input
+# assumed passes over the convolution's input in torch's kernels. Forward: a copy and the sum (each reads and writes). Backward: a copy of the input
 # and one of the gradient, the gradient of the input, and the gradient of the weights, which reads both
 TORCHS_PASSES = {False: 4, True: 8}
 OPAQUE_PASSES = {False: 2, True: 3}  # as Inductor counts a call that it does not know
