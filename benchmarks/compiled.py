@@ -31,8 +31,8 @@ from birq.model import kernels
 from birq.model.encoder import Block, Shape
 
 BATCHES = {"12 x 512": (128, 310)}  # utterances, frames, as in benchmarks/emulated.py
-# assumed passes over the convolution's input in torch's kernels. Forward: a copy and the sum (each reads and writes). Backward: a copy of the input
-# and one of the gradient, the gradient of the input, and the gradient of the weights, which reads both
+# assumed passes over the convolution's input in torch's kernels. Forward: a copy and the sum (each reads and writes). Backward: a copy of
+# the input and one of the gradient, the gradient of the input, and the gradient of the weights, which reads both
 TORCHS_PASSES = {False: 4, True: 8}
 OPAQUE_PASSES = {False: 2, True: 3}  # as Inductor counts a call that it does not know
 
