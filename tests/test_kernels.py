@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks import compiled
 from birq.model import kernels
 
 
@@ -141,3 +142,19 @@ def test_under_autocast_torchs_own_are_used() -> None:
         z = kernels.attention(y, y, y, None, 0.1)
     z.float().sum().backward()
     assert y.dtype == torch.bfloat16 and convolution.weight.grad is not None and convolution.weight.grad.dtype == torch.float32
+
+
+def test_the_benchmark_calls_torchs_convolution() -> None:
+    """What `benchmarks.compiled` counts as torch's own is torch's own: equal to the bit, gradients too, in the layout that it promises."""
+    conv, generator = kernels.DepthwiseConvolution(6, 5), torch.Generator().manual_seed(2)
+    x, grad = (torch.randn(2, 9, 6, generator=generator) for _ in range(2))
+    results = []
+    for form in (
+        lambda x: compiled._convolution(x, conv.weight),
+        lambda x: torch.nn.Conv1d.forward(conv, x.transpose(1, 2)).transpose(1, 2),
+    ):
+        leaf = x.clone().requires_grad_()
+        y = form(leaf)
+        results.append((y, *torch.autograd.grad(y, [leaf, conv.weight], grad)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert results[0][0].stride() == compiled._time_last(x).stride()
