@@ -19,6 +19,7 @@ from birq.model.quantizer import framewise, standardise
 from birq.progress import Progress
 from birq.saved.encoder import SavedEncoder
 from birq.speech.batches import Batch, sequential
+from birq.speech.choice import spread
 from birq.speech.shards import Split
 
 BATCH_SECONDS = 60.0  # all layers of a batch are held at once
@@ -33,10 +34,7 @@ def choose(split: Split, max_minutes: float, n_stack: int, preferred: set[str], 
     """
     fits = [i for i in range(len(split)) if split.n_frames[i] >= n_stack]
     index = [i for i in fits if split.ids[i] in preferred] or ([] if only else fits)
-    index = np.array(sorted(index, key=lambda i: split.ids[i]), dtype=np.int64)
-    order = index[np.random.Generator(np.random.PCG64(SEED)).permutation(len(index))]
-    within = np.cumsum(split.duration_s[order]) <= max_minutes * 60
-    return order[: max(1, int(within.sum()))]
+    return spread(split, np.array(index, dtype=np.int64), max_minutes, SEED)
 
 
 class Frames:

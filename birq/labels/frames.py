@@ -19,6 +19,7 @@ from birq.model import views
 from birq.pipeline.stage import Job
 from birq.saved import encoder
 from birq.speech.batches import sequential
+from birq.speech.choice import spread
 from birq.speech.frontend import FrontEnd
 from birq.speech.shards import Split, read_front_end
 from birq.train.runtime.devices import for_inference
@@ -100,8 +101,4 @@ def of_layer(job: Job, split: Split, layer: int) -> Source:
 
 def chosen(source: Source, minutes: float, seed: int) -> np.ndarray:
     """Positions of at most `minutes` of utterances (one at least), spread over the split: a seeded shuffle of the sorted ids."""
-    split, index = source.split, source.usable
-    index = np.array(sorted(index, key=lambda i: split.ids[i]), dtype=np.int64)
-    order = index[np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x1ABE1]))).permutation(len(index))]
-    within = np.cumsum(split.duration_s[order]) <= minutes * 60
-    return order[: max(1, int(within.sum()))]
+    return spread(source.split, source.usable, minutes, np.random.SeedSequence([seed, 0x1ABE1]))
