@@ -28,9 +28,29 @@ def test_the_mean_of_a_worked_out_case() -> None:
     assert views.mean_removed(x, torch.tensor([3]), window_frames=3).flatten().tolist() == [-0.5, -1, 2, 0]
 
 
+def test_the_variance_of_a_worked_out_case() -> None:
+    """1, 2, 6 have the mean 3 and the variance 14/3; in windows of three frames the variances 1/4, 14/3 and 4. A constant stays zero."""
+    x, n = torch.tensor([[[1.0, 7.0], [2.0, 7.0], [6.0, 7.0], [0.0, 0.0]]]), torch.tensor([3])
+    whole, window = views.variance_normalised(x, n), views.variance_normalised(x, n, window_frames=3)
+    assert torch.allclose(whole[0, :, 0], torch.tensor([-2.0, -1.0, 3.0, 0.0]) / (14 / 3) ** 0.5, atol=1e-5)
+    assert torch.allclose(window[0, :, 0], torch.tensor([-0.5 * 2, -1 / (14 / 3) ** 0.5, 2 / 2, 0.0]), atol=1e-4)
+    assert whole[..., 1].abs().max() == window[..., 1].abs().max() == 0
+
+
+def test_cmvn_does_not_hear_how_far_a_voice_swings() -> None:
+    """Log-mel times a constant is another dynamic range: cepstra follow, CMVN takes it out, up to the small constant in its variance."""
+    x = noise()
+    assert torch.allclose(views.view("cmvn", 3 * x, N_FRAMES), views.view("cmvn", x, N_FRAMES), atol=5e-3)
+    assert torch.allclose(views.view("cepstra", 3 * x, N_FRAMES), 3 * views.view("cepstra", x, N_FRAMES), atol=1e-4)
+    valid = torch.arange(40) < N_FRAMES[:, None]
+    variance_V = views.view("cmvn", x, N_FRAMES)[0][valid[0]].var(0, unbiased=False)
+    assert torch.allclose(variance_V, torch.ones(3 * views.N_CEPSTRA), atol=1e-2)
+
+
 def test_a_window_wider_than_the_utterance_is_the_whole_utterance() -> None:
     """Then every window holds the same frames."""
-    assert torch.allclose(views.mean_removed(noise(), N_FRAMES, 1000), views.mean_removed(noise(), N_FRAMES), atol=1e-6)
+    for normal in (views.mean_removed, views.variance_normalised):
+        assert torch.allclose(normal(noise(), N_FRAMES, 1000), normal(noise(), N_FRAMES), atol=1e-5)
 
 
 def test_cepstra_are_those_of_the_textbook() -> None:

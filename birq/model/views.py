@@ -15,6 +15,7 @@ from torch import Tensor
 
 N_CEPSTRA = 13  # coefficients 0 to 12, as in HuBERT's MFCC (Hsu et al. 2021)
 DELTA_FRAMES = 2  # to either side, Kaldi's default
+LEAST_VARIANCE = 1e-5  # added, so that a value that never changes stays 0
 
 
 def _valid(x_BTV: Tensor, lengths_B: Tensor) -> Tensor:
@@ -26,23 +27,38 @@ def _at(x_BTV: Tensor, place_BT: Tensor) -> Tensor:
     return x_BTV.gather(1, place_BT[:, :, None].expand(-1, -1, x_BTV.shape[2]))
 
 
-def mean_removed(x_BTV: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
-    """Less the mean over each utterance, or over a window of so many frames around each frame; zeros beyond the ends.
+def _mean(x_BTV: Tensor, lengths_B: Tensor, window_frames: int) -> Tensor:
+    """Mean over each utterance [B, 1, V], or over a window of so many frames around each frame [B, T, V]; float64.
 
     Sums run along time in float64, so that neither padding nor batch mates change them.
     """
     t = x_BTV.shape[1]
     total_BTV = torch.where(_valid(x_BTV, lengths_B), x_BTV, 0.0).double().cumsum(1)
     last_B1 = (lengths_B - 1).clamp_min(0)[:, None]
-    if window_frames:
-        frame_1T, half = torch.arange(t, device=x_BTV.device)[None], window_frames // 2
-        end_BT, begin_BT = torch.minimum(frame_1T + half, last_B1), (frame_1T - half - 1).expand(len(x_BTV), -1)
-        before_BTV = torch.where((begin_BT >= 0)[:, :, None], _at(total_BTV, begin_BT.clamp_min(0)), 0.0)
-        count_BT = (end_BT - begin_BT.clamp_min(-1)).clamp_min(1)
-        mean_BTV = (_at(total_BTV, end_BT) - before_BTV) / count_BT[:, :, None]
-    else:
-        mean_BTV = _at(total_BTV, last_B1) / lengths_B.clamp_min(1)[:, None, None]
+    if not window_frames:
+        return _at(total_BTV, last_B1) / lengths_B.clamp_min(1)[:, None, None]
+    frame_1T, half = torch.arange(t, device=x_BTV.device)[None], window_frames // 2
+    end_BT, begin_BT = torch.minimum(frame_1T + half, last_B1), (frame_1T - half - 1).expand(len(x_BTV), -1)
+    before_BTV = torch.where((begin_BT >= 0)[:, :, None], _at(total_BTV, begin_BT.clamp_min(0)), 0.0)
+    count_BT = (end_BT - begin_BT.clamp_min(-1)).clamp_min(1)
+    return (_at(total_BTV, end_BT) - before_BTV) / count_BT[:, :, None]
+
+
+def mean_removed(x_BTV: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
+    """Less the mean over each utterance, or over a window of so many frames around each frame; zeros beyond the ends."""
+    mean_BTV = _mean(x_BTV, lengths_B, window_frames)
     return torch.where(_valid(x_BTV, lengths_B), x_BTV - mean_BTV.to(x_BTV.dtype), 0.0)
+
+
+def variance_normalised(x_BTV: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
+    """Zero mean and unit variance of every value over each utterance or window; zeros beyond the ends. What does not vary is 0."""
+    centred_BTV = mean_removed(x_BTV, lengths_B, window_frames)
+    mean_BTV = _mean(x_BTV, lengths_B, window_frames)
+    # of the distance from the utterance's mean, which is small: squares of the values themselves would lose digits
+    offset_BTV = mean_removed(x_BTV, lengths_B)
+    shift_BTV = mean_BTV - _mean(x_BTV, lengths_B, 0)
+    variance_BTV = _mean(offset_BTV.double().square(), lengths_B, window_frames) - shift_BTV.square()
+    return centred_BTV * (variance_BTV.clamp_min(0) + LEAST_VARIANCE).rsqrt().to(x_BTV.dtype)
 
 
 def cosine_table(n_mels: int, n_cepstra: int, device: torch.device) -> Tensor:
@@ -70,12 +86,21 @@ def cepstra(x_BTF: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
     return torch.cat([c_BTV, first_BTV, deltas(first_BTV, lengths_B)], dim=2)
 
 
-VIEWS = {"mean_removed": mean_removed, "cepstra": cepstra}  # and log_mel, as the encoder sees it
+def cmvn(x_BTF: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
+    """`cepstra` with unit variance of every value over the utterance or window (CMVN), [B, T, 3 · N_CEPSTRA].
+
+    Cepstra of high order and deltas vary little. So they count as much as the first ones. It also takes out how far a voice swings.
+    """
+    return variance_normalised(cepstra(x_BTF, lengths_B, window_frames), lengths_B, window_frames)
+
+
+VIEWS = {"mean_removed": mean_removed, "cepstra": cepstra, "cmvn": cmvn}  # and log_mel, as the encoder sees it
+CEPSTRAL = ("cepstra", "cmvn")
 
 
 def width(name: str, n_mels: int, n_stack: int) -> int:
     """Values of an encoder frame of `stacked`."""
-    return 3 * N_CEPSTRA if name == "cepstra" else n_stack * n_mels
+    return 3 * N_CEPSTRA if name in CEPSTRAL else n_stack * n_mels
 
 
 def view(name: str, x_BTF: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
@@ -94,4 +119,4 @@ def stacked(name: str, x_BTF: Tensor, lengths_B: Tensor, n_stack: int, window_fr
     v_BTV = view(name, x_BTF, lengths_B * n_stack, window_frames)
     b, t, _ = v_BTV.shape
     v_BNSV = v_BTV.reshape(b, t // n_stack, n_stack, -1)
-    return v_BNSV.mean(2) if name == "cepstra" else v_BNSV.flatten(2)
+    return v_BNSV.mean(2) if name in CEPSTRAL else v_BNSV.flatten(2)

@@ -67,10 +67,13 @@ def _birq(p: Params) -> str:
     )
 
 
+VIEWS = {"log_mel": "log-mel", "mean_removed": "mean removed log-mel", "cepstra": "cepstra", "cmvn": "mean and variance normalised cepstra"}
+
+
 def _from_file(p: Params, run: str) -> str:
     """Masked prediction of labels that were made before."""
     k, layer = p.kmeans, p.relabel.layer
-    view = {"log_mel": "log-mel", "mean_removed": "mean removed log-mel", "cepstra": "cepstra"}[k.view]
+    view = VIEWS[k.view]
     clusters = f"{_number(k.clusters)} k-means clusters of {view} of the input"
     labels = {
         "hubert1": f"the first iteration of HuBERT (arXiv 2106.07447), whose labels are {clusters}",

@@ -137,7 +137,7 @@ class RandomProjection(Section):
     n_codebooks: Annotated[int, Field(ge=1, le=64)]
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
     codebook_dim: Annotated[int, Field(ge=2)]
-    view: Literal["log_mel", "mean_removed", "cepstra"]
+    view: Literal["log_mel", "mean_removed", "cepstra", "cmvn"]
     view_window_frames: Annotated[int, Field(ge=0)]
     distance: Literal["unit", "raw"]
     projection: Literal["random", "pca"]
@@ -150,7 +150,9 @@ class RandomProjection(Section):
     @model_validator(mode="after")
     def _window(self) -> RandomProjection:
         if self.view_window_frames and self.view == "log_mel":
-            raise ValueError(f"view_window_frames: {self.view_window_frames} needs a view that removes the mean: mean_removed or cepstra")
+            raise ValueError(
+                f"view_window_frames: {self.view_window_frames} needs a view that removes the mean: mean_removed, cepstra or cmvn"
+            )
         return self
 
 
@@ -180,7 +182,7 @@ class Kmeans(Section):
 
     clusters: Annotated[int, Field(ge=2, le=65535)]
     fit_minutes: Positive
-    view: Literal["log_mel", "mean_removed", "cepstra"]
+    view: Literal["log_mel", "mean_removed", "cepstra", "cmvn"]
     layer: Count
 
 
