@@ -22,7 +22,7 @@ import report_artifacts as artifacts
 from birq.errors import BirqError
 from birq.evaluate.compare import compare_probes
 from birq.pipeline import dag
-from birq.report import build, claims, dagdraw, glossary, health, plots, tables, verdict
+from birq.report import build, charts, claims, dagdraw, glossary, health, plots, tables, verdict
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
 from birq.report.page import render
@@ -375,7 +375,7 @@ def test_figures_come_as_specification_svg_and_numbers(report: Path):
         assert "vega-lite" in spec["$schema"] and '"url"' not in json.dumps(spec)
         root = ElementTree.fromstring((report / f"plots/{name}.svg").read_text())
         assert root.tag.endswith("svg")
-        assert (float(root.get("width")), float(root.get("height"))) == pytest.approx((plots.WIDTH, plots.HEIGHT), abs=80)
+        assert (float(root.get("width")), float(root.get("height"))) == pytest.approx((charts.WIDTH, charts.HEIGHT), abs=80)
         assert (ROOT / f"workflow/report/{name}.rst").is_file()
 
 

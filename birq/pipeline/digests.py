@@ -23,7 +23,7 @@ def write(params: Params) -> list[Path]:
     """
     locations.require_plain_name()
     folder = locations.data_root() / "digests"
-    nodes = {folder / f"{node.stem}.json": node for node in dag.nodes(params)}
+    nodes = {folder / f"{node.stem}.json": node for node in dag.every(params)}
     wanted = {path: content(node) for path, node in nodes.items()}
     for old in set(folder.glob("*.json")) - set(wanted):
         old.unlink()
