@@ -18,6 +18,10 @@ from birq.settings.methods import Method
 from birq.settings.params import Features, Params, Tokenizer
 
 PROVENANCE = "provenance.json"
+NO_STUDY = (
+    "study.parts is empty, so there is nothing to compare: `python -m birq preset study-screen` fills it, "
+    "or write `study: {parts: {NAME: {names: [best_rq, birq], seeds: [0, 1, 2]}}}` into params.yaml"
+)
 Wildcards = dict[str, str]
 
 
@@ -297,8 +301,8 @@ def nodes(params: Params, stage: str | None = None) -> list[Node]:
 
 
 def every(params: Params, stage: str | None = None) -> list[Node]:
-    """The same with the study and its runs."""
-    return _up_to(STAGES.values(), stage, params)
+    """The same with the study and its runs, where params have one."""
+    return _up_to((s for s in STAGES.values() if params.study.parts or not s.asked), stage, params)
 
 
 def downstream(made: list[Node], params: Params) -> list[Node]:
@@ -313,7 +317,9 @@ def downstream(made: list[Node], params: Params) -> list[Node]:
 
 
 def node(stage: str, wildcards: Wildcards, params: Params) -> Node:
-    """One node of these params. Errors: BirqError lists the legal wildcards."""
+    """One node of these params. Errors: BirqError lists the legal wildcards, or says how to get a study."""
+    if STAGES[stage].asked and not params.study.parts:
+        raise BirqError(NO_STUDY)
     legal = every(params, stage)
     for one in legal:
         if one.wildcards == wildcards:

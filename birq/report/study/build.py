@@ -6,6 +6,7 @@ from pathlib import Path
 
 from birq import files
 from birq.errors import BirqError
+from birq.pipeline.dag import NO_STUDY
 from birq.report.study import compare, page, record, rows, tables
 from birq.report.study.record import Record
 from birq.settings.params import Params
@@ -38,7 +39,7 @@ def look(
     found, lacking = (record.read(source), []) if source else _here(project, into)
     parts = compare.parts(found, part, against, layer)
     if not parts:
-        raise BirqError(f"{source or 'study'}: no run of it is there; `snakemake --cores all study` makes them")
+        raise BirqError(f"{source or 'study.parts'}: no run is there yet; `snakemake --cores all study` makes them")
     if html:
         files.write_text(html, page.render(parts, lacking))
     return tables.text(parts, lacking, markdown=markdown)
@@ -46,8 +47,8 @@ def look(
 
 def _here(project: Params | None, into: Path | None) -> tuple[Record, list[str]]:
     if project is None or not project.study.parts:
-        raise BirqError("study.parts is empty: `python -m birq preset study-screen` fills it; --from FILE shows a record")
+        raise BirqError(f"{NO_STUDY}; --from FILE shows a record")
     found = record.gather(project, rows.in_place())
-    if into and found.record["rows"]:
+    if into:
         return record.add(into, found), found.lacking
     return found.record, found.lacking
