@@ -172,6 +172,6 @@ def test_a_project_without_a_study_says_how_to_get_one(study: Project) -> None:
         ):
             said = study.run(*command, status=None).text
             assert "study.parts is empty" in said and "preset study-screen" in said, said[-3000:]
-            assert "Traceback" not in said
+            assert "Traceback (most recent call last)" not in said
     finally:
         (study.root / "params.yaml").write_text(before)
