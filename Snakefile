@@ -20,6 +20,7 @@ localrules:
     all,
     score,
     report,
+    study,
 
 
 # every artifact, so that one that was deleted is put back; `snakemake report --rulegraph` draws the rules without these edges

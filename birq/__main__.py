@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from birq import __version__, files, ranks
+from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
 from birq.pipeline import dag, digests, keys, locations, references, sharing, snakemake, stage
 from birq.progress import say
@@ -21,7 +21,7 @@ from birq.settings import params
 PAPER_SIZES = {"137 M": (5, 1024, 8, 200), "155 M": (10, 768, 6, 0), "275 M": (10, 1024, 8, 200)}  # layers, width, heads, window
 
 
-WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods", "seed": "one of run.seeds"}
+WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods or study.parts", "seed": "one of their seeds"}
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its settings, and an older one
 
 
@@ -76,11 +76,7 @@ def parser() -> argparse.ArgumentParser:
     _plan_options(verb("plan", "estimate disk, memory, GPU-hours and jobs of a run before it starts, or time its steps here"))
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
-    p = verb("study", "compare methods and variants by the linear probe of their encoders, over seeds; needs no fine-tuning")
-    p.add_argument("--against", default="best_rq", metavar="NAME", help="in run.methods; differences are from it (default: best_rq)")
-    p.add_argument("--layer", type=int, help="in which differences are taken (default: birq.label_layer)")
-    p.add_argument("--markdown", action="store_true", help="as Markdown")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write every form's accuracy by seed and layer as well")
+    _compare_options(verb("compare", "print the study's tables of what is there so far, or of a record"))
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
     p.add_argument("--once", action="store_true", help="write the lines that are there now, and end")
@@ -111,6 +107,19 @@ def _results(verb: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--present-code", action="store_true", help="run the code that lies here, not that of the record's commit")
     p.add_argument("--use-store", action="store_true", help="take artifacts from the project's store; without it, all are computed again")
     p.add_argument("--folder", type=Path, help="where to run (default: data/.reproduce/NAME)")
+
+
+def _compare_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--part", metavar="NAME", help="of study.parts (default: all)")
+    p.add_argument("--against", metavar="NAME", help="differences are from it (default: study.against)")
+    p.add_argument("--layer", type=int, help="in which differences are taken (default: birq.label_layer)")
+    p.add_argument("--markdown", action="store_true", help="as Markdown")
+    files = p.add_mutually_exclusive_group()
+    files.add_argument(
+        "--record", type=Path, metavar="FILE", dest="into", help="merge the runs that are there into a record, and show that"
+    )
+    files.add_argument("--from", type=Path, metavar="FILE", dest="source", help="show a record; needs no artifact")
+    p.add_argument("--page", type=Path, metavar="FILE.html", dest="html", help="write the page as well")
 
 
 def _plan_options(p: argparse.ArgumentParser) -> None:
@@ -156,10 +165,13 @@ def _make(node: dag.Node, argv: list[str], part: stage.Part | None = None) -> No
 
 def _make_before(node: dag.Node, params_file: str) -> None:
     """Inputs that no stage of DVC makes, such as labels and the encoders behind them. Under Snakemake they are in place."""
-    lacking = [n for n in dag.on_the_way(node) if not keys.in_place(n)]
+    lacking: dict[str, dag.Node] = {}
+    for one in dag.on_the_way(node):
+        if any(b.name in lacking for b in one.before) or not keys.in_place(one):  # what is made of another input is another one
+            lacking[one.name] = one
     if lacking:
-        say(f"{node.name}: made from {', '.join(n.name for n in lacking)}, which come first")
-    for one in lacking:
+        say(f"{node.name}: made from {', '.join(lacking)}, which come first")
+    for one in lacking.values():
         wildcards = [x for name, value in one.wildcards.items() for x in (f"--{name}", value)]
         _make(one, [one.stage.name, *wildcards, "--params", params_file])
 
@@ -255,14 +267,11 @@ def _table(markdown: bool) -> None:
     print(tables.from_file(path, markdown=markdown))
 
 
-def _study(args: argparse.Namespace, loaded: params.Params) -> None:
-    from birq.pipeline.git import answer
-    from birq.report import study
+def _compare(args: argparse.Namespace) -> None:
+    from birq.report.study import build
 
-    print(study.text(loaded, args.against, args.layer, markdown=args.markdown))
-    if args.json:
-        about = {"commit": answer("rev-parse", "HEAD"), "params": loaded.model_dump(mode="json"), "forms": study.record(loaded)}
-        files.write_text(args.json, json.dumps(about, indent=1) + "\n")
+    asked = {name: getattr(args, name) for name in ("part", "against", "layer", "markdown", "into", "source", "html")}
+    print(build.look(None if args.source else params.load(args.params), **asked))
 
 
 def _dag(loaded: params.Params) -> None:
@@ -283,6 +292,8 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         return presets.command(args.name, args.settings, Path(args.params))
     if args.verb == "reproduce":
         return _reproduce(args)
+    if args.verb == "compare":
+        return _compare(args)
     loaded = params.load(args.params)
     if args.verb in dag.STAGES:
         _run_stage(args, loaded)
@@ -310,8 +321,6 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         _record(args.name, loaded)
     elif args.verb == "plan":
         _plan(args, loaded)
-    elif args.verb == "study":
-        _study(args, loaded)
     elif args.verb == "dag":
         _dag(loaded)
     elif args.action == "count":
@@ -319,7 +328,7 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     else:
         runs = " ".join(f"{m}-{s}" for m in loaded.run.methods for s in loaded.run.seeds)
         print(f"{args.params}: every value is legal; corpora {', '.join(loaded.corpora)}; runs {runs}")
-        for line in dag.also_made(loaded):
+        for line in (*dag.also_made(loaded), *dag.studied(loaded)):
             print(line)
     return None
 

@@ -119,7 +119,7 @@ def test_stamps_change_only_with_content(here: Path, birq) -> None:
     stamps = here / "data" / ".stamps"
     before = {p.name: p.stat().st_mtime_ns for p in stamps.iterdir()}
     own = {(): [""], ("corpus",): ["-synth"], ("method", "seed"): ["-birq", "-best_rq", "-scratch"]}
-    made = {s: d for s, d in dag.STAGES.items() if s != "labels"}  # no method of these learns from a file
+    made = {s: d for s, d in dag.STAGES.items() if s != "labels" and not d.asked}  # no method of these learns from a file
     assert sorted(before) == sorted(f"{s}{end}.json" for s, d in made.items() for end in own[d.wildcards])
     text = (here / "params.yaml").read_text()
     (here / "params.yaml").write_text("# a comment\n" + text.replace("bootstrap_samples: 2000", "bootstrap_samples: 500"))

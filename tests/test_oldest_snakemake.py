@@ -48,5 +48,6 @@ def test_the_oldest_snakemake_runs_birq(tmp_path: Path, oldest: dict[str, str]) 
     assert "Nothing to be done" in snakemake(target)
     presets.apply(None, ["corpora.synth.seed=2"], project / "params.yaml")
     assert set(re.findall(r"^(?:local)?rule (\w+):", snakemake("--dry-run", "--profile", "slurm"), flags=re.M)) >= {*dag.STAGES} - {
-        "labels"
+        "labels",
+        "study",
     }

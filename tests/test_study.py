@@ -1,19 +1,146 @@
-"""Forms of pre-training compared over seeds."""
+"""The study: its params, its place in the DAG, its statistics, its record and its page. tests/pipeline/test_study.py runs it."""
 
 from __future__ import annotations
 
+import copy
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
 
-from birq.report.study import Form, difference
+from birq.errors import BirqError
+from birq.pipeline import dag, digests
+from birq.report.study import build, compare, figures, page, record, tables
+from birq.report.study.compare import PROBE, WER, difference
+from birq.report.study.record import Sitting
+from birq.settings import params
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "benchmarks" / "results" / "study.json"
+PARTS = {
+    "screening": {"names": ["best_rq", "hubert", "birq_k2"], "seeds": [0, 1]},
+    "final": {"names": ["best_rq", "phones"], "seeds": [0, 7], "words": True},
+}
 
 
-def form(*accuracies: float) -> Form:
-    return Form("some", "", {seed: [0.0, value] for seed, value in enumerate(accuracies)}, {})
+def settings(parts: dict[str, Any], **study: Any) -> params.Params:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    variants = {"birq_k2": {"method": "birq", "birq.label_layer": 2}}
+    return params.parse(tree | {"variants": variants, "study": {"parts": parts} | study})
+
+
+# ---- params
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        ({"names": ["hubert9"], "seeds": [0]}, ["study.parts.a.names", "'hubert9'", "birq, best_rq, scratch", "birq_k2"]),
+        ({"names": ["birq", "birq"], "seeds": [0]}, ["study.parts.a", "names", "'birq' stands there twice", "remove one"]),
+        ({"names": ["birq"], "seeds": [0, 3, 0]}, ["study.parts.a", "seeds", "0 stands there twice", "remove one"]),
+        ({"names": ["birq"], "seeds": []}, ["study.parts.a.seeds", "at least 1"]),
+        ({"names": ["birq"], "seeds": [-1]}, ["study.parts.a.seeds.0", "-1", "greater than or equal to 0"]),
+        ({"names": ["birq"]}, ["study.parts.a.seeds", "missing"]),
+        ({"names": ["birq"], "seeds": [0], "words": "some"}, ["study.parts.a.words", "'some'", "boolean"]),
+        ({"names": ["birq"], "seed": [0]}, ["study.parts.a.seed", "unknown key"]),
+    ],
+)
+def test_a_bad_part_is_named_with_the_way_out(part: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(BirqError) as error:
+        settings({"a": part})
+    assert all(name in str(error.value) for name in names), str(error.value)
+
+
+def test_a_bad_name_of_a_part_and_of_the_base_are_refused() -> None:
+    with pytest.raises(BirqError, match=r"study\.parts\.Part 1"):
+        settings({"Part 1": PARTS["screening"]})
+    with pytest.raises(BirqError, match=r"study\.against: 'wav2vec' is neither a method nor in variants; legal: birq, "):
+        settings(PARTS, against="wav2vec")
+
+
+def test_labels_of_a_deeper_layer_than_there_is_are_refused_for_names_of_the_study_too() -> None:
+    tree = settings(PARTS).model_dump(mode="json")
+    tree["kmeans"]["layer"] = 9
+    with pytest.raises(BirqError, match=r"kmeans\.layer: 9 is above the depth"):
+        params.parse(tree)
+
+
+# ---- the DAG
+
+
+def test_only_the_study_needs_its_runs() -> None:
+    """Without the study, the DAG is what it is without `study.parts`; with it, a run that both name is one node."""
+    p = settings(PARTS)
+    alone = [n.name for n in dag.nodes(settings({}))]
+    assert [n.name for n in dag.nodes(p)] == alone == [n.name for n in dag.every(settings({}))]
+    every = [n.name for n in dag.every(p)]
+    assert len(every) == len(set(every)) and set(alone) < set(every)
+    more = set(every) - set(alone)
+    assert {n for n in more if n.startswith(("finetune", "decode", "score"))} == {
+        f"{stage}/{run}" for stage in ("finetune", "decode", "score") for run in ("best_rq-7", "phones-0", "phones-7")
+    }
+    assert {"probe/hubert-1", "pretrain/hubert1-1", "labels/hubert1-1", "probe/birq_k2-0", "study"} <= more
+    assert "pretrain/birq_k2-7" not in more, "a seed of another part"
+
+
+def test_the_study_reads_what_its_parts_ask_for() -> None:
+    """Probes of all runs; scores only where a part has words."""
+    found = {stage: {n.run for n in nodes} for stage, nodes in dag.find("study", settings(PARTS)).inputs.items()}
+    scored = {"best_rq-0", "best_rq-7", "phones-0", "phones-7"}
+    probed = scored | {f"{name}-{seed}" for name in PARTS["screening"]["names"] for seed in (0, 1)}
+    assert found == {"pretrain": probed, "probe": probed, "finetune": scored, "score": scored}
+
+
+def test_a_run_of_the_study_alone_is_one_of_these_params() -> None:
+    """`birq pretrain --method birq_k2 --seed 1` is legal, a seed of another part is not."""
+    p = settings(PARTS)
+    assert dag.node("pretrain", {"method": "birq_k2", "seed": "1"}, p).name == "pretrain/birq_k2-1"
+    with pytest.raises(BirqError, match=r"params\.yaml lists no --method birq_k2 --seed 7 for pretrain"):
+        dag.node("pretrain", {"method": "birq_k2", "seed": "7"}, p)
+    with pytest.raises(BirqError, match=r"study\.parts is empty.*preset study-screen"):
+        dag.node("study", {}, settings({}))
+
+
+def test_under_dvc_the_verb_makes_every_run_of_the_study() -> None:
+    """Those of dvc.yaml too: its stages would fine-tune what the study only probes. A run of another seed is not in dvc.yaml either."""
+    p = settings(PARTS)
+    made = [n.name for n in dag.on_the_way(dag.find("study", p))]
+    assert set(made) == {n.name for n in dag.upstream(dag.find("study", p)) if n.method}
+    assert made.index("pretrain/hubert1-0") < made.index("labels/hubert-0") < made.index("pretrain/hubert-0") < made.index("probe/hubert-0")
+    assert [n.name for n in dag.on_the_way(dag.find("probe/best_rq-7", p))] == ["pretrain/best_rq-7"], "run.seeds has no 7"
+    assert dag.on_the_way(dag.find("probe/best_rq-0", p)) == []
+
+
+def test_what_decides_a_run_of_the_study_reaches_dvc() -> None:
+    """Params, code and corpora of all that its verb makes: else DVC would keep a study of other labels."""
+    content = digests.content(dag.find("study", settings(PARTS)))
+    assert {"pretrain-birq_k2", "labels-hubert1", "probe-phones", "finetune-best_rq", "corpus-synth", "features-synth"} <= set(
+        content["before"]
+    )
+    assert content["before"]["labels-hubert"]["params"]["kmeans.layer"] == settings({}).kmeans.layer
+
+
+def test_the_key_of_the_study_has_the_params_of_its_runs() -> None:
+    """Its record shows them, so it must be made again when one changes, whatever the bytes of its inputs do."""
+    sections = dag.find("study", settings(PARTS)).sections
+    assert {"study", "variants", "kmeans.clusters", "finetune", "probe", "corpora.synth", "birq.label_layer"} <= set(sections)
+    assert "relabel.layer" not in sections
+
+
+# ---- statistics
+
+
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
 
 
 def test_the_interval_of_three_seeds() -> None:
     """By hand: differences .1, .1, .2 have the mean .1333 and the deviation .0577; Student's t of 2 degrees at 97.5 % is 4.303."""
-    d = difference(form(0.5, 0.6, 0.7), form(0.4, 0.5, 0.5), 1, 0.95)
+    d = difference(by_seed(0.5, 0.6, 0.7), by_seed(0.4, 0.5, 0.5), 0.95)
     assert d is not None and d.low is not None and d.high is not None
     assert d.mean == pytest.approx(0.13333, abs=1e-5)
     assert (d.high - d.mean, d.mean - d.low) == pytest.approx((0.14343, 0.14343), abs=1e-4)
@@ -21,12 +148,218 @@ def test_the_interval_of_three_seeds() -> None:
 
 def test_few_seeds_have_no_interval() -> None:
     """Two seeds give an interval of 12.7 standard errors, which would be read as knowledge."""
-    d = difference(form(0.5, 0.6), form(0.4, 0.5), 1, 0.95)
+    d = difference(by_seed(0.5, 0.6), by_seed(0.4, 0.5), 0.95)
     assert d is not None and d.mean == pytest.approx(0.1) and d.low is None
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
     """Forms are paired by seed: another seed has another quantizer and other batches."""
-    d = difference(form(0.5), form(0.4, 0.9), 1, 0.95)
+    d = difference(by_seed(0.5), by_seed(0.4, 0.9), 0.95)
     assert d is not None and d.mean == pytest.approx(0.1)
-    assert difference(Form("a", "", {1: [0.0, 0.5]}, {}), form(0.4), 1, 0.95) is None
+    assert difference({1: 0.5}, by_seed(0.4), 0.95) is None
+
+
+def row(form: str, seed: int, probe: float, wer: float | None = None, part: str = "final") -> dict[str, Any]:
+    """A run with two layers; the second is the one that decides."""
+    words = None if wer is None else {"split": "test", "wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01}
+    words = words and words | {"cer": wer / 2, "cer_low": wer / 2, "cer_high": wer / 2, "dev_loss": 2 * wer}
+    layers = [{"layer": k, "linear": probe - 0.01 * (2 - k), "abx_within": 0.1, "effective_rank": 20.0 + seed} for k in range(3)]
+    keys = {stage: f"{part}{form}{seed}{stage}".ljust(32, "0") for stage in ("pretrain", "probe")}
+    made = {"commit": "0123456789abcdef", "dirty": False, "device": "cpu", "machine": "x86_64", "cpus": 2, "torch": "2.9.0", "accepted": []}
+    return {
+        "part": part, "form": form, "seed": seed, "steps": 0 if form == "scratch" else 600, "seconds": 60.0 + seed, "split": "dev",
+        "why_not": None, "layers": layers, "words": words, "keys": keys, "made": made,
+    }  # fmt: skip
+
+
+def made(rows: list[dict[str, Any]], **numbers: Any) -> dict[str, Any]:
+    parts = {}
+    for r in rows:
+        about = {"against": "best_rq", "layer": 2, "confidence": 0.95, "params": {"pretrain.steps": 600} | numbers, "forms": {}}
+        parts.setdefault(r["part"], about)["forms"][r["form"]] = {"method": r["form"], "changed": {}}
+    return {"format": record.FORMAT, "parts": parts, "rows": rows}
+
+
+WORDS = [
+    *(row("best_rq", s, 0.50 + 0.01 * s, 0.40 - 0.01 * s) for s in range(3)),
+    *(row("birq", s, 0.54 + 0.01 * s, 0.38 - 0.01 * s) for s in range(3)),
+    *(row("phones", s, 0.60 + 0.01 * s, 0.30 - 0.01 * s) for s in range(3)),
+    row("scratch", 0, 0.40, 0.45),
+]
+
+
+def test_the_share_of_the_ceiling() -> None:
+    """By hand: from 50 to 54 is two fifths of the way to 60; from 40 to 38 per cent of WER is a fifth of the way to 30."""
+    (part,) = compare.parts(made(WORDS))
+    birq, base = part.form("birq"), part.base
+    assert birq is not None and base is not None
+    assert compare.ceiling_share(part, birq, PROBE) == pytest.approx(0.4)
+    assert compare.ceiling_share(part, birq, WER) == pytest.approx(0.2)
+    assert compare.ceiling_share(part, base, PROBE) is None
+    assert "40 %" in tables.text([part]) and "20 %" in tables.text([part])
+
+
+def test_correlations_are_over_all_runs_that_are_scored() -> None:
+    """dev loss was made twice the WER: both correlations are 1. The probe falls as WER rises; what never changes has none."""
+    (part,) = compare.parts(made([*WORDS, row("birq", 9, 0.55)]))
+    found = {c.measure.key: c for c in compare.correlations([part])}
+    assert set(found) == {"linear", "effective_rank", "dev_loss"} and found["linear"].runs == len(WORDS)
+    assert (found["dev_loss"].pearson, found["dev_loss"].spearman) == pytest.approx((1, 1))
+    assert found["linear"].pearson < -0.9 and found["linear"].spearman < -0.9
+
+
+# ---- the record
+
+
+def sitting(rows: list[dict[str, Any]], **numbers: Any) -> Sitting:
+    found = made(rows, **numbers)
+    reads = {(part, form): dict(about["params"]) for part, about in found["parts"].items() for form in about["forms"]}
+    return Sitting(found, reads, [])
+
+
+def test_a_sitting_replaces_its_own_rows_and_keeps_the_others(tmp_path: Path) -> None:
+    """Same part, form and seed: the later one counts. Rows of other sittings, whose artifacts are gone, stay."""
+    path = tmp_path / "study.json"
+    record.add(path, sitting(WORDS))
+    again, more = row("birq", 1, 0.7), row("hubert", 0, 0.6)
+    record.add(path, sitting([again, more, row("birq", 0, 0.3, part="other")]))
+    rows = record.read(path)["rows"]
+    assert len(rows) == len(WORDS) + 2 and again in rows and more in rows and WORDS[3] in rows and WORDS[4] not in rows
+    lines = path.read_text().splitlines()
+    assert sum(line.startswith('  {"part"') for line in lines) == len(rows), "a run a line, so that git shows which are new"
+    record.add(path, sitting([again]))
+    assert record.read(path)["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (sitting([row("birq", 5, 0.5)], **{"pretrain.steps": 1800}), ["final, birq", "pretrain.steps = 600", "1800", "another name"]),
+        # a form that is new in the record must not be compared with forms of other params either
+        (sitting([row("hubert", 5, 0.5)], **{"pretrain.steps": 1800}), ["final, hubert", "pretrain.steps = 600", "1800"]),
+    ],
+)
+def test_rows_of_other_params_are_refused(tmp_path: Path, later: Sitting, said: list[str]) -> None:
+    """A mean over them would be one of different things. Nothing is written then."""
+    path = tmp_path / "study.json"
+    record.add(path, sitting(WORDS))
+    before = path.read_text()
+    with pytest.raises(BirqError) as error:
+        record.add(path, later)
+    assert all(text in str(error.value) for text in [str(path), *said]), str(error.value)
+    assert path.read_text() == before
+
+
+def test_a_variant_that_has_changed_is_refused(tmp_path: Path) -> None:
+    path, first = tmp_path / "study.json", sitting([row("deep", 0, 0.5)])
+    first.record["parts"]["final"]["forms"]["deep"] = {"method": "birq", "changed": {"birq.label_layer": 2}}
+    second = copy.deepcopy(first)
+    second.record["parts"]["final"]["forms"]["deep"]["changed"]["birq.label_layer"] = 4
+    record.add(path, first)
+    with pytest.raises(BirqError, match=r"final, deep: recorded with birq.label_layer = 2, here it is 4"):
+        record.add(path, second)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 9, "parts": {}, "rows": []}', '{"metrics": []}'])
+def test_another_file_is_not_taken_for_a_record(tmp_path: Path, text: str) -> None:
+    """It would be overwritten."""
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(BirqError, match=r"other\.json"):
+        record.add(path, sitting(WORDS))
+    assert path.read_text() == text
+
+
+# ---- tables and page
+
+
+def look(**asked: Any) -> str:
+    none = {"part": None, "against": None, "layer": None, "markdown": False, "into": None, "source": RECORD, "html": None}
+    return build.look(None, **none | asked)
+
+
+def test_the_record_of_the_screening_is_the_table_of_the_page() -> None:
+    """docs/study.md shows what the record holds: `birq compare --from` makes every accuracy in it."""
+    shown = (ROOT / "docs" / "study.md").read_text()
+    cells = {m[1]: m[2].split(" | ") for m in re.finditer(r"^\| (\w+) \|.*?\| ((?:[\d.]+ \| ){3}[\d.]+) \|", shown, flags=re.M)}
+    (part,) = compare.parts(record.read(RECORD), "screening")
+    ours = {f.name: [tables.number(f.mean(PROBE, k), PROBE) for k in range(1, part.depth + 1)] for f in part.forms}
+    assert cells and {name: ours[name] for name in cells} == cells
+
+
+def test_what_is_asked_for_and_not_there_is_refused_with_what_is() -> None:
+    assert "less birq, layer 2" in look(against="birq", layer=2)
+    with pytest.raises(BirqError, match="--part last: has no run here; these have: screening"):
+        look(part="last")
+    with pytest.raises(BirqError, match="--against best: has no run here; these have: phones, "):
+        look(against="best")
+    with pytest.raises(BirqError, match="--layer 9: legal are 1 to 4"):
+        look(layer=9)
+    with pytest.raises(BirqError, match=r"nowhere\.json: no such record"):
+        look(source=Path("nowhere.json"))
+
+
+def test_what_lacks_is_said() -> None:
+    parts = compare.parts(made([row("birq", 0, 0.5)]))
+    said = tables.text(parts, ["probe/best_rq-0", "score/birq-0"])
+    assert "final: no differences, best_rq has no run in it." in said and "fewer than 3 seeds support no statement" in said
+    assert "Not there, or made under other params, inputs or code: probe/best_rq-0 and score/birq-0." in said
+
+
+def test_the_page_holds_everything_by_itself(tmp_path: Path) -> None:
+    """Tables, figures, statements, keys and params; no script, nothing from the network, ids once."""
+    look(html=tmp_path / "study.html")
+    assert "best_rq_cepstra_refined" in (tmp_path / "study.html").read_text()
+    shown = page.render(compare.parts(made(WORDS)), ["probe/birq-9"])
+    for text in (
+        "of the ceiling",
+        "What goes with WER",
+        "Spearman",
+        "pretrain.steps: 600",
+        "pretrain finalbirq0pr",
+        "prefers-color-scheme",
+    ):
+        assert text in shown, text
+    for name in ("layers", "differences", "cost", "wer"):
+        assert f'id="fig-final-{name}"' in shown
+    assert "final, linear phone probe, layer 2: above best_rq: phones and birq." in shown
+    assert "made under other params, inputs or code: probe/birq-9" in shown
+    assert "<script" not in shown and not re.findall(r'(?:src|href)="(?!#)', shown) and "@import" not in shown
+    ids = re.findall(r'\bid="([^"]+)"', shown)
+    assert len(ids) == len(set(ids)) and {r for r in re.findall(r"url\(#([^)]+)\)", shown)} <= set(ids)
+
+
+def test_names_at_the_edge_of_a_figure_do_not_overlap() -> None:
+    """Twenty forms with nearly equal figures: every name has a line of its own, in the order of the marks, inside of the figure."""
+    height, marks = 13 * 21, [{"form": f"f{i}", "y": 50 + 0.001 * i} for i in range(20)]
+    places = [m["place"] for m in figures._edge(marks, height, 49.0, 51.0)]
+    step = figures.LABEL * 2.0 / height
+    assert all(b - a >= step - 1e-9 for a, b in pairwise(places))
+    assert places[0] >= 49 and places[-1] <= 51
+
+
+def test_twenty_forms_have_twenty_names_in_every_figure() -> None:
+    """In whichever place: none is cut off or left out."""
+    names = [f"form_number_{i:02d}" for i in range(20)]
+    rows = [row(n, s, 0.5 + 0.001 * i, 0.4) for i, n in enumerate(["best_rq", *names]) for s in range(3)]
+    (part,) = compare.parts(made(rows))
+    for svg in figures.of_part(part).values():
+        assert all(f">{name}<" in svg for name in names)
+
+
+def test_speech_without_phone_times_has_words_and_no_probe() -> None:
+    """The error rates of such speech are compared all the same, and the page says why there is no probe."""
+    rows = [row(n, s, 0.5, w) for n, w in (("best_rq", 0.4), ("birq", 0.3)) for s in range(3)]
+    for r in rows:
+        r["why_not"] = "no alignments of an4"
+        for of_layer in r["layers"]:
+            del of_layer["linear"]
+    parts = compare.parts(made(rows))
+    said = tables.text(parts)
+    assert "final: words, after fine-tuning" in said and "linear phone probe\n" not in said
+    assert "final: no linear probe: no alignments of an4." in said and "no alignments of an4" in page.render(parts)
+
+
+def test_a_record_is_plain_json() -> None:
+    found = made(WORDS)
+    assert json.loads(record.text(found)) == found

@@ -6,7 +6,7 @@ Snakefile and dvc.yaml say the same; a test holds them equal.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from birq.settings.methods import Method
 from birq.settings.params import Features, Params, Tokenizer
 
 PROVENANCE = "provenance.json"
+NO_STUDY = (
+    "study.parts is empty, so there is nothing to compare: `python -m birq preset study-screen` fills it, "
+    "or write `study: {parts: {NAME: {names: [best_rq, birq], seeds: [0, 1, 2]}}}` into params.yaml"
+)
 Wildcards = dict[str, str]
 
 
@@ -36,7 +40,8 @@ class Stage:
 
     name: str
     sections: tuple[str, ...]  # sections or keys of params that the stage reads; wildcards in braces
-    # stages: "name" of the same run, "name@method" of another method, "+name" of every run, "+name:role" of the corpora with that role
+    # stages: "name" of the same run, "name@method" of another method, "+name" of every run, "+name:role" of the corpora with that role,
+    # or of the runs of the study (role `study`; `words`: those that it scores)
     inputs: tuple[str, ...]
     wildcards: tuple[str, ...] = ()
     own: Callable[[Params, Wildcards], Own] = lambda params, wildcards: Own()
@@ -47,6 +52,8 @@ class Stage:
     files_declared: bool = False
     # False: dvc.yaml has no stage for it, so the verb that reads it makes it, and whatever it is made from, on the way
     listed: bool = True
+    # made only when it is asked for: no target of the whole needs it. DVC has it outside of dvc.yaml, and its verb makes all of its runs
+    asked: bool = False
     elsewhere: str = ""  # its module, where that is not birq.stages.<name>
 
     @property
@@ -77,7 +84,14 @@ def _labels_of_method(params: Params, wildcards: Wildcards) -> Own:
     return Own((method.labeller,) if method.labeller else (), method.label_sections, inputs)
 
 
+def _of_study(params: Params, wildcards: Wildcards) -> Own:
+    """What its runs read: the study shows their params."""
+    runs = upstream(*(n for i in STUDIED for n in _for_role(STAGES[i.partition(":")[0][1:]], i.partition(":")[2], params)))
+    return Own(sections=tuple(dict.fromkeys(s for n in runs for s in n.sections)))
+
+
 RUN = ("method", "seed")
+STUDIED = ("+pretrain:study", "+probe:study", "+finetune:words", "+score:words")
 # all but the limits on recordings, which the corpus stage applies
 FEATURES = tuple(key for key in (f"features.{name}" for name in Features.model_fields) if key not in FolderCorpus.reads)
 TOKENIZER = tuple(key for key in (f"tokenizer.{name}" for name in Tokenizer.model_fields) if key not in FolderCorpus.reads)
@@ -108,6 +122,14 @@ STAGES: dict[str, Stage] = {
             ("+corpus:all", "+features:all", "+pretrain", "+finetune", "+score", "+probe"),
             shows_provenance=True,
             files_declared=True,
+        ),
+        Stage(
+            "study",
+            ("study", "variants", "birq.label_layer", "report.main_split", "score.confidence"),
+            STUDIED,
+            own=_of_study,
+            shows_provenance=True,
+            asked=True,
         ),
     )
 }
@@ -181,7 +203,7 @@ class Node:
                 wildcards = self.wildcards | ({"method": method} if method else {})
                 out[name] = [Node(STAGES[name], {w: wildcards[w] for w in STAGES[name].wildcards}, self.project)]
             elif role:
-                out[name] = [Node(STAGES[name], {"corpus": c}, self.project) for c in corpora_for(role, self.project)]
+                out[name] = _for_role(STAGES[name], role, self.project)
             else:
                 out[name] = list(_instances(STAGES[name], self.project))
         return out
@@ -199,8 +221,15 @@ def corpora_for(role: str, params: Params) -> list[str]:
     return list(getattr(params.run, f"{role}_corpora"))
 
 
+def _for_role(stage: Stage, role: str, params: Params) -> list[Node]:
+    """The stage's nodes for the corpora with a role, or for the runs of the study."""
+    if stage.wildcards == ("corpus",):
+        return [Node(stage, {"corpus": c}, params) for c in corpora_for(role, params)]
+    return [Node(stage, {"method": m, "seed": str(s)}, params) for m, s in params.study.runs(words=role == "words")]
+
+
 def _instances(stage: Stage, params: Params) -> Iterator[Node]:
-    """The stage's nodes for the corpora, methods and seeds that params name."""
+    """The stage's nodes for the corpora, methods and seeds that `corpora` and `run` name."""
     if stage.wildcards == ("corpus",):
         yield from (Node(stage, {"corpus": c}, params) for c in params.corpora)
     elif stage.wildcards == RUN:
@@ -226,16 +255,19 @@ def upstream(*wanted: Node) -> list[Node]:
 
 
 def _listed(node: Node) -> bool:
-    """Whether dvc.yaml has a stage for a node: it lists the runs of run.methods, and no labels."""
-    return node.stage.listed and node.wildcards.get("method") in (None, *node.project.run.methods)
+    """Whether dvc.yaml has a stage for a node: it lists run.methods with run.seeds, and no labels."""
+    run = node.project.run
+    ours = not node.method or (node.wildcards["method"] in run.methods and int(node.wildcards["seed"]) in run.seeds)
+    return node.stage.listed and ours
 
 
 def on_the_way(node: Node) -> list[Node]:
     """What a node's verb makes where it is not in place: inputs that dvc.yaml has no stage for, and the runs behind them, first to last.
 
+    Of the study, all of its runs: a dependency on those of dvc.yaml would make every one of them, and fine-tune where it only probes.
     Snakemake has rules for all of them, and has made them before.
     """
-    return [n for n in upstream(*(b for b in node.before if not _listed(b))) if "method" in n.wildcards]
+    return [n for n in upstream(*(b for b in node.before if node.stage.asked or not _listed(b))) if n.method]
 
 
 def also_made(params: Params) -> list[str]:
@@ -247,17 +279,37 @@ def also_made(params: Params) -> list[str]:
     return lines
 
 
+def studied(params: Params) -> list[str]:
+    """A line for each part of the study, and for the methods that its labels come from."""
+    lines = []
+    for name, part in params.study.parts.items():
+        seeds, end = ", ".join(map(str, part.seeds)), "fine-tuned and scored too" if part.words else "pre-trained and probed"
+        line = f"study.parts.{name}: {len(part.names)} names with seeds {seeds}, {end} by `snakemake --cores all study`"
+        behind = dict.fromkeys(s for run in part.names for s in offline.sources(params, run) if s not in part.names)
+        lines.append(line + (f"; {', '.join(behind)} for their labels" if behind else ""))
+    return lines
+
+
+def _up_to(stages: Iterable[Stage], stage: str | None, params: Params) -> list[Node]:
+    found = upstream(*(node for s in stages for node in _instances(s, params)))
+    return [n for n in found if stage in (None, n.stage.name)]
+
+
 def nodes(params: Params, stage: str | None = None) -> list[Node]:
-    """Every node of these params, or of one stage, stage by stage, and inputs before their readers."""
-    every = upstream(*(node for s in STAGES.values() for node in _instances(s, params)))
-    return [n for n in every if stage in (None, n.stage.name)]
+    """Every node that `snakemake` and `dvc repro` make, or of one stage, stage by stage, and inputs before their readers."""
+    return _up_to((s for s in STAGES.values() if not s.asked), stage, params)
+
+
+def every(params: Params, stage: str | None = None) -> list[Node]:
+    """The same with the study and its runs, where params have one."""
+    return _up_to((s for s in STAGES.values() if params.study.parts or not s.asked), stage, params)
 
 
 def downstream(made: list[Node], params: Params) -> list[Node]:
-    """Every node of these params that is one of those given, or is made from one, first to last."""
+    """Every node of these params, those of the study among them, that is one of those given, or is made from one, first to last."""
     names = {n.name for n in made}
     out = []
-    for node in nodes(params):
+    for node in every(params):
         if node.name in names or any(b.name in names for b in node.before):
             names.add(node.name)
             out.append(node)
@@ -265,8 +317,10 @@ def downstream(made: list[Node], params: Params) -> list[Node]:
 
 
 def node(stage: str, wildcards: Wildcards, params: Params) -> Node:
-    """One node of these params. Errors: BirqError lists the legal wildcards."""
-    legal = nodes(params, stage)
+    """One node of these params. Errors: BirqError lists the legal wildcards, or says how to get a study."""
+    if STAGES[stage].asked and not params.study.parts:
+        raise BirqError(NO_STUDY)
+    legal = every(params, stage)
     for one in legal:
         if one.wildcards == wildcards:
             return one
@@ -276,7 +330,7 @@ def node(stage: str, wildcards: Wildcards, params: Params) -> Node:
 
 def find(text: str, params: Params) -> Node:
     """The node given as `data/finetune/birq-0`, `finetune/birq-0` or `report`. Errors: BirqError lists the artifacts of these params."""
-    legal = {n.name: n for n in nodes(params)}
+    legal = {n.name: n for n in every(params)}
     asked = text.rstrip("/").removesuffix(f"/{PROVENANCE}").removeprefix(f"{locations.data_root()}/")
     if asked in legal:
         return legal[asked]

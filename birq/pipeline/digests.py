@@ -23,8 +23,9 @@ def write(params: Params) -> list[Path]:
     """
     locations.require_plain_name()
     folder = locations.data_root() / "digests"
-    nodes = {folder / f"{node.stem}.json": node for node in dag.nodes(params)}
-    wanted = {path: content(node) for path, node in nodes.items()}
+    nodes = {folder / f"{node.stem}.json": node for node in dag.every(params)}
+    # the study's group in DVC depends on its file: where params have no study, its verb says so
+    wanted = {folder / "study.json": {}} | {path: content(node) for path, node in nodes.items()}
     for old in set(folder.glob("*.json")) - set(wanted):
         old.unlink()
     return [files.write_if_changed(path, json.dumps(c, indent=1, sort_keys=True) + "\n") for path, c in wanted.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from birq.pipeline import artifact, git, locations, sharing
 from birq.progress import say
 from birq.settings import yamlfile
 
+LOCKS = ("dvc.lock", "workflow/study/dvc.lock")  # of dvc.yaml, and of the study's group
 Unseen = Callable[[BirqError], None]  # is told of a reference that this user may not see
 
 # ---- clones
@@ -123,26 +125,27 @@ def workspaces(unseen: Unseen) -> dict[str, set[str]]:
 
 
 def lock_files(unseen: Unseen) -> dict[str, dict[str, set[str]]]:
-    """dvc.lock in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
-    locks = {}
+    """DVC's locks in the workspaces, and at the tips of branches, tags and experiments: name -> stage -> MD5 of its outputs."""
+    locks: dict[str, dict[str, set[str]]] = {}
     clones = _clones(unseen)
     for clone in clones:
         own = clone == clones[0]
-        try:
-            locks[clone.name if own else str(clone)] = _outs((clone / "dvc.lock").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as e:
-            unseen(sharing.refused(e, reading=True) or BirqError(f"{clone / 'dvc.lock'}: {e}"))
+        for lock in LOCKS:
+            try:
+                locks.setdefault(clone.name if own else str(clone), {}).update(_outs((clone / lock).read_text(encoding="utf-8")))
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as e:
+                unseen(sharing.refused(e, reading=True) or BirqError(f"{clone / lock}: {e}"))
         try:
             refs = _refs(clone)
         except BirqError as e:
             unseen(e)
             continue
-        for ref in refs:
-            if text := git.answer("show", f"{ref}:dvc.lock", cwd=clone):
+        for ref, lock in itertools.product(refs, LOCKS):
+            if text := git.answer("show", f"{ref}:{lock}", cwd=clone):
                 name = ref.removeprefix("refs/").removeprefix("heads/")
-                locks[name if own else f"{clone} at {name}"] = _outs(text)
+                locks.setdefault(name if own else f"{clone} at {name}", {}).update(_outs(text))
     return locks
 
 
@@ -162,7 +165,7 @@ def _outs(lock: str) -> dict[str, set[str]]:
     try:
         stages = (yamlfile.plain().load(lock) or {}).get("stages", {})
     except YAMLError as e:
-        raise BirqError(f"dvc.lock is not readable ({e}); nothing is removed while its references are unknown") from None
+        raise BirqError(f"a dvc.lock is not readable ({e}); nothing is removed while its references are unknown") from None
     for name, entry in stages.items():
         outs.setdefault(name.split("@")[0], set()).update(o["md5"] for o in entry.get("outs", []) if "md5" in o)
     return outs

@@ -52,7 +52,7 @@ def write_stamp(node: Node) -> Path:
 
 def write_stamps(params: Params) -> list[Path]:
     """Bring every stamp up to date."""
-    wanted = {stamp_path(n): n for n in dag.nodes(params)}
+    wanted = {stamp_path(n): n for n in dag.every(params)}
     return [write_stamp(n) for n in wanted.values()]
 
 
@@ -64,7 +64,7 @@ def prepare(params: Params, say: Callable[[str], None]) -> None:
     locations.require_plain_name()
     with sharing.explained():
         write_stamps(params)
-        nodes = dag.nodes(params)
+        nodes = dag.every(params)
         unprotect(nodes)
         mend_times(nodes, say)
         for line in dag.also_made(params):

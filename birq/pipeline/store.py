@@ -144,7 +144,7 @@ def _free(lock: Path) -> Iterator[bool]:
 
 def _wanted_work(params: Params) -> set[str]:
     """Keys whose killed runs would be resumed under these params."""
-    return {key for node in dag.nodes(params) if (key := keys.current_key(node))}
+    return {key for node in dag.every(params) if (key := keys.current_key(node))}
 
 
 def gc(params: Params, *, dry_run: bool, forget: list[str]) -> str:

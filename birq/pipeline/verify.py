@@ -27,13 +27,18 @@ def node(one: Node) -> dict:
     if keys.key_of(record["parts"]) != record["key"]:
         raise BirqError(f"{one.provenance}: its key is not that of its parts; delete {folder} and {WAY_OUT}")
     if keys.key_of(parts) != record["key"]:
-        raise BirqError(f"{folder} is stale: {differences(one.run, record['parts'], parts)[0]}; {WAY_OUT}")
+        way = f"run `snakemake --cores all study`, or remove {folder}" if one.stage.asked else WAY_OUT
+        raise BirqError(f"{folder} is stale: {differences(one.run, record['parts'], parts)[0]}; {way}")
     return record
 
 
 def everything(params: Params) -> str:
-    """Check every artifact of the current params, from the report back to the audio; returns a sentence, and a line per acceptance."""
-    order = dag.nodes(params)[::-1]
+    """Check every artifact of the current params, from the report back to the audio; returns a sentence, and a line per acceptance.
+
+    The study and its runs only where it was made: nothing else needs them.
+    """
+    studied = bool(params.study.parts) and dag.find("study", params).provenance.exists()
+    order = (dag.every if studied else dag.nodes)(params)[::-1]
     records = {one.name: node(one) for one in order}
     audio = 0
     for one in order:

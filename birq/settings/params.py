@@ -14,6 +14,7 @@ from birq.settings import explain, offline, variants, yamlfile
 from birq.settings.corpora import Corpus
 from birq.settings.methods import METHODS, Method
 from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
+from birq.settings.study import Study
 
 
 class Run(Section):
@@ -255,13 +256,15 @@ class Params(Section):
     score: Score
     probe: Probe
     report: Report
+    study: Study = Study()  # what params.yaml of earlier commits lacks
 
     @model_validator(mode="after")
     def _across(self, info: ValidationInfo) -> Params:
+        legal = [*METHODS, *self.variants]
         for name in self.run.methods:
-            if name not in METHODS and name not in self.variants:
-                legal = ", ".join([*METHODS, *self.variants])
-                raise ValueError(f"run.methods: {name!r} is neither a method nor in variants; legal: {legal}")
+            if name not in legal:
+                raise ValueError(f"run.methods: {name!r} is neither a method nor in variants; legal: {', '.join(legal)}")
+        self.study.check(legal)
         for key in ("pretrain_corpora", "finetune_corpora"):
             for name in getattr(self.run, key):
                 if name not in self.corpora:
@@ -289,7 +292,7 @@ class Params(Section):
             raise ValueError(f"report.main_split: {self.report.main_split!r} is not decoded; decode.splits = {self.decode.splits}")
         _ = self._runs  # a variant that is not legal is refused here
         if not info.context:  # a variant's labels may come from an encoder of these params, so it is not judged by its own alone
-            for name in dict.fromkeys((*self.run.methods, *self.variants)):
+            for name in dict.fromkeys((*self.run.methods, *self.variants, *(name for name, _ in self.study.runs()))):
                 offline.check(self, name)
         return self
 

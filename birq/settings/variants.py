@@ -33,7 +33,7 @@ def varied(params: P, name: str, variant: dict[str, Any]) -> P:
         raise ValueError(f"{where}.method: {variant.get('method')!r} is not a method; legal: {', '.join(METHODS)}")
     method = METHODS[variant["method"]]
     legal = readable(params, method)
-    tree = params.model_dump(mode="python", exclude={"variants"})
+    tree = params.model_dump(mode="python", exclude={"variants", "study"})
     tree["run"]["methods"] = [method.name]
     for dotted, value in variant.items():
         if dotted == "method":

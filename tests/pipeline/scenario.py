@@ -18,7 +18,8 @@ from birq.pipeline import dag
 PAGE = ROOT / "docs" / "workflow.md"
 BEGIN, END = "<!-- scenarios:begin -->", "<!-- scenarios:end -->"
 EDITS_BEGIN, EDITS_END = "<!-- edits:begin -->", "<!-- edits:end -->"
-ALL = " ".join(s for s in dag.STAGES if s != "labels")  # for a method that makes its labels itself
+# for a method that makes its labels itself, and without the study, which only its own tests ask for
+ALL = " ".join(s for s, spec in dag.STAGES.items() if s != "labels" and not spec.asked)
 
 # the page's order
 GROUPS = (

@@ -68,24 +68,6 @@ def test_the_table_is_printed_and_everything_verifies(synth: Project) -> None:
     synth.verify()
 
 
-def test_the_study_compares_encoders_by_their_probes(synth: Project) -> None:
-    """Accuracies are those of probe.json, the best form comes first; a probe that is not there is named, and no other."""
-    probes = synth.root / "data" / "probe"
-    layer = synth.params().birq.label_layer
-    found = {m: json.loads((probes / f"{m}-0" / "probe.json").read_text())["rows"][layer]["linear"] for m in ("birq", "scratch")}
-    said = synth.birq("study", "--against", "scratch", "--json", "study.json").text
-    best = max(found, key=lambda m: found[m])
-    assert re.search(rf"^{best}\b.* {100 * found[best]:.1f}\b", said.splitlines()[2]), said
-    assert f"{100 * (found['birq'] - found['scratch']):+.1f}" in said and "support no statement about forms" in said
-    forms = json.loads((synth.root / "study.json").read_text())["forms"]
-    assert {f["form"]: f["layers"]["0"][layer] for f in forms} == found
-    assert "--against best: has no probe here" in synth.birq("study", "--against", "best", status=2).text
-    assert "--layer 9: legal are 1 to" in synth.birq("study", "--against", "birq", "--layer", "9", status=2).text
-    shutil.move(probes / "scratch-0", synth.root / "aside")
-    assert "Not probed yet: probe/scratch-0." in synth.birq("study", "--against", "birq").text
-    shutil.move(synth.root / "aside", probes / "scratch-0")
-
-
 def test_a_damaged_file_is_named(synth: Project) -> None:
     """`verify` reads everything again, so it finds a change that kept size and time."""
     path: Path = synth.root / "data" / "score" / "birq-0" / "scores.json"

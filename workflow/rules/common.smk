@@ -61,7 +61,10 @@ def reads(stage):
 
     def inputs(wildcards):
         names = dag.STAGES[stage].wildcards
-        node = dag.node(stage, {name: getattr(wildcards, name) for name in names}, P)
+        try:
+            node = dag.node(stage, {name: getattr(wildcards, name) for name in names}, P)
+        except BirqError as error:
+            raise WorkflowError(str(error)) from None
         provenance = {before: [str(n.provenance) for n in nodes] for before, nodes in node.inputs.items()}
         return provenance | {"stamp": str(adapter.stamp_path(node))}
 

@@ -97,3 +97,25 @@ rule report:
         override=OVERRIDE,
     shell:
         "python -m birq report{params.override} 2>&1 | tee -a {log}"
+
+
+# only where it is asked for: `snakemake --cores all study`
+rule study:
+    input:
+        unpack(reads("study")),
+    output:
+        "data/study/provenance.json",
+    log:
+        "data/logs/study.log",
+    benchmark:
+        "data/logs/study.benchmark.tsv"
+    conda:
+        "../envs/birq.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        override=OVERRIDE,
+    shell:
+        "python -m birq study{params.override} 2>&1 | tee -a {log}"

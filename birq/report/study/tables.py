@@ -1,0 +1,190 @@
+"""The study's tables: the same cells for the terminal, for Markdown and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from birq.evaluate.compare import MIN_SEEDS
+from birq.report.study import compare
+from birq.report.study.compare import CEILING, CER, DEV_LOSS, OF_LAYER, PROBE, WER, Form, Measure, Part
+from birq.report.tables import grid, pipes
+from birq.report.words import listed, points
+
+MOST_SHOWN = 2  # changes of a variant
+NAMES_SHOWN = 8  # artifacts that lack
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first `left` columns hold text, the others numbers."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    notes: Sequence[str] = field(default=())
+
+
+def changed(values: Mapping[str, Any]) -> str:
+    """The numbers of a variant; empty for a method."""
+    changes = [f"{key.rpartition('.')[2]} {value}" for key, value in values.items()]
+    more = len(changes) - MOST_SHOWN
+    return ", ".join(changes if more <= 0 else [*changes[:MOST_SHOWN], f"{more} more"])
+
+
+def number(value: float | None, measure: Measure) -> str:
+    return "-" if value is None else f"{(100 if measure.percent else 1) * value:.{measure.digits}f}"
+
+
+def signed(value: float, measure: Measure) -> str:
+    """A difference: percentage points, or the measure's own unit."""
+    return points(value) if measure.percent else f"{value:+.{measure.digits}f}".replace("-", "−")
+
+
+def less(part: Part, form: Form, measure: Measure) -> str:
+    """`+1.1 [+0.4, +1.8]`; empty for the base itself."""
+    found = compare.less(part, form, measure)
+    if found is None:
+        return ""
+    mean = signed(found.mean, measure)
+    return mean if found.low is None else f"{mean} [{signed(found.low, measure)}, {signed(found.high, measure)}]"
+
+
+def _unit(part: Part) -> str:
+    most = max(len(f.rows) for f in part.forms)
+    return f"less {part.against}" + (f" [{100 * part.confidence:g} %]" if most >= MIN_SEEDS else "")
+
+
+def _who(form: Form, measure: Measure | None = None, layer: int = 0) -> list[str]:
+    seeds = form.values(measure, layer) if measure else form.rows
+    return [form.name, changed(form.changed), str(len(seeds))]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %".replace("-", "−")
+
+
+WHO = ("form", "changed", "seeds")
+
+
+def probe(part: Part) -> Table | None:
+    """Accuracy of the linear probe in every layer, the difference in one, the share of the ceiling, and what a run costs."""
+    forms = [f for f in part.forms if f.values(PROBE, part.layer)]
+    if not forms:
+        return None
+    layers = range(1, part.depth + 1)
+    topped = part.base is not None and part.form(CEILING) is not None
+    rows = []
+    for form in forms:
+        share = compare.ceiling_share(part, form, PROBE)
+        rows.append(
+            [*_who(form), *(number(form.mean(PROBE, k), PROBE) for k in layers)]
+            + ([less(part, form, PROBE)] if part.base else [])
+            + ([_share(share)] if topped else [])
+            + [f"{form.seconds / 60:.1f}"]
+        )
+    head = [*WHO, *(f"layer {k}" for k in layers)]
+    head += [f"{_unit(part)}, layer {part.layer}"] if part.base else []
+    head += ["of the ceiling"] if topped else []
+    return Table(f"{part.name}: linear phone probe", [*head, "min"], rows, 2, _probe_notes(part, topped))
+
+
+def _probe_notes(part: Part, topped: bool) -> list[str]:
+    steps = dict.fromkeys(row["steps"] for row in part.rows if row["steps"])
+    splits = listed(list(dict.fromkeys(row["split"] for row in part.rows)))
+    trained = f"{listed([f'{n:,}' for n in steps])} steps of pre-training; " if steps else ""
+    notes = [
+        f"Linear phone probe: frames of the {splits} split whose phone is found, %, mean over seeds. {trained}"
+        "min: of pre-training, with labels and the encoders behind them."
+    ]
+    if topped:
+        share = f"(form − {part.against}) / ({CEILING} − {part.against})"
+        notes.append(f"of the ceiling: {share}, layer {part.layer}, over the seeds that all three have.")
+    return notes
+
+
+def others(part: Part) -> Table | None:
+    """The other measures of the layer."""
+    measures = [m for m in OF_LAYER if part.measured(m)]
+    if not measures:
+        return None
+    rows = [[*_who(f), *(number(f.mean(m, part.layer), m) for m in measures)] for f in part.forms]
+    note = "ABX: errors, 0 is perfect, 50 is chance. Codes are those of a random codebook on the layer; repeats: neighbours with one code."
+    return Table(f"{part.name}: layer {part.layer} by other measures", [*WHO, *(m.title for m in measures)], rows, 2, [note])
+
+
+def words(part: Part) -> Table | None:
+    """Error rates after fine-tuning, and the difference in WER."""
+    forms = sorted((f for f in part.forms if f.values(WER, part.layer)), key=lambda f: f.mean(WER, part.layer) or 0.0)
+    if not forms:
+        return None
+    rows = []
+    for form in forms:
+        cells = [number(form.mean(m, part.layer), m) for m in (WER, CER)]
+        share = compare.ceiling_share(part, form, WER)
+        cells += [less(part, form, WER), _share(share)] if part.base else []
+        rows.append([*_who(form, WER, part.layer), *cells, number(form.mean(DEV_LOSS, part.layer), DEV_LOSS)])
+    head = [*WHO, WER.title, CER.title, *([f"WER {_unit(part)}", "of the ceiling"] if part.base else []), DEV_LOSS.title]
+    splits = listed(list(dict.fromkeys(row["words"]["split"] for row in part.rows if row["words"])))
+    return Table(f"{part.name}: words, after fine-tuning", head, rows, 2, [f"Rates on {splits}, mean over seeds."])
+
+
+def explained(parts: list[Part]) -> Table | None:
+    """What goes with WER."""
+    found = compare.correlations(parts)
+    if not found:
+        return None
+    rows = [[c.measure.title, str(c.runs), f"{c.pearson:+.2f}", f"{c.spearman:+.2f}"] for c in found]
+    note = "Over all runs that were fine-tuned, of all parts and forms: a correlation says what goes together here, not what causes what."
+    return Table("What goes with WER", ["measure", "runs", "Pearson", "Spearman"], rows, 1, [note])
+
+
+def of_part(part: Part) -> list[Table]:
+    """A part's tables."""
+    return [t for t in (probe(part), others(part), words(part)) if t]
+
+
+def statements(part: Part) -> list[str]:
+    """What a part says about its forms by the probe, where it has the seeds for it."""
+    found = [(f.name, d) for f in part.forms if (d := compare.less(part, f, PROBE)) and d.low is not None and d.high is not None]
+    if not found:
+        return []
+    groups = {
+        "above": [name for name, d in found if d.low > 0],
+        "below": [name for name, d in found if d.high < 0],
+        "not told apart from": [name for name, d in found if d.low <= 0 <= d.high],
+    }
+    where = f"{part.name}, linear phone probe, layer {part.layer}"
+    said = [f"{word} {part.against}: {listed(names)}" for word, names in groups.items() if names]
+    return [f"{where}: {line}." for line in said]
+
+
+def notes(parts: list[Part], lacking: Sequence[str]) -> list[str]:
+    """What the reader must know besides."""
+    out = [f"{part.name}: no linear probe: {why}." for part in parts for why in dict.fromkeys(r["why_not"] for r in part.rows) if why]
+    for part in parts:
+        if part.base is None:
+            out.append(f"{part.name}: no differences, {part.against} has no run in it.")
+        if max(len(f.rows) for f in part.forms) < MIN_SEEDS:
+            out.append(f"{part.name}: fewer than {MIN_SEEDS} seeds support no statement about forms: this screens.")
+    if lacking:
+        more = len(lacking) - NAMES_SHOWN
+        names = listed(lacking if more <= 0 else [*lacking[:NAMES_SHOWN], f"{more} more"])
+        out.append(f"Not there, or made under other params, inputs or code: {names}.")
+    return out
+
+
+def text(parts: list[Part], lacking: Sequence[str] = (), *, markdown: bool = False) -> str:
+    """All tables with their notes."""
+    layout = pipes if markdown else grid
+    found = [*(t for part in parts for t in of_part(part)), *(t for t in [explained(parts)] if t)]
+    blocks = []
+    for table in found:
+        title = f"### {table.title}" if markdown else table.title
+        blocks.append("\n".join([title, "", *layout(table.head, table.rows, left=table.left), "", *table.notes]))
+    if said := notes(parts, lacking):
+        blocks.append("\n".join(f"- {line}" for line in said) if markdown else "\n".join(said))
+    joined = "\n\n".join(blocks)
+    return joined if markdown else joined.replace("−", "-")  # not every terminal knows more than ASCII
