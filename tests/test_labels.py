@@ -175,6 +175,19 @@ def test_relabelling_gives_the_codes_that_the_probe_sees(tmp_path: Path, feature
     assert (facts(out)["n_codebooks"], facts(out)["codebook_size"]) == (2, 32)
 
 
+def test_layers_of_two_methods_are_read_through_one_quantizer(tmp_path: Path, features: Path, best_rq: Path, split: Split) -> None:
+    """Label sets that are compared differ by the encoder alone: projection, codebook and sizes follow from the seed and the params."""
+    birq = pretrained(tmp_path / "birq", features, "birq")
+    mine, theirs = encoder.load(birq).model.quantizer, encoder.load(best_rq).model.quantizer
+    assert torch.equal(mine.codebook, theirs.codebook) and torch.equal(mine.projection, theirs.projection)
+    out = make(tmp_path, features, "relabel_birq", inputs={"pretrain": [birq]}, relabel__layer=2)
+    frames = Frames(split, np.arange(len(split)), encoder.load(birq), torch.device("cpu"))
+    seen_AN = codes_of(frames, read(frames, tmp_path / "outputs", Progress("test", len(split), "utterance")).layers[2])
+    assert (np.load(out / "codes.npy") == seen_AN).mean() > 0.999
+    other = make(tmp_path / "best_rq", features, "relabel", inputs={"pretrain": [best_rq]}, relabel__layer=2)
+    assert (np.load(other / "codes.npy") != seen_AN).mean() > 0.1
+
+
 # ---- phones
 
 
@@ -398,6 +411,9 @@ def test_what_a_method_needs_is_made_and_only_that() -> None:
     assert dag.on_the_way(dag.find("pretrain/birq-0", twice)) == []
     assert dag.also_made(twice) == ["run.methods: relabel2 learns labels of best_rq, then relabel, which is made as well"]
     assert dag.also_made(with_methods("relabel", "best_rq", "phones")) == []
+    assert dag.also_made(with_methods("relabel_birq", "relabel", "best_rq")) == [
+        "run.methods: relabel_birq learns labels of birq, which is made as well"
+    ]
 
 
 def test_a_key_holds_what_its_stage_reads() -> None:

@@ -59,6 +59,7 @@ def test_every_number_follows_params(setting: str, text: str) -> None:
         ("hubert", "kmeans.view=mean_removed", "clusters of mean removed log-mel of the input, then of layer 2"),
         ("hubert", "kmeans.layer=3", "then of layer 3 of that encoder"),
         ("relabel", "relabel.layer=1", "random codes of layer 1 of a finished BEST-RQ encoder"),
+        ("relabel_birq", "relabel.layer=1", "random codes of layer 1 of a finished BiRQ encoder"),
         ("relabel2", "relabel.layer=1", "random codes of layer 1 of a BEST-RQ encoder that was relabelled so once"),
     ],
 )

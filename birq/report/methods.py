@@ -77,6 +77,7 @@ def _from_file(p: Params, run: str) -> str:
         "hubert": f"HuBERT (arXiv 2106.07447) in two iterations, whose labels are {clusters}, then of layer {k.layer} of that encoder",
         "relabel": f"prediction of random codes of layer {layer} of a finished BEST-RQ encoder",
         "relabel2": f"prediction of random codes of layer {layer} of a BEST-RQ encoder that was relabelled so once",
+        "relabel_birq": f"prediction of random codes of layer {layer} of a finished BiRQ encoder",
         "phones": "prediction of phones from time alignments, the ceiling of what labels can teach",
         "shuffled": "prediction of phones that are half an utterance off, the floor",
     }

@@ -65,6 +65,7 @@ METHODS: dict[str, Method] = {
         _from_file("hubert", "HuBERT", "hubert1", "kmeans", (*KMEANS, "kmeans.layer")),
         _from_file("relabel", "BEST-RQ, relabelled", "best_rq", "relabel", (*QUANTIZERS, "relabel.layer")),
         _from_file("relabel2", "BEST-RQ, relabelled twice", "relabel", "relabel", (*QUANTIZERS, "relabel.layer")),
+        _from_file("relabel_birq", "BiRQ, relabelled", "birq", "relabel", (*QUANTIZERS, "relabel.layer")),
         _from_file("phones", "phones (ceiling)", "corpus", "phones", ("model.n_stack",)),
         _from_file("shuffled", "phones shifted in time (floor)", "corpus", "shuffled", ("model.n_stack",)),
     )
