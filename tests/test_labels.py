@@ -32,6 +32,7 @@ from birq.pipeline.stage import Job
 from birq.progress import Progress
 from birq.saved import encoder
 from birq.saved.labels import Writer, open_labels
+from birq.settings import lineage
 from birq.settings.methods import METHODS
 from birq.settings.params import Params, parse
 from birq.speech.shards import Split, open_split, read_front_end
@@ -403,15 +404,15 @@ def test_what_a_method_needs_is_made_and_only_that() -> None:
     hubert = dag.find("pretrain/hubert-0", p)
     assert [n.name for n in dag.on_the_way(hubert)] == runs[:3], "DVC has no stage for these"
     assert dag.on_the_way(dag.find("finetune/hubert-0", p)) == []
-    assert dag.also_made(p) == ["run.methods: hubert learns labels of hubert1, which is made as well"]
+    assert lineage.also_made(p) == ["run.methods: hubert learns labels of hubert1, which is made as well"]
     twice = with_methods("relabel2", "birq")
     assert [n.name for n in dag.on_the_way(dag.find("pretrain/relabel2-0", twice))] == [
         "pretrain/best_rq-0", "labels/relabel-0", "pretrain/relabel-0", "labels/relabel2-0",
     ]  # fmt: skip
     assert dag.on_the_way(dag.find("pretrain/birq-0", twice)) == []
-    assert dag.also_made(twice) == ["run.methods: relabel2 learns labels of best_rq, then relabel, which is made as well"]
-    assert dag.also_made(with_methods("relabel", "best_rq", "phones")) == []
-    assert dag.also_made(with_methods("relabel_birq", "relabel", "best_rq")) == [
+    assert lineage.also_made(twice) == ["run.methods: relabel2 learns labels of best_rq, then relabel, which is made as well"]
+    assert lineage.also_made(with_methods("relabel", "best_rq", "phones")) == []
+    assert lineage.also_made(with_methods("relabel_birq", "relabel", "best_rq")) == [
         "run.methods: relabel_birq learns labels of birq, which is made as well"
     ]
 

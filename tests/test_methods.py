@@ -69,6 +69,14 @@ def test_labels_from_a_file_follow_params(method: str, setting: str, text: str) 
     assert text in after and after != before
 
 
+def test_a_start_from_another_encoder_is_told() -> None:
+    """In the paragraph for all methods, and among the changes of a variant."""
+    first = "variants={first: {method: best_rq, pretrain.starts_from: none}}"
+    assert "It began with the encoder of first." in paragraph(first, "pretrain.starts_from=first") and "began" not in paragraph()
+    more = "variants={more: {method: best_rq, pretrain.starts_from: best_rq}}"
+    assert "more, a variant of BEST-RQ (pretrain.starts_from best_rq)" in paragraph(more, "run.methods=[more]")
+
+
 def test_what_was_not_run_is_not_told() -> None:
     """Papers are cited for the methods that the run compares, and for no others."""
     assert "2509.15430" in paragraph() and "2202.01855" in paragraph()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from birq.errors import BirqError
 from birq.pipeline import code, locations
-from birq.settings import offline
 from birq.settings.corpora import FolderCorpus
 from birq.settings.methods import Method
 from birq.settings.params import Features, Params, Tokenizer
@@ -68,7 +67,9 @@ def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
 
 def _of_method(params: Params, wildcards: Wildcards) -> Own:
     method = params.method(wildcards["method"])
-    return Own(method.modules, method.sections, ("labels",) if method.labels_from else ())
+    start = params.starts_from(wildcards["method"])
+    inputs = ("labels",) * bool(method.labels_from) + ((f"pretrain@{start}",) if start else ())
+    return Own(method.modules, method.sections, inputs)
 
 
 def _labels_of_method(params: Params, wildcards: Wildcards) -> Own:
@@ -231,20 +232,13 @@ def _listed(node: Node) -> bool:
 
 
 def on_the_way(node: Node) -> list[Node]:
-    """What a node's verb makes where it is not in place: inputs that dvc.yaml has no stage for, and the runs behind them, first to last.
+    """What a node's verb makes where it is not in place: inputs that dvc.yaml has no stage for, or none that comes before this one's for
+    sure, and the runs behind them, first to last.
 
     Snakemake has rules for all of them, and has made them before.
     """
-    return [n for n in upstream(*(b for b in node.before if not _listed(b))) if "method" in n.wildcards]
-
-
-def also_made(params: Params) -> list[str]:
-    """A line for each method that run.methods names and whose labels come from methods that it lacks."""
-    lines = []
-    for run in params.run.methods:
-        if lacking := [source for source in offline.sources(params, run) if source not in params.run.methods]:
-            lines.append(f"run.methods: {run} learns labels of {', then '.join(lacking)}, which is made as well")
-    return lines
+    unordered = (b for b in node.before if not _listed(b) or b.stage == node.stage)
+    return [n for n in upstream(*unordered) if "method" in n.wildcards]
 
 
 def nodes(params: Params, stage: str | None = None) -> list[Node]:
