@@ -4,7 +4,7 @@
     sh PACK/run.sh --minutes 7 --out RESULTS                           # RESULTS/results.json grows with every run
 
 In it: the code, params.yaml, and the wheels of what such a machine lacks beside PyTorch, in the versions that are installed here. The
-speech is not: features of the demo's 5.2 hours are 284 MiB, while the wheels that make them, espeak-ng's among them, are 18 MiB. Made
+speech is not: features of the demo's 5.2 hours are 284 MiB, while all wheels, espeak-ng's among them, are 18 MiB. Made
 there, they are the same to the byte, and a preset may ask for more hours at no more bytes to copy.
 """
 
@@ -25,10 +25,11 @@ from birq.errors import BirqError
 from birq.settings import params, presets
 
 CODE = ("birq", "benchmarks", "presets", "params.yaml", ":!benchmarks/results", ":!benchmarks/pretended")
-READ = ("pydantic", "ruamel.yaml", "lhotse", "soundfile", "espeakng-loader")  # of birq's dependencies, what verbs up to the probe import
+# of birq's dependencies, what verbs up to the probe import; urllib3: lhotse imports it and does not say so
+READ = ("pydantic", "ruamel.yaml", "lhotse", "urllib3", "soundfile", "miniaudio", "espeakng-loader")
 # what machines with PyTorch for GPUs have, beside those: their images hold much more. --lacks NAME packs one all the same
 PRESENT = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "sentencepiece", "threadpoolctl")
-PRESENT += ("packaging", "pyyaml", "click", "tqdm", "typing-extensions", "sortedcontainers", "joblib")
+PRESENT += ("packaging", "pyyaml", "click", "tqdm", "sortedcontainers", "joblib")
 GLIBC = (39, 34, 31, 28, 27, 24, 17, 12, 5)  # pip takes a wheel for the version that is named, and for no older one
 RUN = """#!/bin/sh
 # in the pack's own folder, with nothing of any other birq

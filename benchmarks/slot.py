@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -36,6 +37,8 @@ CHECKED = {
 }
 TOLERANCE = 0.05  # of a loss in bf16 with other draws of masks' noise, of Gumbel noise and of the utterances that get labels
 CHECK_AUDIO_SECONDS = 60.0
+IMPORTED = ("birq.stages.pretrain", "birq.stages.labels", "birq.stages.probe", "birq.labels.kmeans", "birq.model.objectives")
+IMPORTED += ("lhotse", "soundfile", "miniaudio", "espeakng_loader", "torchaudio")  # birq imports these late
 
 
 @dataclass
@@ -81,6 +84,17 @@ def machine() -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return artifact.environment() | {"birq": __version__, "device": name_of(device)}
+
+
+def lacking() -> list[str]:
+    """What cannot be imported, and why: asked first, so that no minute is spent before it is known."""
+    found = []
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except ImportError as e:
+            found.append(f"{name}: {e}")
+    return found
 
 
 def check(params: Params, method: str, change: dict[str, Any], device: str) -> dict[str, Any]:
@@ -210,6 +224,9 @@ def main() -> None:
     slot = Slot(out, time.monotonic() + 60 * o.minutes - STOPPING_SECONDS)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     params = load()
+    if missing := lacking():
+        slot.write(error=f"not to be imported: {'; '.join(missing)}")
+        sys.exit(f"error: {slot.record['error']}; pack it with --lacks NAME")
     slot.write(machine=machine(), params=params.model_dump(mode="json"))
     making = threading.Thread(target=speech, args=(slot, params))
     making.start()

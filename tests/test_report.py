@@ -531,9 +531,9 @@ def test_the_picture_orders_the_stages_as_the_table_does():
 
 
 def with_methods(*names: str) -> params.Params:
-    """And `more`, which starts from BEST-RQ's encoder."""
+    """And two variants that start from BEST-RQ's encoder."""
     tree = tracked().model_dump(mode="json")
-    tree["variants"] = {"more": {"method": "relabel", "pretrain.starts_from": "best_rq"}}
+    tree["variants"] = {name: {"method": m, "pretrain.starts_from": "best_rq"} for name, m in (("more", "relabel"), ("again", "best_rq"))}
     return params.parse(tree | {"run": tree["run"] | {"methods": list(names)}})
 
 
@@ -557,6 +557,7 @@ def test_labels_that_another_method_made_are_drawn_in_their_order():
         (("phones", "relabel"), 2),
         (("hubert", "phones", "relabel"), 2),
         (("best_rq", "more"), 1),
+        (("best_rq", "again"), 0),
     ],
 )
 def test_a_picture_of_methods_that_wait_for_each_other_has_no_circle(names: tuple[str, ...], boxes: int):

@@ -26,11 +26,18 @@ def settings(**changes: Any) -> list[str]:
     """`--set` of everything small: tests must not change with the recipe of the day."""
     sections = {k: SMALL[k] for k in ("model", "random_projection", "birq", "kmeans", "relabel")}
     values = {f"{section}.{key}": value for section, some in sections.items() for key, value in some.items()}
-    values |= {f"pretrain.{k}": v for k, v in SMALL["pretrain"].items()} | {"pretrain.steps": 4, "probe.abx_tokens": 0, "birq.label_layer": 1}
+    values |= {f"pretrain.{k}": v for k, v in SMALL["pretrain"].items()} | {
+        "pretrain.steps": 4,
+        "probe.abx_tokens": 0,
+        "birq.label_layer": 1,
+    }
     values |= {f"corpora.synth.{k}": v for k, v in SPOKEN.items()} | {"features.n_mels": 20}
     values |= {"variants": {"more": {"method": "birq", "pretrain.starts_from": "best_rq"}}, "run.methods": ["best_rq", "more"]}
     values |= {k.replace("__", "."): v for k, v in changes.items()}
-    return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=999).removesuffix('...' + chr(10)).strip()}" for key, value in values.items()]
+    return [
+        f"{key}={yaml.safe_dump(value, default_flow_style=True, width=999).removesuffix('...' + chr(10)).strip()}"
+        for key, value in values.items()
+    ]
 
 
 def packed(folder: Path, **changes: Any) -> Path:
@@ -50,7 +57,7 @@ def command(folder: Path, out: Path, minutes: float) -> subprocess.Popen[str]:
 
 
 def test_a_pack_runs_alone_and_brings_back_probes(tmp_path: Path) -> None:
-    """In a fresh process and folder: speech is made, both forms are trained and probed, and the encoder that one starts from is made once."""
+    """In a fresh process and folder: speech is made, both forms are trained and probed, the encoder that one starts from once."""
     folder = packed(tmp_path / "pack")
     said, _ = command(folder, Path("found"), 5).communicate(timeout=280)
     found = json.loads((tmp_path / "found" / "results.json").read_text())
@@ -89,6 +96,15 @@ def test_a_form_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: 
     assert [(r["form"], r["state"], r["stage"], r["status"]) for r in found["runs"]] == [
         (m, "failed", "pretrain", 1) for m in ("birq", "best_rq", "scratch")
     ]
+
+
+def test_a_machine_that_lacks_a_package_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any speech is made, with the name to pack."""
+    monkeypatch.setattr(slot, "IMPORTED", ("json", "no_such_package"))
+    monkeypatch.setattr(slot.sys, "argv", ["slot", "--minutes", "5", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="no_such_package: No module named 'no_such_package'; pack it with --lacks NAME"):
+        slot.main()
+    assert "no_such_package" in json.loads((tmp_path / "out" / "results.json").read_text())["error"]
 
 
 def test_what_is_carried_is_what_the_machine_lacks() -> None:
