@@ -15,7 +15,7 @@ from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
 from birq.pipeline import dag, digests, keys, locations, references, sharing, snakemake, stage
 from birq.progress import say
-from birq.settings import params
+from birq.settings import lineage, params
 
 # encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
 PAPER_SIZES = {"137 M": (5, 1024, 8, 200), "155 M": (10, 768, 6, 0), "275 M": (10, 1024, 8, 200)}  # layers, width, heads, window
@@ -328,7 +328,7 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     else:
         runs = " ".join(f"{m}-{s}" for m in loaded.run.methods for s in loaded.run.seeds)
         print(f"{args.params}: every value is legal; corpora {', '.join(loaded.corpora)}; runs {runs}")
-        for line in (*dag.also_made(loaded), *dag.studied(loaded)):
+        for line in (*lineage.also_made(loaded), *lineage.studied(loaded)):
             print(line)
     return None
 

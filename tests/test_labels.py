@@ -32,6 +32,7 @@ from birq.pipeline.stage import Job
 from birq.progress import Progress
 from birq.saved import encoder
 from birq.saved.labels import Writer, open_labels
+from birq.settings import lineage
 from birq.settings.methods import METHODS
 from birq.settings.params import Params, parse
 from birq.speech.shards import Split, open_split, read_front_end
@@ -173,6 +174,19 @@ def test_relabelling_gives_the_codes_that_the_probe_sees(tmp_path: Path, feature
     codes_AN = np.load(out / "codes.npy")
     assert codes_AN.shape == seen_AN.shape == (frames.total, 2) and (codes_AN == seen_AN).mean() > 0.999
     assert (facts(out)["n_codebooks"], facts(out)["codebook_size"]) == (2, 32)
+
+
+def test_layers_of_two_methods_are_read_through_one_quantizer(tmp_path: Path, features: Path, best_rq: Path, split: Split) -> None:
+    """Label sets that are compared differ by the encoder alone: projection, codebook and sizes follow from the seed and the params."""
+    birq = pretrained(tmp_path / "birq", features, "birq")
+    mine, theirs = encoder.load(birq).model.quantizer, encoder.load(best_rq).model.quantizer
+    assert torch.equal(mine.codebook, theirs.codebook) and torch.equal(mine.projection, theirs.projection)
+    out = make(tmp_path, features, "relabel_birq", inputs={"pretrain": [birq]}, relabel__layer=2)
+    frames = Frames(split, np.arange(len(split)), encoder.load(birq), torch.device("cpu"))
+    seen_AN = codes_of(frames, read(frames, tmp_path / "outputs", Progress("test", len(split), "utterance")).layers[2])
+    assert (np.load(out / "codes.npy") == seen_AN).mean() > 0.999
+    other = make(tmp_path / "best_rq", features, "relabel", inputs={"pretrain": [best_rq]}, relabel__layer=2)
+    assert (np.load(other / "codes.npy") != seen_AN).mean() > 0.1
 
 
 # ---- phones
@@ -390,14 +404,17 @@ def test_what_a_method_needs_is_made_and_only_that() -> None:
     hubert = dag.find("pretrain/hubert-0", p)
     assert [n.name for n in dag.on_the_way(hubert)] == runs[:3], "DVC has no stage for these"
     assert dag.on_the_way(dag.find("finetune/hubert-0", p)) == []
-    assert dag.also_made(p) == ["run.methods: hubert learns labels of hubert1, which is made as well"]
+    assert lineage.also_made(p) == ["run.methods: hubert learns labels of hubert1, which is made as well"]
     twice = with_methods("relabel2", "birq")
     assert [n.name for n in dag.on_the_way(dag.find("pretrain/relabel2-0", twice))] == [
         "pretrain/best_rq-0", "labels/relabel-0", "pretrain/relabel-0", "labels/relabel2-0",
     ]  # fmt: skip
     assert dag.on_the_way(dag.find("pretrain/birq-0", twice)) == []
-    assert dag.also_made(twice) == ["run.methods: relabel2 learns labels of best_rq, then relabel, which is made as well"]
-    assert dag.also_made(with_methods("relabel", "best_rq", "phones")) == []
+    assert lineage.also_made(twice) == ["run.methods: relabel2 learns labels of best_rq, then relabel, which is made as well"]
+    assert lineage.also_made(with_methods("relabel", "best_rq", "phones")) == []
+    assert lineage.also_made(with_methods("relabel_birq", "relabel", "best_rq")) == [
+        "run.methods: relabel_birq learns labels of birq, which is made as well"
+    ]
 
 
 def test_a_key_holds_what_its_stage_reads() -> None:

@@ -59,6 +59,7 @@ def test_every_number_follows_params(setting: str, text: str) -> None:
         ("hubert", "kmeans.view=mean_removed", "clusters of mean removed log-mel of the input, then of layer 2"),
         ("hubert", "kmeans.layer=3", "then of layer 3 of that encoder"),
         ("relabel", "relabel.layer=1", "random codes of layer 1 of a finished BEST-RQ encoder"),
+        ("relabel_birq", "relabel.layer=1", "random codes of layer 1 of a finished BiRQ encoder"),
         ("relabel2", "relabel.layer=1", "random codes of layer 1 of a BEST-RQ encoder that was relabelled so once"),
     ],
 )
@@ -66,6 +67,14 @@ def test_labels_from_a_file_follow_params(method: str, setting: str, text: str) 
     """The same for methods that learn labels of another stage."""
     before, after = paragraph(f"run.methods=[{method}]"), paragraph(f"run.methods=[{method}]", setting)
     assert text in after and after != before
+
+
+def test_a_start_from_another_encoder_is_told() -> None:
+    """In the paragraph for all methods, and among the changes of a variant."""
+    first = "variants={first: {method: best_rq, pretrain.starts_from: none}}"
+    assert "It began with the encoder of first." in paragraph(first, "pretrain.starts_from=first") and "began" not in paragraph()
+    more = "variants={more: {method: best_rq, pretrain.starts_from: best_rq}}"
+    assert "more, a variant of BEST-RQ (pretrain.starts_from best_rq)" in paragraph(more, "run.methods=[more]")
 
 
 def test_what_was_not_run_is_not_told() -> None:

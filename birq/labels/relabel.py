@@ -1,4 +1,4 @@
-"""Codes of a layer of a finished encoder through a random quantizer: the paper's own baseline, BEST-RQ that relabels itself.
+"""Codes of a layer of a finished encoder through a random quantizer. Of BEST-RQ, which then relabels itself, the paper's own baseline.
 
 The layer is standardised with its statistics over all frames, and the quantizer is that of the seed: where sizes agree, the one through
 which the probe reads the encoder's layers.

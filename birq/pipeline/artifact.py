@@ -115,7 +115,7 @@ def own_seconds(record: dict[str, Any]) -> float:
 
 
 def seconds(record: dict[str, Any]) -> float:
-    """Wall time with that of the runs that it is made from: of an encoder, the labels that it learned and the encoders behind those."""
+    """Wall time with that of the runs that it is made from: of an encoder, the labels that it learned and all encoders before."""
     return own_seconds(record) + float(record.get("input_seconds", 0.0))
 
 

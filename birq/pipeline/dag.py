@@ -12,7 +12,6 @@ from pathlib import Path
 
 from birq.errors import BirqError
 from birq.pipeline import code, locations
-from birq.settings import offline
 from birq.settings.corpora import FolderCorpus
 from birq.settings.methods import Method
 from birq.settings.params import Features, Params, Tokenizer
@@ -75,7 +74,9 @@ def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
 
 def _of_method(params: Params, wildcards: Wildcards) -> Own:
     method = params.method(wildcards["method"])
-    return Own(method.modules, method.sections, ("labels",) if method.labels_from else ())
+    start = params.starts_from(wildcards["method"])
+    inputs = ("labels",) * bool(method.labels_from) + ((f"pretrain@{start}",) if start else ())
+    return Own(method.modules, method.sections, inputs)
 
 
 def _labels_of_method(params: Params, wildcards: Wildcards) -> Own:
@@ -262,32 +263,14 @@ def _listed(node: Node) -> bool:
 
 
 def on_the_way(node: Node) -> list[Node]:
-    """What a node's verb makes where it is not in place: inputs that dvc.yaml has no stage for, and the runs behind them, first to last.
+    """What a node's verb makes where it is not in place: inputs that dvc.yaml has no stage for, or none that comes before this one's for
+    sure, and the runs behind them, first to last.
 
     Of the study, all of its runs: a dependency on those of dvc.yaml would make every one of them, and fine-tune where it only probes.
     Snakemake has rules for all of them, and has made them before.
     """
-    return [n for n in upstream(*(b for b in node.before if node.stage.asked or not _listed(b))) if n.method]
-
-
-def also_made(params: Params) -> list[str]:
-    """A line for each method that run.methods names and whose labels come from methods that it lacks."""
-    lines = []
-    for run in params.run.methods:
-        if lacking := [source for source in offline.sources(params, run) if source not in params.run.methods]:
-            lines.append(f"run.methods: {run} learns labels of {', then '.join(lacking)}, which is made as well")
-    return lines
-
-
-def studied(params: Params) -> list[str]:
-    """A line for each part of the study, and for the methods that its labels come from."""
-    lines = []
-    for name, part in params.study.parts.items():
-        seeds, end = ", ".join(map(str, part.seeds)), "fine-tuned and scored too" if part.words else "pre-trained and probed"
-        line = f"study.parts.{name}: {len(part.names)} names with seeds {seeds}, {end} by `snakemake --cores all study`"
-        behind = dict.fromkeys(s for run in part.names for s in offline.sources(params, run) if s not in part.names)
-        lines.append(line + (f"; {', '.join(behind)} for their labels" if behind else ""))
-    return lines
+    unordered = (b for b in node.before if node.stage.asked or not _listed(b) or b.stage == node.stage)
+    return [n for n in upstream(*unordered) if n.method]
 
 
 def _up_to(stages: Iterable[Stage], stage: str | None, params: Params) -> list[Node]:

@@ -21,7 +21,7 @@ from birq import files
 from birq.errors import BirqError
 from birq.pipeline import artifact, dag, keys, locations, sharing, sources, stage
 from birq.pipeline.dag import Node
-from birq.settings import presets, yamlfile
+from birq.settings import lineage, presets, yamlfile
 from birq.settings.params import Params, parse, section
 
 CLOCK_SECONDS = 1.0  # clocks that differ by less do no harm
@@ -67,7 +67,7 @@ def prepare(params: Params, say: Callable[[str], None]) -> None:
         nodes = dag.every(params)
         unprotect(nodes)
         mend_times(nodes, say)
-        for line in dag.also_made(params):
+        for line in lineage.also_made(params):
             say(line)
         mark_stale(nodes, say)
 

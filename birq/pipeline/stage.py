@@ -18,7 +18,7 @@ from typing import Any
 
 from birq import __version__, ranks
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, environment, keys, locations, sharing
+from birq.pipeline import artifact, code, dag, environment, keys, locations, sharing
 from birq.pipeline.dag import Node
 from birq.pipeline.locking import lock
 from birq.progress import say as say_line
@@ -300,13 +300,23 @@ def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -
         "parts": parts,
         "files": described,
         "wall_seconds": round(seconds(), 3),
-        "input_seconds": round(sum(artifact.seconds(artifact.of(n)) for n in job.node.before if n.method and job.node.method), 3),
+        "input_seconds": round(_input_seconds(job.node), 3),
         "notes": job.notes,
         "environment": environment.environment(),
     }
     artifact.store(job.out, stored, record)
     artifact.remove(work)
     say(f"{job.name}: done in {seconds():.1f} s")
+
+
+def _input_seconds(node: Node) -> float:
+    """Wall time of the labels and trainings behind a run, each counted once; 0 for a stage that is no run's."""
+    if not node.method:
+        return 0.0
+    try:
+        return sum(artifact.own_seconds(artifact.of(n)) for n in dag.upstream(*node.before) if n.method)
+    except BirqError:  # one of those behind the inputs is not here any more: what the inputs' records say, each with all behind it
+        return sum(artifact.seconds(artifact.of(n)) for n in node.before if n.method)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def records(facts: Facts) -> list[dict[str, Any]]:
                     "unlabelled_hours": r.unlabelled_hours,
                     "labelled_hours": r.labelled_hours,
                     "pretrain_seconds": r.seconds("pretrain") if r.pretrained else None,
-                    "label_seconds": r.label_seconds if r.method.labels_from else None,  # part of pretrain_seconds
+                    "label_seconds": r.label_seconds or None,  # part of pretrain_seconds
                     "finetune_seconds": r.seconds("finetune"),
                     **probed(facts, r),
                     "dev_loss": r.dev_loss,

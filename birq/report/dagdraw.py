@@ -10,11 +10,11 @@ from birq.pipeline.dag import Node
 BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 118, 50, 46, 26, 8
 
 
-Box = tuple[str, int]  # a stage, and how many of its own kind lie before: a method may learn from labels that another one made
+Box = tuple[str, int]  # a stage, and how many of its own kind lie before: a method may need the encoder of another one
 
 
 def _recurring(nodes: list[Node]) -> set[str]:
-    """Stages that come after themselves, where one method's labels are made from another one's encoder."""
+    """Stages that come after themselves, where one method's labels or first weights are of another one's encoder."""
     after: dict[str, set[str]] = {}
     for node in nodes:
         for one in node.before:
@@ -32,13 +32,13 @@ def _recurring(nodes: list[Node]) -> set[str]:
 def boxes(nodes: list[Node]) -> tuple[dict[Box, list[Node]], list[tuple[Box, Box]]]:
     """The nodes of every box, and (from, to) for every artifact that a box reads. `nodes`: inputs before what reads them."""
     order, recurring = list(dag.STAGES), _recurring(nodes)
-    rounds: dict[str, int] = {}  # how often the way to a node goes back in the table of stages
+    rounds: dict[str, int] = {}  # how often the way to a node does not go on in the table of stages
     box_of: dict[str, Box] = {}
     found: dict[Box, list[Node]] = {}
     pairs = []
     for node in nodes:
         here = order.index(node.stage.name)
-        rounds[node.name] = max((rounds[b.name] + (order.index(b.stage.name) > here) for b in node.before), default=0)
+        rounds[node.name] = max((rounds[b.name] + (order.index(b.stage.name) >= here) for b in node.before), default=0)
         box = (node.stage.name, rounds[node.name] if node.stage.name in recurring else 0)
         box_of[node.name] = box
         found.setdefault(box, []).append(node)

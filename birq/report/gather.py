@@ -68,12 +68,12 @@ class Run:
         return next((p.get("dev_loss") for p in self.finetune_curve if p["step"] == kept), None)
 
     def seconds(self, stage: str) -> float:
-        """Wall time of a stage; of pre-training, with that of its labels and of the encoders that they come from."""
+        """Wall time of a stage; of pre-training, with that of its labels and of the encoders that they, or its first weights, come from."""
         return (seconds if stage == "pretrain" else own_seconds)(self.provenance[stage])
 
     @property
     def label_seconds(self) -> float:
-        """The part of the time of pre-training that went into labels, before this encoder began."""
+        """The part of the time of pre-training that went into labels and other encoders, before this one began; 0 where it needs none."""
         return self.seconds("pretrain") - own_seconds(self.provenance["pretrain"])
 
 

@@ -16,8 +16,8 @@ TERMS: dict[str, str] = {
     ),
     "Pre-training": "Training on speech without transcripts: labels of masked spans are predicted from their context.",
     "Pre-training time": (
-        "Wall time of the training. Of a method that learns labels from a file, with that of making them and of training the encoders that "
-        "they come from."
+        "Wall time of the training. Of a method that learns labels from a file, or begins with another encoder, with that of making "
+        "them and all encoders before."
     ),
     "Fine-tuning": "Training the pre-trained encoder to transcribe (CTC) on a limited amount of transcribed speech.",
     "Anchoring labels": (

@@ -8,6 +8,7 @@ from birq.evaluate.compare import MIN_SEEDS
 from birq.pipeline import artifact, dag, environment
 from birq.report.words import listed
 from birq.settings.corpora import SynthCorpus
+from birq.settings.methods import FROM_ANEW
 from birq.settings.params import Params
 
 # what the software is cited by; the others by name and version
@@ -80,6 +81,7 @@ def _from_file(p: Params, run: str) -> str:
         "hubert": f"HuBERT (arXiv 2106.07447) in two iterations, whose labels are {clusters}, then of layer {k.layer} of that encoder",
         "relabel": f"prediction of random codes of layer {layer} of a finished BEST-RQ encoder",
         "relabel2": f"prediction of random codes of layer {layer} of a BEST-RQ encoder that was relabelled so once",
+        "relabel_birq": f"prediction of random codes of layer {layer} of a finished BiRQ encoder",
         "phones": "prediction of phones from time alignments, the ceiling of what labels can teach",
         "shuffled": "prediction of phones that are half an utterance off, the floor",
     }
@@ -104,13 +106,14 @@ def _pretraining(p: Params) -> str:
     if not trained:
         return "Nothing was pre-trained."
     t, q = p.pretrain, p.random_projection
+    start = f" It began with the encoder of {t.starts_from}." if t.starts_from != FROM_ANEW else ""
     how = "; by ".join(_method(p, m) for m in trained)
     return (
         f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
         f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
         f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(q.n_codebooks, 'codebook')} of "
         f"{_number(q.codebook_size)} codes of {q.codebook_dim} dimensions and masked spans of {_number(t.mask_span_ms)} ms "
-        f"that start at a frame with probability {_number(t.mask_start_probability)}: by {how}.{also}"
+        f"that start at a frame with probability {_number(t.mask_start_probability)}: by {how}.{start}{also}"
     )
 
 

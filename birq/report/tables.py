@@ -85,9 +85,9 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
 
 
 def _labelled(records: Sequence[Record]) -> list[str]:
-    """A line on the pre-training time of methods that learn labels from a file."""
+    """A line on the pre-training time of methods that learn labels from a file, or begin with another encoder."""
     names = list(dict.fromkeys(r["method"] for r in records if r.get("label_seconds") is not None))
-    return ["", f"pretrain min of {listed(names)}: with those of the labels and of the encoders that they come from"] if names else []
+    return ["", f"pretrain min of {listed(names)}: with those of the labels and encoders that it needs"] if names else []
 
 
 def _comparison(c: Record, rate: str = "WER") -> str:

@@ -5,9 +5,10 @@ A new method is a new row; docs/architecture.md shows one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+FROM_ANEW = "none"  # pretrain.starts_from of a run that begins with weights as they are drawn
 Predicts = Literal["nothing", "input codes", "input and layer codes", "labels from a file"]
 
 
@@ -25,6 +26,7 @@ class Method:
     labels_from: str | None = None
     labeller: str | None = None  # module that makes them; its imports are the code of the stage `labels`
     label_sections: tuple[str, ...] = ()  # sections or keys of params.yaml that it reads; the training does not
+    own_task: str | None = None  # where `task` puts another run's weights into the encoder first: what trains it then
 
     @property
     def trains(self) -> bool:
@@ -39,7 +41,12 @@ class Method:
     @property
     def modules(self) -> tuple[str, ...]:
         """The roots of its code."""
-        return (self.module, self.task) if self.task else (self.module,)
+        return tuple(m for m in (self.module, self.task, self.own_task) if m)
+
+    @property
+    def branched(self) -> Method:
+        """The same, from the finished encoder of another run."""
+        return replace(self, task="birq.train.branch", own_task=self.task)
 
 
 # the probe reads an untrained encoder through them
@@ -65,6 +72,7 @@ METHODS: dict[str, Method] = {
         _from_file("hubert", "HuBERT", "hubert1", "kmeans", (*KMEANS, "kmeans.layer")),
         _from_file("relabel", "BEST-RQ, relabelled", "best_rq", "relabel", (*QUANTIZERS, "relabel.layer")),
         _from_file("relabel2", "BEST-RQ, relabelled twice", "relabel", "relabel", (*QUANTIZERS, "relabel.layer")),
+        _from_file("relabel_birq", "BiRQ, relabelled", "birq", "relabel", (*QUANTIZERS, "relabel.layer")),
         _from_file("phones", "phones (ceiling)", "corpus", "phones", ("model.n_stack",)),
         _from_file("shuffled", "phones shifted in time (floor)", "corpus", "shuffled", ("model.n_stack",)),
     )

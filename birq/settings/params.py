@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from birq.errors import BirqError
 from birq.settings import alphabet as alphabets
-from birq.settings import explain, offline, variants, yamlfile
+from birq.settings import explain, lineage, variants, yamlfile
 from birq.settings.corpora import Corpus
-from birq.settings.methods import METHODS, Method
+from birq.settings.methods import FROM_ANEW, METHODS, Method
 from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
 from birq.settings.study import Study
 
@@ -125,6 +125,9 @@ class Optimisation(Section):
 class Pretrain(Optimisation):
     """Read by every method that trains."""
 
+    unkeyed: ClassVar = Optimisation.unkeyed | {"starts_from"}  # that encoder is an input, and counts by its content
+
+    starts_from: Name  # a method, a name from `variants`, or none
     warmup_steps: Annotated[int, Field(ge=0)]
     mask_start_probability: Annotated[float, Field(gt=0, le=1)]
     mask_span_ms: Positive
@@ -293,7 +296,7 @@ class Params(Section):
         _ = self._runs  # a variant that is not legal is refused here
         if not info.context:  # a variant's labels may come from an encoder of these params, so it is not judged by its own alone
             for name in dict.fromkeys((*self.run.methods, *self.variants, *(name for name, _ in self.study.runs()))):
-                offline.check(self, name)
+                lineage.check(self, name)
         return self
 
     @cached_property
@@ -303,7 +306,12 @@ class Params(Section):
 
     def method(self, run: str) -> Method:
         """The method of a name in run.methods: a row of the table, or the base of a variant."""
-        return METHODS[self.variants[run]["method"] if run in self.variants else run]
+        row = METHODS[self.variants[run]["method"] if run in self.variants else run]
+        return row.branched if row.trains and self.of_run(run).pretrain.starts_from != FROM_ANEW else row
+
+    def starts_from(self, run: str) -> str | None:
+        """The run with whose finished encoder the pre-training of a name in run.methods begins; None: with weights as they are drawn."""
+        return self.of_run(run).pretrain.starts_from if self.method(run).own_task else None
 
     def of_run(self, run: str) -> Params:
         """These params as a name in run.methods reads them: a variant has numbers of its own."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from birq.settings import explain
-from birq.settings.methods import METHODS, Method
+from birq.settings.methods import FROM_ANEW, METHODS, Method
 
 VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method and of its labels
 P = TypeVar("P", bound=BaseModel)  # Params
@@ -29,6 +29,8 @@ def varied(params: P, name: str, variant: dict[str, Any]) -> P:
     where = f"variants.{name}"
     if name in METHODS:
         raise ValueError(f"{where}: is the name of a method; choose another one")
+    if name == FROM_ANEW:
+        raise ValueError(f"{where}: in pretrain.starts_from, that stands for no encoder at all; choose another name")
     if variant.get("method") not in METHODS:
         raise ValueError(f"{where}.method: {variant.get('method')!r} is not a method; legal: {', '.join(METHODS)}")
     method = METHODS[variant["method"]]

@@ -109,6 +109,28 @@ def test_labelled_method_added(project: Project) -> None:
 
 @scenario(
     GROUP,
+    "a run is added that starts from another one's encoder (DVC)",
+    "where that one is there, only the new run is made; where it is not, it is made on the way",
+    computed="pretrain finetune decode score probe report",
+    restored="pretrain finetune decode",
+)
+def test_branch_added(project: Project) -> None:
+    """DVC knows no order of two pre-trainings; the verb has what it begins with made first, whether run.methods names it or not."""
+    project.set("variants={more: {method: best_rq, pretrain.starts_from: best_rq}}", "run.methods=[best_rq, more]")
+    project.dvc()
+    runs = {f"{stage}/more-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")} | {"report"}
+    assert {s.artifact for s in project.said() if s.what == "computing"} == runs
+    project.verify()
+    first = "first: {method: best_rq, pretrain.steps: 3}"
+    project.set(f"variants={{{first}, more: {{method: best_rq, pretrain.starts_from: first}}}}")
+    project.dvc()
+    assert {s.artifact for s in project.said() if s.what == "computing"} >= {"pretrain/first-0", "pretrain/more-0"}
+    project.verify()
+    project.up_to_date()
+
+
+@scenario(
+    GROUP,
     "a param of labels changes (made by Snakemake, then DVC)",
     "the labels and all that learned from them; the verbs of other methods restore",
     computed="labels pretrain finetune decode score probe report",
