@@ -47,12 +47,15 @@ def _frames(source: Source, minutes: float, clusters: int, seed: int) -> np.ndar
 
 
 def make(job: Job, split: Split) -> Making:
+    """The clusters of the view that params name, or of a layer of the encoder that the job has as input. Errors: as `_frames`."""
+    if "pretrain" in job.inputs:
+        return clustered(job, of_layer(job, split, job.read("kmeans.layer")))
+    return clustered(job, of_view(job, split, job.read("kmeans.view"), job.read("model.n_stack")))
+
+
+def clustered(job: Job, source: Source) -> Making:
     """One codebook, whose codes are the clusters. `centres.npy` holds the centres. Errors: as `_frames`."""
     clusters, minutes, seed = job.read("kmeans.clusters"), job.read("kmeans.fit_minutes"), int(job.wildcards["seed"])
-    if "pretrain" in job.inputs:
-        source = of_layer(job, split, job.read("kmeans.layer"))
-    else:
-        source = of_view(job, split, job.read("kmeans.view"), job.read("model.n_stack"))
     x_MD = _frames(source, minutes, clusters, seed)
     model = fitted(x_MD, clusters, seed)
     np.save(job.out / "centres.npy", model.cluster_centers_)

@@ -77,6 +77,7 @@ def _from_file(p: Params, run: str) -> str:
     view = VIEWS[k.view]
     clusters = f"{_number(k.clusters)} k-means clusters of {view} of the input"
     labels = {
+        "cmvn_kmeans": f"prediction of {_number(k.clusters)} k-means clusters of {VIEWS['cmvn']} of the input",
         "hubert1": f"the first iteration of HuBERT (arXiv 2106.07447), whose labels are {clusters}",
         "hubert": f"HuBERT (arXiv 2106.07447) in two iterations, whose labels are {clusters}, then of layer {k.layer} of that encoder",
         "relabel": f"prediction of random codes of layer {layer} of a finished BEST-RQ encoder",

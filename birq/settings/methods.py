@@ -68,6 +68,7 @@ METHODS: dict[str, Method] = {
         Method("birq", "BiRQ", "input and layer codes", ("pretrain", "random_projection", "birq"), "birq.model.objectives"),
         Method("best_rq", "BEST-RQ", "input codes", ("pretrain", "random_projection"), "birq.model.prediction"),
         Method("scratch", "no pre-training", "nothing", QUANTIZERS, "birq.model.quantized", task=None),
+        _from_file("cmvn_kmeans", "k-means of CMVN", "features", "cmvn", (*KMEANS, "model.n_stack")),
         _from_file("hubert1", "HuBERT, 1st iteration", "features", "kmeans", (*KMEANS, "kmeans.view", "model.n_stack")),
         _from_file("hubert", "HuBERT", "hubert1", "kmeans", (*KMEANS, "kmeans.layer")),
         _from_file("relabel", "BEST-RQ, relabelled", "best_rq", "relabel", (*QUANTIZERS, "relabel.layer")),
