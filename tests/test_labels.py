@@ -122,6 +122,14 @@ def test_the_fit_reads_no_more_speech_than_allowed(tmp_path: Path, features: Pat
     assert 0 < few["fitted_frames"] * N_STACK / 100 <= 3 < few["labelled_frames"] * N_STACK / 100
 
 
+def test_clusters_of_normalised_cepstra_are_a_method_of_their_own(tmp_path: Path, features: Path) -> None:
+    """`cmvn_kmeans` is `hubert1` with the view `cmvn`, to the bit, whatever `kmeans.view` says."""
+    named = make(tmp_path / "named", features, "cmvn_kmeans", kmeans__view="log_mel")
+    same, other = (make(tmp_path / view, features, "hubert1", kmeans__view=view) for view in ("cmvn", "cepstra"))
+    assert (named / "codes.npy").read_bytes() == (same / "codes.npy").read_bytes() != (other / "codes.npy").read_bytes()
+    assert np.load(named / "centres.npy").shape == (8, 39) and facts(named)["made"] == facts(same)["made"]
+
+
 def test_the_second_iteration_clusters_a_layer(tmp_path: Path, features: Path, best_rq: Path, split: Split) -> None:
     """The layer of the encoder that the labels come from, on the front end that it was trained with."""
     out = make(tmp_path, features, "hubert", inputs={"pretrain": [best_rq]}, kmeans__layer=2)

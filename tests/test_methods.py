@@ -56,6 +56,7 @@ def test_every_number_follows_params(setting: str, text: str) -> None:
     ("method", "setting", "text"),
     [
         ("hubert1", "kmeans.clusters=100", "100 k-means clusters of cepstra of the input"),
+        ("cmvn_kmeans", "kmeans.clusters=100", "100 k-means clusters of mean and variance normalised cepstra of the input"),
         ("hubert", "kmeans.view=mean_removed", "clusters of mean removed log-mel of the input, then of layer 2"),
         ("hubert", "kmeans.layer=3", "then of layer 3 of that encoder"),
         ("relabel", "relabel.layer=1", "random codes of layer 1 of a finished BEST-RQ encoder"),

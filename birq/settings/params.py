@@ -182,7 +182,7 @@ class Birq(Section):
 
 
 class Kmeans(Section):
-    """The labels of HuBERT: clusters of frames of the input, then of a layer."""
+    """Labels that are clusters of frames, of the input or of a layer."""
 
     clusters: Annotated[int, Field(ge=2, le=65535)]
     fit_minutes: Positive
