@@ -38,7 +38,7 @@ CHECKED = {
 TOLERANCE = 0.05  # of a loss in bf16 with other draws of masks' noise, of Gumbel noise and of the utterances that get labels
 CHECK_AUDIO_SECONDS = 60.0
 IMPORTED = ("birq.stages.pretrain", "birq.stages.labels", "birq.stages.probe", "birq.labels.kmeans", "birq.model.objectives")
-IMPORTED += ("lhotse", "soundfile", "miniaudio", "espeakng_loader", "torchaudio")  # birq imports these late
+IMPORTED += ("lhotse", "soundfile", "miniaudio", "espeakng_loader")  # birq imports these late
 
 
 @dataclass
@@ -88,11 +88,18 @@ def machine() -> dict[str, Any]:
 
 def lacking() -> list[str]:
     """What cannot be imported, and why: asked first, so that no minute is spent before it is known."""
+    from birq.errors import BirqError
+    from birq.speech.resampling import torchaudio
+
     found = []
+    try:
+        torchaudio()  # birq's guarded import of it
+    except BirqError as e:
+        found.append(str(e))
     for name in IMPORTED:
         try:
             importlib.import_module(name)
-        except ImportError as e:
+        except (ImportError, OSError) as e:  # OSError: a library that does not load
             found.append(f"{name}: {e}")
     return found
 
