@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks.harness import ROOT
+from benchmarks.slot import wanted
 from birq.errors import BirqError
 from birq.settings import params, presets
 
@@ -94,7 +95,7 @@ def pack(folder: Path, preset: str | None, settings: list[str], python: str, lac
     if (size := mib(folder)) > most_mib:
         raise BirqError(f"{folder}: {size:.1f} MiB are more than --most-mib {most_mib:g}")
     hours = sum(c.train_hours + c.dev_hours + c.test_hours for c in loaded.corpora.values())
-    runs = len(loaded.run.methods) * len(loaded.run.seeds)
+    runs = len(wanted(loaded))
     return (
         f"{folder}: {size:.1f} MiB, {runs} runs on {hours:.1f} h of speech that is made there; there: sh run.sh --minutes 7 --out RESULTS"
     )
@@ -103,7 +104,7 @@ def pack(folder: Path, preset: str | None, settings: list[str], python: str, lac
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks pack", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--preset", help="of presets/; its run.methods and run.seeds are run, first seed first")
+    parser.add_argument("--preset", help="of presets/; the runs of its study, or without one of run.methods, are made")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="as of `birq preset`; repeatable")
     parser.add_argument("--python", default="3.12", help="of that machine (default: 3.12); '' = it has all of birq's dependencies")
     parser.add_argument("--lacks", action="append", default=[], metavar="NAME", help="a package to carry besides; repeatable")

@@ -4,9 +4,10 @@ CPU's, then pre-trainings with their probes, as many as fit.
     sh run.sh --minutes 7 --out RESULTS
 
 RESULTS/results.json is written anew after every part, whole, and RESULTS/log.txt has what the verbs said: what was done is there whenever
-the machine goes. Runs are those of run.methods, all of the first seed first, several at once, each by birq's own verbs: a model as small
-as the demo's leaves most of a GPU idle. None is begun that would not end in time by the longest so far, and one that the end of the slot
-finds at work stops at a checkpoint. The same command again goes on from there, if the machine still has the folder.
+the machine goes. Runs are those of the study, or without one of run.methods. All of the first seed come first, several at once, each by
+birq's own verbs: a model as small as the demo's leaves most of a GPU idle. None is begun that would not end in time by the longest so
+far, and one that the end of the slot finds at work stops at a checkpoint. The same command again goes on from there, if the machine still
+has the folder.
 """
 
 from __future__ import annotations
@@ -179,9 +180,15 @@ def run(slot: Slot, method: str, seed: int) -> dict[str, Any]:
     return about | {"layers": [row["linear"] for row in found["rows"]], **curves, "probe": found["rows"]}
 
 
+def wanted(params: Params) -> list[tuple[str, int]]:
+    """The runs of the study, or without one those that the report compares, all of the first seed first."""
+    found = params.study.runs() or [(method, seed) for method in params.run.methods for seed in params.run.seeds]
+    return sorted(found, key=lambda one: one[1])
+
+
 def runs(slot: Slot, params: Params, at_once: int) -> None:
     """As many as fit, in turn, `at_once` at a time."""
-    todo = [(method, seed) for seed in params.run.seeds for method in params.run.methods]
+    todo = wanted(params)
     made: list[dict[str, Any]] = []
 
     def work() -> None:

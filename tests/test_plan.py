@@ -106,6 +106,17 @@ def test_encoders_that_only_make_labels_are_planned_and_labels_cost_no_quantizer
     assert 0.8 * best_rq.flops < relabel.flops < best_rq.flops and relabel.activation_gib == best_rq.activation_gib
 
 
+def test_the_study_is_planned_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Its runs, with words or without, and the encoders behind them; never mixed with those of the report."""
+    p = preset(tmp_path, "an4", "study.parts={a: {names: [relabel], seeds: [0, 1]}, b: {names: [birq], seeds: [5], words: true}}")
+    made = plan.make(p, {}, study=True)
+    assert made.jobs["pretrain"] == 5 and made.jobs["labels"] == 2 and made.jobs["finetune"] == made.jobs["score"] == 1
+    assert {t.name for t in made.trainings} >= {"pretrain/best_rq-1", "pretrain/relabel-0", "finetune/birq-5"}
+    assert "study" not in plan.make(p, {}).jobs
+    with pytest.raises(BirqError, match=r"study\.parts is empty"):
+        plan.make(preset(tmp_path, "an4"), {}, study=True)
+
+
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed for any params; what cannot be is an error with the way out."""
     preset(tmp_path, "yodas-ami")

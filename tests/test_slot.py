@@ -17,6 +17,7 @@ from tiny import SMALL
 
 from benchmarks import pack, slot
 from birq.errors import BirqError
+from birq.settings import params
 from birq.settings.params import parse
 
 SPOKEN = {"train_hours": 0.02, "dev_hours": 0.004, "test_hours": 0.004, "n_voices": 10}
@@ -54,6 +55,14 @@ def command(folder: Path, out: Path, minutes: float) -> subprocess.Popen[str]:
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     run = ["sh", str(folder / "run.sh"), "--minutes", str(minutes), "--out", str(out), "--at-once", "2"]
     return subprocess.Popen(run, cwd=folder.parent, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_pack_has_the_runs_of_its_study(tmp_path: Path) -> None:
+    """A preset of the study says in its parts what is compared; a run of two parts is made once."""
+    parts = {"one": {"names": ["birq", "best_rq"], "seeds": [0, 1]}, "two": {"names": ["best_rq"], "seeds": [1, 2], "words": True}}
+    pack.pack(tmp_path / "pack", None, settings(study__parts=parts), "", (), 60.0)
+    loaded = params.load(tmp_path / "pack" / "params.yaml")
+    assert slot.wanted(loaded) == [("birq", 0), ("best_rq", 0), ("birq", 1), ("best_rq", 1), ("best_rq", 2)]
 
 
 def test_a_pack_runs_alone_and_brings_back_probes(tmp_path: Path) -> None:

@@ -156,8 +156,9 @@ def planned(node: Node, utterance_seconds: float, longest_seconds: float) -> Tra
     )
 
 
-def make(params: Params, given_hours: dict[str, float]) -> Plan:
-    """Every figure that depends on params alone. Errors: as `corpus_hours`."""
+def make(params: Params, given_hours: dict[str, float], *, study: bool = False) -> Plan:
+    """Every figure that depends on params alone, of what the report compares, or of the study. Errors: as `corpus_hours`; no study."""
+    nodes = dag.upstream(dag.node("study", {}, params)) if study else dag.nodes(params)
     f, m = params.features, params.model
     shape = Shape(**m.model_dump(), n_mels=f.n_mels)
     hours = corpus_hours(params, given_hours)
@@ -165,7 +166,7 @@ def make(params: Params, given_hours: dict[str, float]) -> Plan:
     total_hours = sum(h for name, h in hours.items() if name in used)
     frames_per_hour = 3600 * 1000 / f.frame_shift_ms
     utterance_seconds, longest_seconds = _utterance_seconds(params)
-    trainings = [t for node in dag.nodes(params) if node.stage.ranks and (t := planned(node, utterance_seconds, longest_seconds))]
+    trainings = [t for node in nodes if node.stage.ranks and (t := planned(node, utterance_seconds, longest_seconds))]
     return Plan(
         corpus_hours={name: h for name, h in hours.items() if name in used},
         utterance_seconds=utterance_seconds,
@@ -173,7 +174,7 @@ def make(params: Params, given_hours: dict[str, float]) -> Plan:
         feature_gib=total_hours * frames_per_hour * f.n_mels * (2 if f.storage == "int16" else 4) / GIB,
         feature_core_hours=total_hours / FEATURE_HOURS_PER_CORE_HOUR,
         trainings=trainings,
-        jobs=dict(Counter(node.stage.name for node in dag.nodes(params))),
+        jobs=dict(Counter(node.stage.name for node in nodes)),
         n_parameters=count_parameters(shape),
     )
 
