@@ -43,6 +43,7 @@ $(BIN)/python:
 	@touch .venv/.installed $@
 
 demo: .venv/.installed
+	@python -m birq plan --time
 	@snakemake --cores $(CORES) --quiet host reason rules
 	@echo
 	@python -m birq table

@@ -134,6 +134,7 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--network-bandwidth", type=float, default=50.0, metavar="GB/S", help="of an all-reduce over nodes (default: 50)")
     p.add_argument("--price", type=float, help="of a GPU-hour, in your currency")
     p.add_argument("--study", action="store_true", help="plan what `snakemake study` makes, instead of what the report compares")
+    p.add_argument("--time", action="store_true", help="time a few steps and print one line: how long what is not in place will take here")
     p.add_argument("--measure", action="store_true", help="time a few steps of every method here; on a GPU, its share of peak is then used")
     p.add_argument("--tune", action="store_true", help="find the largest pretrain.micro_batch_seconds that fits this GPU")
 
@@ -236,6 +237,10 @@ def _plan(args: argparse.Namespace, loaded: params.Params) -> None:
     if args.mfu <= 0 or args.mfu > 1 or min(args.gpus) < 1:
         raise BirqError("--mfu must be above 0 and at most 1, --gpus at least 1")
     machine = plan.Machine(args.gpu, args.mfu, args.gpus_per_node, args.node_bandwidth, args.network_bandwidth, args.price)
+    if args.time:
+        from birq.study import duration
+
+        return print(duration.line(loaded, plan.corpus_hours(loaded, hours), duration.cores_here()))
     made = plan.make(loaded, hours, study=args.study)
     if args.measure or args.tune:
         machine, measured = plan.measured(loaded, made, machine, tune=args.tune)

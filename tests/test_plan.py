@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from tiny import ROOT, batch, params, shape
 from birq.__main__ import main
 from birq.errors import BirqError
 from birq.model.encoder import Encoder
+from birq.pipeline import dag, keys
 from birq.settings import presets
 from birq.settings.params import load
-from birq.study import measure, memory, plan
+from birq.study import duration, measure, memory, plan
 
 MACHINE = plan.Machine()
 
@@ -145,3 +147,39 @@ def test_steps_are_timed_here() -> None:
     made = plan.make(p, {"tones": 1.0})
     machine, lines = plan.measured(p, made, MACHINE, tune=False)
     assert machine == MACHINE and [line.split(":")[0] for line in lines] == [m for m in p.run.methods if m != "scratch"]
+
+
+def test_the_time_of_a_run_is_that_of_its_parts(tmp_path: Path) -> None:
+    """Two methods: two cores halve it, more cores than runs change only what is no run's, a GPU has one run at a time."""
+    p = preset(tmp_path, "synth-1h", "run.methods=[birq, best_rq]", "pretrain.steps=100", "finetune.steps=10")
+    nodes, steps, hours = dag.nodes(p), {"best_rq": 1.0, "birq": 3.0}, {"synth": 0.0}
+
+    def wall(cores: int, gpu: bool = False) -> float:
+        return duration.wall_seconds(nodes, steps, hours, cores, gpu=gpu)
+
+    jobs = {in_run: sum((n.method is not None) == in_run for n in nodes) * duration.JOB_SECONDS for in_run in (True, False)}
+    audio_second = 1.0 / p.pretrain.batch_seconds
+    run = 10 * p.finetune.batch_seconds * duration.FINETUNED_SECOND + duration.PROBED_RUN + duration.DECODED_RUN
+    runs, rest = 100 * (1 + 3) + 2 * run * audio_second + jobs[True], duration.REPORT_SECONDS + jobs[False]
+    assert wall(1) == pytest.approx(runs + rest) and wall(2) == pytest.approx(wall(1) / 2)
+    assert wall(8) == pytest.approx(runs / 2 + rest / 8) and wall(8, gpu=True) == pytest.approx(runs + rest / 8)
+    spoken = duration.wall_seconds(nodes, steps, {"synth": 2.0}, 1, gpu=False) - wall(1)
+    assert spoken == pytest.approx(2 * (duration.SPOKEN_HOUR + duration.FEATURES_HOUR) * audio_second)
+
+
+def test_the_time_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of what is not in place, by steps that are timed here; where all is there, nothing is timed."""
+    preset(
+        tmp_path,
+        "synth-1h",
+        "run.methods=[best_rq]",
+        "model.d_model=16",
+        "pretrain.batch_seconds=10.0",
+        "pretrain.micro_batch_seconds=10.0",
+    )
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["plan", "--time"]) == 0
+    assert re.fullmatch(r"about \d+ min from here on, with .+: a step of BEST-RQ takes \d+\.\d\d s on .*\n", capsys.readouterr().out)
+    monkeypatch.setattr(keys, "in_place", lambda node: True)
+    assert main(["plan", "--time"]) == 0 and "nothing to compute" in capsys.readouterr().out
