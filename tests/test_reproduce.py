@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from birq.errors import BirqError
-from birq.pipeline import reproduce
+from birq.pipeline import environment, reproduce
 from birq.settings import presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,10 +122,11 @@ def test_reasons_of_a_difference(project: Path, record: dict[str, Any]) -> None:
     assert "birq.speech.fbank has changed" in " ".join(reproduce.divergence(other, project / "data"))
     other["code"] = record["code"]
     other["artifacts"]["features/synth"]["device"] = "cuda"
+    here = environment.processor()
     said = reproduce.divergence(other, project / "data")
     assert said[1:] == [
         "first: features/synth",
-        "    params, inputs and code are the recorded ones: software or machine must differ",
+        f"    params, inputs and code are the recorded ones: software or machine must differ (processor {here}, recorded {here})",
         "    made on cpu, recorded on cuda",
     ]
     assert not reproduce.divergence(record, project / "data")
@@ -140,6 +142,36 @@ def test_software_that_differs_is_named() -> None:
         "b: recorded with 2, here none",
         "c: recorded with none, here 3",
     ]
+
+
+def test_another_kind_of_processor_is_a_reason(project: Path, record: dict[str, Any]) -> None:
+    """Wider vector instructions round sums in another order. A record of before processors were recorded says so."""
+    there = {"python": "3.11.1", "machine": "x86_64", "packages": {}}
+    assert reproduce.software_differences(there | {"processor": "AMD EPYC, AVX2"}, there | {"processor": "AMD EPYC, AVX-512"}) == [
+        "processor: recorded with AMD EPYC, AVX2, here AMD EPYC, AVX-512"
+    ]
+    assert reproduce.software_differences(there, there | {"processor": "AMD EPYC, AVX-512"}) == []
+    assert record["software"]["processor"] == environment.processor()
+    other = json.loads(json.dumps(record))
+    other["artifacts"]["corpus/synth"]["digest"] = "0" * 64
+    other["software"]["processor"] = "a slide rule"
+    said = reproduce.divergence(other, project / "data")
+    assert said[2].endswith("recorded a slide rule); on another kind of processor sums are rounded in another order, and bits differ")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("model name\t: AMD  EPYC\nflags\t\t: fpu avx avx2 avx512f\n", "AMD EPYC, AVX-512"),
+        ("model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu sse2 avx2\n", "Intel(R) Xeon(R), AVX2"),
+        ("processor\t: 0\nFeatures\t: fp asimd sve\n", "{machine}, SVE"),
+        ("model name\t: Old\nflags\t\t: fpu sse\n", "Old"),
+    ],
+)
+def test_a_processor_is_model_and_vector_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, named: str) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(environment, "CPUINFO", tmp_path / "cpuinfo")
+    assert environment.processor.__wrapped__() == named.format(machine=platform.machine())
 
 
 def test_a_record_names_a_commit(project: Path, birq_there: Birq, record: dict[str, Any]) -> None:

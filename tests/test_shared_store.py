@@ -27,9 +27,9 @@ uid, groups, umask = int(sys.argv[1]), [int(g) for g in sys.argv[2].split(",") i
 sys.argv[:] = ["toy.py", *sys.argv[4:]]
 sys.path.insert(0, "")
 import toy
-from birq.pipeline import artifact, dag, references, sharing, stage, store, verify, why
+from birq.pipeline import dag, environment, references, sharing, stage, store, verify, why
 from birq.settings import params
-artifact.environment(), params.load()  # and the codecs that reading takes
+environment.environment(), params.load()  # and the codecs that reading takes
 os.setgroups(groups), os.setgid(uid), os.setuid(uid), os.umask(umask)
 sys.exit(toy.main())
 """

@@ -6,19 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import secrets
 import shutil
-import socket
 import stat
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from birq import __version__
 from birq.errors import BirqError
-from birq.pipeline import git, sharing
+from birq.pipeline import sharing
 from birq.pipeline.dag import PROVENANCE, Node
 from birq.pipeline.hashes import sha256_file, sha256_files
 
@@ -26,19 +23,6 @@ _NOT_CONTENT = frozenset({PROVENANCE, ".snakemake_timestamp"})
 # files about the course of a run, not its result; they stay out of the digest
 VOLATILE = frozenset({*_NOT_CONTENT, "timing.jsonl"})
 FORMAT = 3  # of provenance.json; raised when an older birq could misread it
-PACKAGES = (
-    "torch",
-    "torchaudio",
-    "lhotse",
-    "sentencepiece",
-    "jiwer",
-    "pyarrow",
-    "numpy",
-    "safetensors",
-    "espeakng-loader",
-    "soundfile",
-    "scikit-learn",
-)
 
 
 class NewerFormatError(BirqError):
@@ -276,27 +260,3 @@ def store(out: Path, stored: Path, record: dict[str, Any]) -> None:
             return
     with _beside(stored) as near:  # a store on another disk
         shutil.copytree(out, near, dirs_exist_ok=True)
-
-
-def environment() -> dict[str, Any]:
-    """The machine, software and commit of a run, for its provenance."""
-    return {
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "packages": {p: v for p in PACKAGES if (v := _version(p))},
-        "git": _commit(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> dict[str, Any] | None:
-    commit, changes = git.answer("rev-parse", "HEAD"), git.answer("status", "--porcelain")
-    return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}

@@ -18,6 +18,7 @@ from typing import Any
 from birq import __version__, files
 from birq.errors import BirqError
 from birq.pipeline import artifact, dag, locations, verify, why
+from birq.pipeline.environment import processor
 from birq.pipeline.git import answer, git
 from birq.settings import params, presets, yamlfile
 
@@ -34,7 +35,7 @@ Say = Callable[[str], None]
 
 
 def software(lock: Path) -> dict[str, Any]:
-    """Python, kind of machine, and the installed version of every package that the lock file names."""
+    """Python, kind of machine and processor, and the installed version of every package that the lock file names."""
     names = re.findall(r"^([A-Za-z0-9_.-]+)==", lock.read_text(encoding="utf-8"), flags=re.M)
     versions = {}
     for name in names:
@@ -42,12 +43,12 @@ def software(lock: Path) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # for another platform, or not needed on this one
             continue
-    return {"python": platform.python_version(), "machine": platform.machine(), "packages": versions}
+    return {"python": platform.python_version(), "machine": platform.machine(), "processor": processor(), "packages": versions}
 
 
 def software_differences(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """The differences, a line each. A package that only one side has is named too: it may be a dependency of another build of torch."""
-    pairs = [(k, recorded[k], here[k]) for k in ("python", "machine")]
+    pairs = [(k, recorded[k], here[k]) for k in ("python", "machine", "processor") if k in recorded]  # older records name no processor
     both = recorded["packages"].keys() | here["packages"].keys()
     pairs += [(n, recorded["packages"].get(n), here["packages"].get(n)) for n in sorted(both)]
     return [f"{name}: recorded with {old or 'none'}, here {new or 'none'}" for name, old, new in pairs if old != new]
@@ -227,11 +228,18 @@ def divergence(recorded: dict[str, Any], data: Path) -> list[str]:
             continue
         unlike.append(name)
         if not first:
-            reasons = _reasons(name, recorded, made) or ["params, inputs and code are the recorded ones: software or machine must differ"]
+            reasons = _reasons(name, recorded, made) or [_elsewhere(recorded)]
             if (device := made["notes"].get("device")) != old["device"]:
                 reasons.append(f"made on {device}, recorded on {old['device']}")
             first = [f"first: {name}", *(f"    {r}" for r in reasons)]
     return [f"{len(unlike)} of {len(recorded['artifacts'])} artifacts differ from the recorded ones", *first] if unlike else []
+
+
+def _elsewhere(recorded: dict[str, Any]) -> str:
+    """The reason that is left where params, inputs and code are the recorded ones."""
+    then = recorded["software"].get("processor", "unknown")
+    how = "; on another kind of processor sums are rounded in another order, and bits differ" if then != processor() else ""
+    return f"params, inputs and code are the recorded ones: software or machine must differ (processor {processor()}, recorded {then}){how}"
 
 
 def _by_run(metrics: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:

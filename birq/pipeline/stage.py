@@ -18,7 +18,7 @@ from typing import Any
 
 from birq import __version__, ranks
 from birq.errors import BirqError
-from birq.pipeline import artifact, code, dag, keys, locations, sharing
+from birq.pipeline import artifact, code, dag, environment, keys, locations, sharing
 from birq.pipeline.dag import Node
 from birq.pipeline.locking import lock
 from birq.progress import say as say_line
@@ -302,7 +302,7 @@ def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -
         "wall_seconds": round(seconds(), 3),
         "input_seconds": round(_input_seconds(job.node), 3),
         "notes": job.notes,
-        "environment": artifact.environment(),
+        "environment": environment.environment(),
     }
     artifact.store(job.out, stored, record)
     artifact.remove(work)

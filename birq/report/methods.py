@@ -5,7 +5,7 @@ from __future__ import annotations
 from birq import __version__
 from birq.errors import BirqError
 from birq.evaluate.compare import MIN_SEEDS
-from birq.pipeline import artifact, dag
+from birq.pipeline import artifact, dag, environment
 from birq.report.words import listed
 from birq.settings.corpora import SynthCorpus
 from birq.settings.methods import FROM_ANEW
@@ -143,7 +143,7 @@ def _software(p: Params) -> str:
     try:
         made = artifact.read_provenance(dag.nodes(p, "finetune")[0].folder)
     except BirqError:  # nothing was made yet: what would make it
-        made = {"birq": __version__, "environment": artifact.environment(), "notes": {}}
+        made = {"birq": __version__, "environment": environment.environment(), "notes": {}}
     e = made["environment"]
     versions = [f"{CITED.get(name, name)} {version}" for name, version in e["packages"].items()]
     commit = f", commit {e['git']['commit'][:12]}{' with changes' if e['git']['dirty'] else ''}" if e.get("git") else ""

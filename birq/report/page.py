@@ -41,7 +41,8 @@ def _environments(facts: Facts) -> dict[str, str]:
 
 def describe(env: dict[str, Any]) -> str:
     packages = " ".join(f"{p} {v}" for p, v in env["packages"].items())
-    return f"Python {env['python']}, {env['machine']}, {env['cpus']} CPUs: {packages}"
+    kind = env.get("processor") or env["machine"]  # older records name no processor
+    return f"Python {env['python']}, {kind}, {env['cpus']} CPUs: {packages}"
 
 
 def _params(facts: Facts) -> str:
