@@ -80,11 +80,11 @@ def machine() -> dict[str, Any]:
     import torch
 
     from birq import __version__
-    from birq.pipeline import artifact
+    from birq.pipeline import environment
     from birq.train.runtime.devices import name_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return artifact.environment() | {"birq": __version__, "device": name_of(device)}
+    return environment.environment() | {"birq": __version__, "device": name_of(device)}
 
 
 def lacking() -> list[str]:

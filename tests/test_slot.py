@@ -92,7 +92,7 @@ def test_the_end_of_the_slot_stops_what_runs(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "python").chmod(0o755)
     slot.runs(here, p, 2)
     found = json.loads((tmp_path / "results.json").read_text())
-    assert [(r["form"], r["state"], r["status"]) for r in found["runs"]] == [(m, "stopped", -signal.SIGTERM) for m in ("birq", "best_rq")]
+    assert {(r["form"], r["state"], r["status"]) for r in found["runs"]} == {(m, "stopped", -signal.SIGTERM) for m in ("birq", "best_rq")}
     assert found["left"] == ["scratch-0"] and "not begun: scratch-0" in slot.table(found)
 
 
