@@ -8,7 +8,7 @@ from typing import Any
 
 from birq.evaluate.compare import MIN_SEEDS
 from birq.report.study import compare
-from birq.report.study.compare import CEILING, CER, DEV_LOSS, OF_LAYER, PROBE, WER, Form, Measure, Part
+from birq.report.study.compare import ABX_ACROSS, CEILING, CER, DEV_LOSS, OF_LAYER, PROBE, WER, Form, Measure, Part
 from birq.report.tables import grid, pipes
 from birq.report.words import listed, points
 
@@ -110,9 +110,14 @@ def others(part: Part) -> Table | None:
     measures = [m for m in OF_LAYER if part.measured(m)]
     if not measures:
         return None
-    rows = [[*_who(f), *(number(f.mean(m, part.layer), m) for m in measures)] for f in part.forms]
+    compared = ABX_ACROSS in measures and part.base is not None
+    rows = [
+        [*_who(f), *(number(f.mean(m, part.layer), m) for m in measures), *([less(part, f, ABX_ACROSS)] if compared else [])]
+        for f in part.forms
+    ]
+    head = [*WHO, *(m.title for m in measures), *([f"ABX across {_unit(part)}"] if compared else [])]
     note = "ABX: errors, 0 is perfect, 50 is chance. Codes are those of a random codebook on the layer; repeats: neighbours with one code."
-    return Table(f"{part.name}: layer {part.layer} by other measures", [*WHO, *(m.title for m in measures)], rows, 2, [note])
+    return Table(f"{part.name}: layer {part.layer} by other measures", head, rows, 2, [note])
 
 
 def words(part: Part) -> Table | None:
@@ -154,7 +159,7 @@ def statements(part: Part) -> list[str]:
     groups = {
         "above": [name for name, d in found if d.low > 0],
         "below": [name for name, d in found if d.high < 0],
-        "not told apart from": [name for name, d in found if d.low <= 0 <= d.high],
+        "no significant difference from": [name for name, d in found if d.low <= 0 <= d.high],
     }
     where = f"{part.name}, linear phone probe, layer {part.layer}"
     said = [f"{word} {part.against}: {listed(names)}" for word, names in groups.items() if names]
