@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,18 +77,29 @@ def test_timing_is_not_content(toy_project: Path, toy) -> None:
 
 
 def test_two_at_once_compute_once(toy_project: Path, environment: dict[str, str]) -> None:
-    """The second run waits for the lock, says so, and finds the work done."""
+    """The second run waits for the lock, says so, and finds the work done. The first one stands still until then, however slow the machine."""
     run = [sys.executable, "toy.py", "first"]
-    env = environment | {"TOY_SLEEP": "2"}
-    both = [subprocess.Popen(run, cwd=toy_project, env=env, stderr=subprocess.PIPE, text=True)]
-    log = toy_project / "steps.log"
-    while not log.exists() and both[0].poll() is None:  # the first one holds the lock, for some seconds yet
-        time.sleep(0.02)
-    both.append(subprocess.Popen(run, cwd=toy_project, env=env, stderr=subprocess.PIPE, text=True))
-    said = [p.communicate(timeout=60)[1] for p in both]
-    assert [p.returncode for p in both] == [0, 0]
+    logs = [toy_project / f"{n}.txt" for n in ("first", "second")]
+
+    def start(log: Path) -> subprocess.Popen[str]:
+        with open(log, "w") as f:
+            return subprocess.Popen(run, cwd=toy_project, env=environment | {"TOY_SLEEP": "0.2"}, stderr=f, text=True)
+
+    def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+        ends = time.monotonic() + 60
+        while not there() and process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.02)
+
+    first = start(logs[0])
+    until((toy_project / "steps.log").exists, first)  # it holds the lock
+    first.send_signal(signal.SIGSTOP)
+    second = start(logs[1])
+    until(lambda: "waiting" in logs[1].read_text(), second)
+    first.send_signal(signal.SIGCONT)
+    assert [p.wait(timeout=60) for p in (first, second)] == [0, 0]
+    said = [log.read_text() for log in logs]
     assert ["computing" in s for s in said] == [True, False]
-    assert f"waiting: process {both[0].pid} on " in said[1]
+    assert f"waiting: process {first.pid} on " in said[1]
     assert (toy_project / "steps.log").read_text().count("\n") == 5
 
 

@@ -1,4 +1,4 @@
-"""The study: its params, its place in the DAG, its statistics, its record and its page. tests/pipeline/test_study.py runs it."""
+"""The study: its params, its place in the DAG, its statistics, its record and its page. tests/pipeline/test_study_runs.py runs it."""
 
 from __future__ import annotations
 
