@@ -28,7 +28,11 @@ SLOW |= {"test_pretended", "test_slot", "test_speed", "test_train", "test_workfl
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-docs", action="store_true", help="write the tables of docs/workflow.md (tests/pipeline) and docs/study.md (tests/test_study.py)")
+    parser.addoption(
+        "--write-docs",
+        action="store_true",
+        help="write the tables of docs/workflow.md (tests/pipeline) and docs/study.md (tests/test_study.py)",
+    )
     parser.addoption("--real-commands", action="store_true", help="every command with imports of its own, no fork server (tests/forked.py)")
 
 
