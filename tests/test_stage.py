@@ -77,7 +77,7 @@ def test_timing_is_not_content(toy_project: Path, toy) -> None:
 
 
 def test_two_at_once_compute_once(toy_project: Path, environment: dict[str, str]) -> None:
-    """The second run waits for the lock, says so, and finds the work done. The first one stands still until then, however slow the machine."""
+    """The second run waits for the lock, says so, and finds the work done. The first one stands still until then: a machine may be slow."""
     run = [sys.executable, "toy.py", "first"]
     logs = [toy_project / f"{n}.txt" for n in ("first", "second")]
 
