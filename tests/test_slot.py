@@ -68,7 +68,7 @@ def test_a_pack_has_the_runs_of_its_study(tmp_path: Path) -> None:
 def test_a_pack_runs_alone_and_brings_back_probes(tmp_path: Path) -> None:
     """In a fresh process and folder: speech is made, both forms are trained and probed, the encoder that one starts from once."""
     folder = packed(tmp_path / "pack")
-    said, _ = command(folder, Path("found"), 5).communicate(timeout=280)
+    said, _ = command(folder, Path("found"), 20).communicate(timeout=1200)
     found = json.loads((tmp_path / "found" / "results.json").read_text())
     assert found["machine"]["birq"] == "0.0.0+packed", said
     assert {(r["form"], r["state"]) for r in found["runs"]} == {("best_rq", "done"), ("more", "done")} and found["left"] == [], said
@@ -78,7 +78,7 @@ def test_a_pack_runs_alone_and_brings_back_probes(tmp_path: Path) -> None:
     log = (tmp_path / "found" / "log.txt").read_text()
     assert log.count("pretrain/best_rq-0: computing") == 1 and "more-0" in said
     # the same command again finds all in place
-    command(folder, Path("again"), 5).communicate(timeout=280)
+    command(folder, Path("again"), 20).communicate(timeout=1200)
     assert "computing" not in (tmp_path / "again" / "log.txt").read_text()
     assert json.loads((tmp_path / "again" / "results.json").read_text())["runs"][0]["layers"] == found["runs"][0]["layers"]
 
