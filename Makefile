@@ -43,7 +43,7 @@ $(BIN)/python:
 	@touch .venv/.installed $@
 
 demo: .venv/.installed
-	@python -m birq plan --time
+	@python -m birq plan --time $(if $(filter-out all,$(CORES)),--cores $(CORES))
 	@snakemake --cores $(CORES) --quiet host reason rules
 	@echo
 	@python -m birq table

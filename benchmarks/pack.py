@@ -4,8 +4,8 @@
     sh PACK/run.sh --minutes 7 --out RESULTS                           # RESULTS/results.json grows with every run
 
 In it: the code, params.yaml, and the wheels of what such a machine lacks beside PyTorch, in the versions that are installed here. The
-speech is not: features of the demo's 5.2 hours are 284 MiB, while all wheels, espeak-ng's among them, are 18 MiB. Made
-there, they are the same to the byte, and a preset may ask for more hours at no more bytes to copy.
+speech is made there, from the same seed: features of the demo's 5.2 hours are 284 MiB, all wheels, espeak-ng's among them, 18 MiB.
+So a preset may ask for more hours at no more bytes to copy. Another processor rounds the speech's last bits otherwise.
 """
 
 from __future__ import annotations

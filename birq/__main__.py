@@ -135,6 +135,7 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--price", type=float, help="of a GPU-hour, in your currency")
     p.add_argument("--study", action="store_true", help="plan what `snakemake study` makes, instead of what the report compares")
     p.add_argument("--time", action="store_true", help="time a few steps and print one line: how long what is not in place will take here")
+    p.add_argument("--cores", type=int, metavar="N", help="with --time: that Snakemake gets (default: all)")
     p.add_argument("--measure", action="store_true", help="time a few steps of every method here; on a GPU, its share of peak is then used")
     p.add_argument("--tune", action="store_true", help="find the largest pretrain.micro_batch_seconds that fits this GPU")
 
@@ -234,13 +235,13 @@ def _plan(args: argparse.Namespace, loaded: params.Params) -> None:
         if not value.replace(".", "", 1).isdigit():
             raise BirqError(f"--hours {given}: must be CORPUS=HOURS, such as yodas=5000")
         hours[name] = float(value)
-    if args.mfu <= 0 or args.mfu > 1 or min(args.gpus) < 1:
-        raise BirqError("--mfu must be above 0 and at most 1, --gpus at least 1")
+    if args.mfu <= 0 or args.mfu > 1 or min(args.gpus) < 1 or (args.cores is not None and args.cores < 1):
+        raise BirqError("--mfu must be above 0 and at most 1, --gpus and --cores at least 1")
     machine = plan.Machine(args.gpu, args.mfu, args.gpus_per_node, args.node_bandwidth, args.network_bandwidth, args.price)
     if args.time:
         from birq.study import duration
 
-        return print(duration.line(loaded, plan.corpus_hours(loaded, hours), duration.cores_here()))
+        return print(duration.line(loaded, plan.corpus_hours(loaded, hours), args.cores))
     made = plan.make(loaded, hours, study=args.study)
     if args.measure or args.tune:
         machine, measured = plan.measured(loaded, made, machine, tune=args.tune)

@@ -181,5 +181,7 @@ def test_the_time_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     capsys.readouterr()
     assert main(["plan", "--time"]) == 0
     assert re.fullmatch(r"about \d+ min from here on, with .+: a step of BEST-RQ takes \d+\.\d\d s on .*\n", capsys.readouterr().out)
+    assert main(["plan", "--time", "--cores", "1"]) == 0 and "with 1 core:" in capsys.readouterr().out
+    assert main(["plan", "--time", "--cores", "0"]) == 2 and "--cores at least 1" in capsys.readouterr().err
     monkeypatch.setattr(keys, "in_place", lambda node: True)
     assert main(["plan", "--time"]) == 0 and "nothing to compute" in capsys.readouterr().out

@@ -52,13 +52,9 @@ def mean_removed(x_BTV: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Te
 
 def variance_normalised(x_BTV: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
     """Zero mean and unit variance of every value over each utterance or window; zeros beyond the ends. What does not vary is 0."""
-    centred_BTV = mean_removed(x_BTV, lengths_B, window_frames)
-    mean_BTV = _mean(x_BTV, lengths_B, window_frames)
-    # of the distance from the utterance's mean, which is small: squares of the values themselves would lose digits
-    offset_BTV = mean_removed(x_BTV, lengths_B)
-    shift_BTV = mean_BTV - _mean(x_BTV, lengths_B, 0)
-    variance_BTV = _mean(offset_BTV.double().square(), lengths_B, window_frames) - shift_BTV.square()
-    return centred_BTV * (variance_BTV.clamp_min(0) + LEAST_VARIANCE).rsqrt().to(x_BTV.dtype)
+    variance_BTV = _mean(x_BTV.double().square(), lengths_B, window_frames) - _mean(x_BTV, lengths_B, window_frames).square()
+    scale_BTV = (variance_BTV.clamp_min(0) + LEAST_VARIANCE).rsqrt().to(x_BTV.dtype)
+    return mean_removed(x_BTV, lengths_B, window_frames) * scale_BTV
 
 
 def cosine_table(n_mels: int, n_cepstra: int, device: torch.device) -> Tensor:

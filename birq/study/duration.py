@@ -22,11 +22,6 @@ SPOKEN_HOUR, FEATURES_HOUR = 7400.0, 1500.0  # synthesis of an hour; log-mel of 
 JOB_SECONDS, REPORT_SECONDS = 2.5, 12.0  # start and end of a process; figures and page
 
 
-def cores_here() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def seconds_of_steps(params: Params, runs: list[Node]) -> dict[str, float]:
     """Seconds of a step of every one of these pre-trainings, by name, and of BEST-RQ's: timed here."""
     out = {}
@@ -67,8 +62,9 @@ def wall_seconds(nodes: list[Node], steps: dict[str, float], hours: dict[str, fl
     return spread[False] / cores + spread[True] / at_once
 
 
-def line(params: Params, hours: dict[str, float], cores: int) -> str:
-    """The estimate for what is not in place, in one line."""
+def line(params: Params, hours: dict[str, float], cores: int | None) -> str:
+    """The estimate for what is not in place, in one line. cores: None for all that this process may use."""
+    cores = cores or len(os.sched_getaffinity(0))
     nodes = [n for n in dag.nodes(params) if not keys.in_place(n)]
     if not nodes:
         return "everything is in place: `snakemake` has nothing to compute"

@@ -74,7 +74,7 @@ def row(project: Params, part: str, name: str, seed: int, present: Present) -> t
             "dirty": (environment["git"] or {}).get("dirty"),
             "accepted": [stage for stage, record in records.items() if "accepted" in record],
             "device": records["pretrain"]["notes"].get("device"),
-            "machine": environment["machine"],
+            "machine": environment.get("processor") or environment["machine"],  # older records name no processor
             "cpus": environment["cpus"],
             "torch": environment["packages"].get("torch"),
         },
