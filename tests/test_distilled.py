@@ -160,7 +160,7 @@ def test_before_it_begins_a_run_is_one_without_it(tmp_path: Path, features: Path
 
 
 def test_the_further_codebook_learns_the_layers_similarities() -> None:
-    """Frames that wander, a layer that is a copy of them: D falls by more than a quarter, by the codes and by the labels that follow them."""
+    """Frames that wander, and a layer that is a copy of them: D falls by more than a quarter, by codes and by labels that follow them."""
     q = RandomQuantizer(12, 8, 16, 1, noise(1))
     book, frames_BT = DistilledCodebook(q, 16, 4), torch.ones(6, 40).bool()
     z_BTD = torch.randn(6, 40, 12, generator=noise()).cumsum(1)

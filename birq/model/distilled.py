@@ -47,7 +47,7 @@ class DistilledCodebook(nn.Module):
             return argmax((view_AS.float() @ quantizer.projection[0]) @ self.codes().T)
 
     def distances(self, y_BT: Tensor, layers: list[Tensor], frames_BT: Tensor) -> Tensor:
-        """The parts of D of each utterance, [B], with gradient to E alone. `layers`: outputs [B, T, D]; `frames_BT`: which frames count, bool.
+        """The parts of D of each utterance, [B], with gradient to E alone. `layers`: [B, T, D] each; `frames_BT`: those that count, bool.
 
         An utterance without such a frame has 0.
         """

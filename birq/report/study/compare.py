@@ -15,7 +15,7 @@ from birq.report.study.record import Record
 from birq.report.study.rows import Row
 from birq.report.words import mean
 
-CEILING = "phones"
+CEILING, FLOOR = "phones", "shuffled"
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,20 @@ def ceiling_share(part: Part, form: Form, measure: Measure) -> float | None:
         return None
     x, base, high = (mean([v[seed] for seed in sorted(seeds)]) for v in values)
     return None if high == base else (x - base) / (high - base)
+
+
+def student_share(part: Part, form: Form, measure: Measure) -> Difference | None:
+    """What a form's labels add to the base's, over all that labels can add: (form − base) / (phones − shuffled), by seed.
+
+    A share without unit, so that measures and corpora compare. None for the base itself, and without a seed that all four have.
+    """
+    four = (form, part.base, part.form(CEILING), part.form(FLOOR))
+    if form is part.base or None in four:
+        return None
+    x, base, high, low = (f.values(measure, part.layer) if f else {} for f in four)
+    seeds = sorted(set(x) & set(base) & set(high) & set(low))
+    shares = {s: (x[s] - base[s]) / (high[s] - low[s]) for s in seeds if high[s] != low[s]}
+    return difference(shares, dict.fromkeys(shares, 0.0), part.confidence)
 
 
 @dataclass(frozen=True)
