@@ -231,6 +231,39 @@ def test_a_part_without_phone_times_is_told_by_words() -> None:
     assert sorted(figures.of_part(parts[0])) == ["final-wer-cost", "final-wer-differences"]
 
 
+def test_labels_at_the_end_of_training_are_a_table_where_they_are_known() -> None:
+    """Means over seeds, by hand; runs that were recorded without them, and forms without training, are left out."""
+    rows = copy.deepcopy(WORDS)
+    assert "labels at the end" not in tables.text(compare.parts(made(rows)))
+    for r in rows:
+        if r["form"] == "birq" and r["seed"] < 2:
+            r["training"] = {"enhanced_perplexity": 10.0 + 4 * r["seed"], "anchor_perplexity": 60.0, "masked_accuracy": 0.25}
+        if r["form"] == "scratch":
+            r["training"] = {}
+    (part,) = compare.parts(made(rows))
+    table = tables.training(part)
+    assert table.head[3:] == ["perplexity, enhanced", "perplexity, predicted", "masked accuracy %"]
+    assert [list(cells) for cells in table.rows] == [["birq", "", "2", "12.0", "60.0", "25.0"]]
+    assert table.title in tables.text([part]) and table.title in page.render([part])
+
+
+def test_word_errors_by_labelled_minutes_have_a_line_a_form() -> None:
+    """Variants that differ in their minutes alone are one form; where all have the same minutes there is nothing to draw."""
+    found = made([row(form, s, 0.5, wer) for form, wer in (("best_rq", 0.4), ("best_rq_10", 0.6), ("birq", 0.5)) for s in (0, 1)])
+    about = found["parts"]["final"]
+    assert figures.by_minutes(compare.parts(found)[0]) is None
+    about["params"]["finetune.labelled_minutes"] = 60.0
+    about["forms"]["best_rq_10"] = {"method": "best_rq", "changed": {"finetune.labelled_minutes": 10.0}}
+    (part,) = compare.parts(found)
+    drawn = figures.by_minutes(part)["data"]["values"]
+    assert {(v["form"], v["minutes"], v["value"]) for v in drawn} == {
+        ("best_rq", 60.0, 40.0),
+        ("best_rq", 10.0, 60.0),
+        ("birq", 60.0, 50.0),
+    }
+    assert "final-minutes" in figures.of_part(part)
+
+
 def test_correlations_are_over_all_runs_that_are_scored() -> None:
     """dev loss was made twice the WER: both correlations are 1. The probe falls as WER rises; what never changes has none."""
     (part,) = compare.parts(made([*WORDS, row("birq", 9, 0.55)]))

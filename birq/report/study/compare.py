@@ -20,13 +20,14 @@ CEILING, FLOOR = "phones", "shuffled"
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a run: of its layer, or of the words that it recognised."""
+    """A figure of a run: of its layer, of its labels in training, or of the words that it recognised."""
 
     key: str
     title: str
     percent: bool = True
     digits: int = 1
     words: bool = False
+    training: bool = False
 
 
 PROBE = Measure("linear", "linear probe %")
@@ -38,6 +39,12 @@ REPEATS = Measure("repeat_share", "repeats %")
 OF_LAYER = (ABX_WITHIN, ABX_ACROSS, KMEANS_PNMI, PNMI, RANK, REPEATS)
 WER, CER = Measure("wer", "WER %", words=True), Measure("cer", "CER %", words=True)
 DEV_LOSS = Measure("dev_loss", "dev loss, nats per character", percent=False, digits=3, words=True)
+IN_TRAINING = (
+    Measure("enhanced_perplexity", "perplexity, enhanced", percent=False, training=True),
+    Measure("anchor_perplexity", "perplexity, predicted", percent=False, training=True),
+    Measure("label_fidelity", "label fidelity %", training=True),
+    Measure("masked_accuracy", "masked accuracy %", training=True),
+)
 EXPLAINING = (PROBE, *OF_LAYER, DEV_LOSS)  # what might go with WER
 
 
@@ -45,6 +52,8 @@ def value(row: Row, measure: Measure, layer: int) -> float | None:
     """A run's figure; None where it was not taken."""
     if measure.words:
         return (row["words"] or {}).get(measure.key)
+    if measure.training:
+        return row.get("training", {}).get(measure.key)  # runs that were recorded earlier have none
     return next((of_layer.get(measure.key) for of_layer in row["layers"] if of_layer["layer"] == layer), None)
 
 

@@ -21,6 +21,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 120, 84
 NAME_SHOWN = 26  # characters over a panel
 ROW = 19  # pixels of a form in a list
 LABEL = 13  # pixels of a line of text
+MINUTES = "finetune.labelled_minutes"
 Dot = dict[str, Any]
 
 
@@ -177,10 +178,31 @@ def wer_by_probe(part: Part) -> dict[str, Any]:
     return _plane(part.forms, point, title, "one dot a run; large dots are means over seeds", x, "WER (%)")
 
 
+def by_minutes(part: Part) -> dict[str, Any] | None:
+    """WER by labelled minutes: a line a form, a dot a run. None where all forms have the same minutes."""
+    rows: list[Dot] = []
+    for form in part.forms:
+        others = sorted((key, str(found)) for key, found in form.changed.items() if key != MINUTES)
+        minutes = form.changed.get(MINUTES, part.params.get(MINUTES))
+        who = {"form": ", ".join([form.method, *(f"{key.rpartition('.')[2]} {found}" for key, found in others)]), "minutes": minutes}
+        rows += [who | {"value": 100 * v} for v in form.values(WER, part.layer).values() if minutes]
+    if len({r["minutes"] for r in rows}) < 2:
+        return None
+    x = alt.X("minutes:O", title="minutes of transcribed speech, or all there is if that is less", axis=alt.Axis(labelAngle=0))
+    y = alt.Y("value:Q", title="WER (%)", scale=alt.Scale(zero=False, nice=True))
+    colour = alt.Color("form:N", title=None, sort=None, scale=alt.Scale(range=list(PALETTE)), legend=charts.legend(columns=4))
+    base = alt.Chart(charts.data(rows)).encode(x=x, y=y, color=colour)
+    drawn = alt.layer(base.mark_point(filled=True, size=18, opacity=0.5), base.encode(y="mean(value):Q").mark_line(strokeWidth=1.8))
+    return charts.finish(
+        drawn, f"{part.name}: word error rate by labelled minutes", "dots are runs, lines are means over seeds", height=260
+    )
+
+
 def of_part(part: Part) -> dict[str, str]:
     """A part's figures as SVG, by name."""
     probed, spoken = part.measured(PROBE), part.measured(WER)
     drawn = {"layers": by_layer(part), "differences": differences(part), "cost": cost(part)} if probed else {}
     drawn |= {"wer-differences": differences(part, WER), "wer-cost": cost(part, WER)} if spoken else {}
     drawn |= {"wer": wer_by_probe(part)} if probed and spoken else {}
+    drawn |= {"minutes": found} if spoken and (found := by_minutes(part)) else {}
     return {f"{part.name}-{name}": charts.svg(spec) for name, spec in drawn.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from birq.evaluate.compare import MIN_SEEDS
 from birq.report.study import compare
-from birq.report.study.compare import ABX_ACROSS, CEILING, CER, DEV_LOSS, FLOOR, OF_LAYER, PROBE, WER, Form, Measure, Part
+from birq.report.study.compare import ABX_ACROSS, CEILING, CER, DEV_LOSS, FLOOR, IN_TRAINING, OF_LAYER, PROBE, WER, Form, Measure, Part
 from birq.report.tables import grid, pipes
 from birq.report.words import listed, points
 
@@ -137,6 +137,17 @@ def others(part: Part) -> Table | None:
     return Table(f"{part.name}: layer {part.layer} by other measures", head, rows, 2, [note])
 
 
+def training(part: Part) -> Table | None:
+    """Labels at the end of pre-training, of the forms that have the figures: have they collapsed, and how well are they predicted?"""
+    measures = [m for m in IN_TRAINING if part.measured(m)]
+    if not measures:
+        return None
+    forms = [f for f in part.forms if any(f.values(m, part.layer) for m in measures)]
+    rows = [[*_who(f, measures[-1], part.layer), *(number(f.mean(m, part.layer), m) for m in measures)] for f in forms]
+    note = "Over the masked frames of the last line of the curve, mean over seeds. Predicted: the anchoring labels, or those of the file."
+    return Table(f"{part.name}: labels at the end of pre-training", [*WHO, *(m.title for m in measures)], rows, 2, [note])
+
+
 def words(part: Part) -> Table | None:
     """Error rates after fine-tuning, and the difference in WER."""
     forms = sorted((f for f in part.forms if f.values(WER, part.layer)), key=lambda f: f.mean(WER, part.layer) or 0.0)
@@ -172,7 +183,7 @@ def explained(parts: list[Part]) -> Table | None:
 
 def of_part(part: Part) -> list[Table]:
     """A part's tables."""
-    return [t for t in (probe(part), others(part), words(part)) if t]
+    return [t for t in (probe(part), others(part), training(part), words(part)) if t]
 
 
 def statements(part: Part) -> list[str]:
