@@ -280,6 +280,16 @@ def test_offline_asks_nobody_and_says_what_to_bring(tmp_path: Path, server: Serv
     assert (tmp_path / "toy" / "part").is_dir() and marks(tmp_path) == {NAME: archive.sha256} and server.asked == []
 
 
+def test_offline_takes_what_a_run_with_a_network_has_left(tmp_path: Path):
+    (tmp_path / WORK).mkdir()
+    (tmp_path / WORK / f"{NAME}.part").write_bytes(BODY[:-1])
+    with pytest.raises(BirqError, match=rf"part: {len(BODY) - 1} bytes, expected {len(BODY)}\n.*Fetch http://elsewhere/ elsewhere"):
+        fetch(pin(BODY, "http://elsewhere/"), tmp_path, rules=Rules(offline=True))
+    (tmp_path / WORK / f"{NAME}.part").write_bytes(BODY)
+    fetch(pin(BODY, "http://elsewhere/"), tmp_path, rules=Rules(offline=True))
+    assert whole(tmp_path)
+
+
 def test_a_file_that_is_no_archive_is_kept_as_it_is(tmp_path: Path, server: Server):
     # a language model
     server.files["lm.gz"] = BODY

@@ -111,6 +111,8 @@ class _Download:
             got = Transfer(one.name, one.archive, part, self.rules, self.pace, self.meter).run(self.root)
             self._place(one, part, got)
         except UnavailableError as e:
+            if len(self.wanted) > 1 and not self.rules.offline:
+                say(f"{self.key}: {one.name} could not be downloaded; the others go on")
             raise BirqError(self._not_there(one, part, e)) from None
         except unpack.UnusableError as e:
             part.drop()
@@ -203,8 +205,6 @@ def side_by_side(do: Callable[[Wanted], None], wanted: Sequence[Wanted], at_once
                 return
             except Exception as e:
                 failures[i] = e
-                if len(wanted) > 1:
-                    say(str(e))
 
     if min(at_once, len(wanted)) == 1:
         work()

@@ -82,7 +82,8 @@ class Transfer:
         Errors: UnavailableError; OSError of the disk.
         """
         failures = []
-        for copy in self.rules.copies(self.name, root):
+        whole = [self.part.path] if self.rules.offline and self.part.size() else []  # a run with a network may have ended before unpacking
+        for copy in (*self.rules.copies(self.name, root), *whole):
             if not (failure := differs(self.archive, copy, self.name)):
                 return copy
             failures.append(f"  {copy}: {failure}")
