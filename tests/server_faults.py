@@ -211,7 +211,7 @@ def unpacked(body: bytes, folder: Path) -> str:
     (folder / NAME).write_bytes(body)
     with mock.patch.object(unpack, "LIMITS", LIMITS), contextlib.redirect_stderr(io.StringIO()):
         try:
-            archives.fetch([Wanted(NAME, pin(body), folder / "toy" / "part")], folder, "corpora.x", QUICK)
+            archives.fetch([Wanted(NAME, pin(body, "http://server/toy.tar"), folder / "toy" / "part")], folder, "corpora.x", QUICK)
         except BirqError as e:
             return str(e)
     return ""
@@ -222,5 +222,5 @@ def archives_table() -> str:
     for title, body in ARCHIVES:
         with tempfile.TemporaryDirectory() as folder:
             message = unpacked(body, Path(folder))
-        rows.append((title, inputs_page.code(re.sub(r".*?cannot be unpacked \((.*)\); fetch.*", r"\1", message))))
+        rows.append((title, inputs_page.code(re.sub(r".*?cannot be unpacked \((.*)\), though.*", r"\1", message))))
     return inputs_page.markdown(("the archive holds", "message"), rows)

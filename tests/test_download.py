@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +180,7 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, title
     root.mkdir(parents=True)
     text = server_faults.unpacked(body, root)
     assert text.startswith(f"corpora.x: {NAME} cannot be unpacked (") and "corpora.x.download to false" in text
+    assert f"(http://server/toy.tar, SHA-256 {hashlib.sha256(body).hexdigest()})" in text
     assert sorted(p.name for p in root.iterdir()) == [LOCK, NAME]
     assert not list(tmp_path.rglob("evil.txt"))
 
@@ -331,7 +334,7 @@ from birq.downloads.rules import Rules
 from birq.errors import BirqError
 url, sha256, n, root, limit = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-wanted = Wanted("toy.tar", Archive((url,), sha256, "toy/part", int(n)), Path(root, "toy", "part"))
+wanted = Wanted("toy.tar", Archive((url,), sha256, "toy/part", int(n) or None), Path(root, "toy", "part"))
 try:
     archives.fetch([wanted], Path(root), "corpora.x", Rules())
 except BirqError as e:
@@ -353,6 +356,21 @@ def test_a_full_disk_keeps_what_is_there(tmp_path: Path, server: Server, environ
     fetch(archive, tmp_path)
     asked = [(NAME, None), (NAME, f"bytes={limit}-")] if kept < len(big) else [(NAME, None)]
     assert (tmp_path / "toy" / "part").is_dir() and server.asked == asked
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare for a small disk")
+def test_a_disk_that_fills_up_says_so(tmp_path: Path, server: Server, environment: dict[str, str]):
+    # where no length is published, nobody knows beforehand
+    server.files[NAME], archive = BODY, pin(BODY, server.url())
+    mount = f"mount -t tmpfs -o size=100k tmpfs {tmp_path}"
+    probe = subprocess.run(["unshare", "-rm", "bash", "-c", mount], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no tmpfs in a namespace of one's own here: {probe.stderr.strip()}")
+    command = [sys.executable, "-c", FULL, server.url(), archive.sha256, "0", str(tmp_path), str(10**9)]
+    script = f"{mount} && {shlex.join(command)}; find {tmp_path} -name '*.part' -size +1k"
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert f"corpora.x: no space left in {tmp_path} for {NAME} ({server.url()}); " in done.stderr, done.stderr
+    assert done.stdout.strip().endswith(f"{NAME}.part")
 
 
 # ---- kills, and several runs

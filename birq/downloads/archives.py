@@ -117,7 +117,8 @@ class _Download:
         except unpack.UnusableError as e:
             part.drop()
             raise BirqError(
-                f"{self.key}: {one.name} cannot be unpacked ({e}); fetch it by other means, unpack it, "
+                f"{self.key}: {one.name} cannot be unpacked ({e}), though it is the file expected ({one.archive.urls[0]}, "
+                f"SHA-256 {one.archive.sha256}). Fetch and unpack it by other means, "
                 f"then set {self.key}.root to that folder and {self.key}.download to false"
             ) from e
         except OSError as e:
