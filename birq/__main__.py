@@ -284,12 +284,6 @@ def _compare(args: argparse.Namespace) -> None:
     print(build.look(None if args.source else params.load(args.params), **asked))
 
 
-def _dag(loaded: params.Params) -> None:
-    from birq.report import dagdraw
-
-    print(dagdraw.svg(dag.nodes(loaded)), end="")
-
-
 def _dispatch(args: argparse.Namespace) -> int | None:
     """Returns an exit status where a verb's answer is one."""
     if args.verb == "table":
@@ -336,7 +330,9 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     elif args.verb == "plan":
         _plan(args, loaded)
     elif args.verb == "dag":
-        _dag(loaded)
+        from birq.report import dagdraw
+
+        print(dagdraw.svg(dag.nodes(loaded)), end="")
     elif args.action == "count":
         _count(loaded)
     else:
