@@ -208,7 +208,7 @@ def test_the_content_decides_how_an_archive_is_packed(tmp_path: Path, mode: str)
 def several(server: Server, root: Path, names: str) -> list[Wanted]:
     out = []
     for name in names:
-        server.files[name] = body = packed({f"all/{name}/a.bin": noise(100_000, name)})
+        server.files[name] = body = packed({f"all/{name}/a.bin": noise(100_000, name)}, "w")  # gzip would write the time
         out.append(Wanted(name, pin(body, server.url(name), folder=f"all/{name}"), root / "all" / name))
     return out
 
