@@ -159,8 +159,8 @@ class RandomProjection(Section):
     def _further(self) -> RandomProjection:
         if self.distil_weight and self.distil_codes > self.codebook_size:
             raise ValueError(
-                f"distil_codes: {self.distil_codes} is above codebook_size = {self.codebook_size}, of whose codes the further codebook "
-                "begins with some"
+                f"distil_codes: {self.distil_codes} is above codebook_size = {self.codebook_size}, with whose codes the further codebook "
+                "begins; lower the one, or raise the other"
             )
         return self
 
