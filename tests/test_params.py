@@ -331,7 +331,7 @@ def test_the_study_of_more_hours_differs_in_the_hours_alone() -> None:
     hours, finalists = preset("study-hours"), preset("study-final")
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["corpora"]["synth"]
     assert hours["corpora"] == {"synth": shipped | {"train_hours": 16.0}} and hours["pretrain"] == finalists["pretrain"]
-    assert set(hours) == {"study", "corpora", "pretrain"}
+    assert hours["finetune"] == finalists["finetune"] and set(hours) == {"study", "corpora", "pretrain", "finetune"}
 
 
 @pytest.mark.parametrize(("name", "part"), [("study-short", "short"), ("study-final", "finalists")])

@@ -14,7 +14,7 @@ import yaml
 
 from birq.errors import BirqError
 from birq.pipeline import dag, digests
-from birq.report.study import build, compare, figures, page, record, tables
+from birq.report.study import build, compare, figures, page, published, record, tables
 from birq.report.study.compare import PROBE, WER, difference
 from birq.report.study.record import Sitting
 from birq.settings import params
@@ -415,6 +415,19 @@ def test_twenty_forms_have_twenty_names_in_every_figure() -> None:
     (part,) = compare.parts(made(rows))
     for svg in figures.of_part(part).values():
         assert all(f">{name}<" in svg for name in names)
+
+
+def test_published_rates_stand_beside_ours() -> None:
+    """A row for every part with words; a method that a part lacks has none. Figures are those of docs/method.md."""
+    parts = compare.parts(made([*WORDS, row("birq", 0, 0.5, part="probed")]))
+    table = published.beside(parts)
+    assert [list(cells) for cells in table.rows[len(published.OTHERS) :]] == [
+        ["this study, final", "test, 3 seeds", "45.0", "39.0", "–", "37.0", "–"]
+    ]
+    text = (ROOT / "docs" / "method.md").read_text().replace(" | ", " / ")
+    said = {cell for cells in table.rows[: len(published.OTHERS)] for cell in cells[2:] if cell != "–"}
+    assert not [cell for cell in said if cell not in text]
+    assert table.title in page.render(parts) and "3.9 / 8.8" in page.render(parts)
 
 
 def test_a_record_is_plain_json() -> None:
