@@ -21,6 +21,7 @@ LATER = {"model": ("norms",), "tokenizer": ("language",), "pretrain": ("reductio
 LATER["random_projection"] = ("view", "view_window_frames", "distance", "projection", "codebook", "refine_every_steps")
 LATER["random_projection"] += ("similarity_weight", "similarity_temperature")
 LATER["birq"] += ("label_projection", "label_codebook")
+LATER["finetune"] = ("anneal_stairs",)
 LATER["probe"] = ("train_minutes", "penalty", "abx_tokens")
 
 
