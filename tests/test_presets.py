@@ -12,7 +12,7 @@ from test_workflow import tracked_copy
 
 from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
-from birq.pipeline import dag
+from birq.pipeline import dag, snakemake
 from birq.settings import params, presets
 from birq.study import plan
 
@@ -104,3 +104,15 @@ def made_of(folder: Path, name: str) -> list[str]:
     """All that a preset names: its methods and variants."""
     p = applied(folder, name)
     return [*p.run.methods, *p.variants]
+
+
+def test_a_length_in_epochs_comes_through_both_tools(tmp_path: Path) -> None:
+    """`dvc exp run -S 'pretrain.steps=100 epochs'` and `snakemake --config` hand it on as what `birq preset --set` writes."""
+    from dvc.utils.hydra import apply_overrides
+
+    applied(tmp_path, "paper-c2-librispeech")
+    path = tmp_path / "params.yaml"
+    apply_overrides(path, ["pretrain.steps=2.5 epochs"])
+    assert params.load(path).pretrain.steps == "2.5 epochs"
+    path = snakemake.overridden({"pretrain": "{warmup_steps: 1 epoch}"}, path, tmp_path)
+    assert params.load(path).pretrain.warmup_steps == "1 epoch"

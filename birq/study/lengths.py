@@ -10,7 +10,7 @@ from birq.settings.params import Optimisation, Params
 from birq.speech.shards import open_split
 from birq.train.epochs import in_steps
 
-LIBRISPEECH_HOURS = {  # openslr.org/12
+LIBRISPEECH_HOURS = {  # openslr.org/12; the names of Libri-light's
     "train-clean-100": 100.6,
     "train-clean-360": 363.6,
     "train-other-500": 496.7,
@@ -18,6 +18,9 @@ LIBRISPEECH_HOURS = {  # openslr.org/12
     "dev-other": 5.3,
     "test-clean": 5.4,
     "test-other": 5.1,
+    "libri-light-10h": 10.0,
+    "libri-light-1h": 1.0,
+    "libri-light-10min": 1 / 6,
 }
 
 
