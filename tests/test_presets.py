@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_workflow import tracked_copy
 
+from benchmarks import training
 from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
 from birq.pipeline import dag, snakemake
@@ -114,5 +115,6 @@ def test_a_length_in_epochs_comes_through_both_tools(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     apply_overrides(path, ["pretrain.steps=2.5 epochs"])
     assert params.load(path).pretrain.steps == "2.5 epochs"
+    assert isinstance(training.load(path).pretrain.steps, int), "a step is timed, whatever the number of steps"
     path = snakemake.overridden({"pretrain": "{warmup_steps: 1 epoch}"}, path, tmp_path)
     assert params.load(path).pretrain.warmup_steps == "1 epoch"
