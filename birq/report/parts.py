@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +18,17 @@ import pyarrow.parquet as pq
 from birq.errors import BirqError
 from birq.evaluate.bootstrap import interval, ratio, resampled_sums
 from birq.pipeline import dag
-from birq.pipeline.dag import Node
 from birq.report import tables
 from birq.settings.params import Params, Score
 
 ERRORS = {"greedy": "errors"}  # decoding -> the column of utterances.parquet that counts its word errors
 
 
-def _made(node: Node, name: str) -> str:
-    """Path of a file of an artifact. Errors: BirqError where there is none."""
-    path = node.folder / name
+def made(path: Path) -> Path:
+    """A file of an artifact. Errors: BirqError where there is none."""
     if not path.is_file():
         raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
-    return str(path)
+    return path
 
 
 def parts_of(project: Params, split: str) -> dict[str, str]:
@@ -38,8 +37,7 @@ def parts_of(project: Params, split: str) -> dict[str, str]:
     several = len(project.run.finetune_corpora) > 1
     for corpus in project.run.finetune_corpora:
         node = dag.node("corpus", {"corpus": corpus}, project)
-        _made(node, "corpus.json")
-        manifest = node.folder / f"{split}.jsonl"
+        manifest = made(node.folder / "corpus.json").with_name(f"{split}.jsonl")
         for line in manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []:
             cut = json.loads(line)
             folder, slash, _ = cut["recording"]["sources"][0]["source"].partition("/")
@@ -61,7 +59,7 @@ def word_errors(utterances: pa.Table, column: str, how: Score) -> str:
 def _rows(project: Params, split: str, part_of: dict[str, str], parts: Sequence[str]) -> list[list[str]]:
     rows = []
     for node in dag.nodes(project, "score"):
-        utterances = pq.read_table(_made(node, "utterances.parquet"), filters=[("split", "==", split)])
+        utterances = pq.read_table(made(node.folder / "utterances.parquet"), filters=[("split", "==", split)])
         of = pa.array([part_of.get(id) for id in utterances["id"].to_pylist()])
         for decoding, column in ERRORS.items():
             rates = [word_errors(utterances.filter(pc.equal(of, part)), column, project.score) for part in parts]
