@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from birq.errors import BirqError
-from birq.recognise.library import library
+from birq.recognise.lm import library
 from birq.settings.params import Search
 
 TAKEN = "_|⁇"  # signs that the library has meanings of its own for

@@ -127,9 +127,23 @@ def _finetuning(p: Params) -> str:
         f"Each encoder was fine-tuned with CTC (Graves et al. 2006) on {_number(t.labelled_minutes)} min of transcribed speech from "
         f"{listed(list(p.run.finetune_corpora))}, in {units}, for {_count(t.steps, 'step')} of {_number(t.batch_seconds)} s "
         f"(AdamW, peak rate {_number(t.learning_rate)}, dropout {_number(t.dropout)}{masks}{fresh}); of "
-        f"{_count(t.evaluations, 'evaluation')} on dev, the one with the lowest word error rate was kept. Decoding is greedy, without a "
-        f"language model. Runs: {_count(len(p.run.seeds), 'seed')} ({listed([str(s) for s in p.run.seeds])}) per method; methods share "
+        f"{_count(t.evaluations, 'evaluation')} on dev, the one with the lowest word error rate was kept. {_decoding(p)} "
+        f"Runs: {_count(len(p.run.seeds), 'seed')} ({listed([str(s) for s in p.run.seeds])}) per method; methods share "
         f"data, first weights and codebooks."
+    )
+
+
+def _decoding(p: Params) -> str:
+    lm, s = p.lm, p.search
+    if lm.kind == "none":
+        return "Decoding is greedy, without a language model."
+    sources = {"transcripts": f"{lm.order}-gram of words from the transcripts of fine-tuning", "file": "n-gram of words of another source"}
+    how = " and ".join(
+        f"{name} from {listed([f'{x:g}' for x in values])}" for name, values in (("weight", s.weights), ("bonus", s.bonuses))
+    )
+    return (
+        f"Decoding is greedy and, beside it, by beam search (KenLM, beam {s.beam}) with a "
+        f"{sources[lm.kind]}; its {how} are those with the fewest word errors on dev."
     )
 
 

@@ -1,4 +1,4 @@
-"""A recogniser's log probabilities, for decoders: as the network gives them, or kept in a file beside the hypotheses."""
+"""A recogniser's log probabilities, for decoders: as the network gives them, or kept in a file beside the table of hypotheses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -15,6 +16,17 @@ from birq.saved.recogniser import Recogniser
 from birq.speech.batches import Utterances, sequential
 
 BYTES = 4  # of a kept log probability
+SCHEMA = pa.schema(  # a table of hypotheses
+    [
+        ("id", pa.string()),
+        ("speaker", pa.string()),
+        ("duration_s", pa.float64()),
+        ("text", pa.string()),
+        ("hypothesis", pa.string()),
+        ("frames", pa.int32()),  # of the encoder
+    ]
+)
+LOGP = ".npy"  # beside a table of hypotheses
 
 
 @torch.inference_mode()

@@ -15,22 +15,11 @@ from birq.errors import BirqError
 from birq.pipeline.stage import Job
 from birq.recognise.greedy import greedy
 from birq.saved import outputs
+from birq.saved.outputs import LOGP, SCHEMA
 from birq.saved.recogniser import Recogniser
 from birq.settings.params import Decode
 from birq.speech.shards import Split, open_split
 from birq.train.runtime.devices import for_inference
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("speaker", pa.string()),
-        ("duration_s", pa.float64()),
-        ("text", pa.string()),
-        ("hypothesis", pa.string()),
-        ("frames", pa.int32()),  # of the encoder
-    ]
-)
-LOGP = ".npy"  # beside a table of hypotheses
 
 
 def transcribed(split: Split, name: str, corpora: list[str], key: str) -> np.ndarray:

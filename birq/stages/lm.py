@@ -11,15 +11,13 @@ from typing import Any
 from birq.errors import BirqError
 from birq.pipeline.stage import Job
 from birq.progress import say
-from birq.recognise.library import library
+from birq.recognise.lm import ARPA, FACTS, WORDS, library
 from birq.settings.params import Lm
 from birq.settings.paths import expanded
 from birq.speech.batches import labelled_subset
 from birq.speech.shards import open_split
 from birq.text import arpa, normal
 from birq.text.ngram import MARKS, NGram
-
-ARPA, WORDS, FACTS = "lm.arpa", "words.txt", "lm.json"
 
 
 def compute(job: Job) -> None:

@@ -14,8 +14,6 @@ from birq.pipeline.stage import Job
 from birq.progress import say
 from birq.settings.params import Score
 
-ABOUT, ABOUT_LM = ("weight", "bonus", "beam", "tuned_on"), ("source", "order", "words", "unknown_share")  # of the search, for the report
-
 
 def compute(job: Job) -> None:
     """Score the hypotheses of decode: scores.json (figures per split) and utterances.parquet, most errors first, ties by id.
@@ -34,7 +32,7 @@ def compute(job: Job) -> None:
         scores[split]["lm"], more = None, None
         if search["lm"]["source"] != "none":
             figures, more = score_split(split, read_hypotheses(job.input("search") / f"{split}.parquet"), section)
-            scores[split]["lm"] = figures | {k: search[k] for k in ABOUT} | {k: search["lm"][k] for k in ABOUT_LM}
+            scores[split]["lm"] = figures | {"search": {k: v for k, v in search.items() if k != "grid"}}
         tables.append(beside(table, more))
     order = [("errors", "descending"), ("id", "ascending"), ("split", "ascending")]
     pq.write_table(pa.concat_tables(tables).sort_by(order).combine_chunks(), job.out / "utterances.parquet")

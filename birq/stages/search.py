@@ -18,12 +18,11 @@ from birq.files import read_json
 from birq.pipeline.stage import Job
 from birq.progress import Progress, say
 from birq.recognise.beam import Beam, Found
-from birq.saved.outputs import Kept, batches, each
+from birq.recognise.lm import ARPA, FACTS, WORDS
+from birq.saved.outputs import LOGP, SCHEMA, Kept, batches, each
 from birq.saved.recogniser import Recogniser
 from birq.settings.params import Search
 from birq.speech.shards import open_split
-from birq.stages.decode import LOGP, SCHEMA
-from birq.stages.lm import ARPA, FACTS, WORDS
 from birq.text import tokenizer as tokens
 from birq.train.runtime.devices import for_inference
 

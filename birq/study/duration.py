@@ -17,7 +17,7 @@ from birq.study.measure import device_here, measure
 UTTERANCE_SECONDS = 9.0  # of the steps that are timed
 # seconds of audio that BEST-RQ trains on in the time of: fine-tuning on one second, dev sets included
 FINETUNED_SECOND = 1.1
-PROBED_RUN, DECODED_RUN = 5600.0, 1500.0  # a probe; decoding and scoring
+PROBED_RUN, DECODED_RUN, SEARCHED_RUN = 5600.0, 1500.0, 800.0  # a probe; decoding and scoring; the search with a language model
 SPOKEN_HOUR, FEATURES_HOUR = 7400.0, 1500.0  # synthesis of an hour; log-mel of an hour
 JOB_SECONDS, REPORT_SECONDS = 2.5, 12.0  # start and end of a process; figures and page
 
@@ -47,7 +47,9 @@ def _seconds(node: Node, steps: dict[str, float], hours: dict[str, float]) -> fl
         case "report":
             return REPORT_SECONDS
         case stage:
-            return {"probe": PROBED_RUN, "decode": DECODED_RUN}.get(stage, 0.0) * audio_second
+            return {"probe": PROBED_RUN, "decode": DECODED_RUN, "search": SEARCHED_RUN * (node.project.lm.kind != "none")}.get(
+                stage, 0.0
+            ) * audio_second
 
 
 def wall_seconds(nodes: list[Node], steps: dict[str, float], hours: dict[str, float], cores: int, *, gpu: bool) -> float:

@@ -1,4 +1,7 @@
-"""The package that searches with a language model: an extra of birq, because it has wheels for some platforms only."""
+"""A language model for the search: the files of its artifact, and the package that reads them.
+
+The package is an extra of birq, because it has wheels for some platforms only.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from typing import Any
 
 from birq.errors import BirqError
 
+ARPA, WORDS, FACTS = "lm.arpa", "words.txt", "lm.json"  # the n-gram; the words that the search may find; what they are made from
 NO_LIBRARY = (
-    "the search with a language model needs ctc-beam-decoder: `python -m pip install ctc-beam-decoder`, which has wheels for Linux on x86-64 "
+    "the search with a language model needs ctc-beam-decoder: `pip install ctc-beam-decoder`, which has wheels for Linux on x86-64 "
     "(glibc 2.35 or later) and macOS on arm64. Elsewhere set lm.source: none, then decoding is greedy alone"
 )
 
