@@ -10,6 +10,8 @@ from typing import Any
 from birq.errors import BirqError
 
 ARPA, WORDS, FACTS = "lm.arpa", "words.txt", "lm.json"  # the n-gram; the words that the search may find; what they are made from
+# stands for </s> in lm.arpa, and is the last word of every hypothesis: a sign that no alphabet has (Unicode leaves it to private use)
+END_WORD = "\ue000"
 NO_LIBRARY = (
     "the search with a language model needs ctc-beam-decoder: `pip install ctc-beam-decoder`, which has wheels for Linux on x86-64 "
     "(glibc 2.35 or later) and macOS on arm64. Elsewhere set lm.source: none, then decoding is greedy alone"

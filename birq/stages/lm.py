@@ -11,13 +11,13 @@ from typing import Any
 from birq.errors import BirqError
 from birq.pipeline.stage import Job
 from birq.progress import say
-from birq.recognise.lm import ARPA, FACTS, WORDS, library
+from birq.recognise.lm import ARPA, END_WORD, FACTS, WORDS, library
 from birq.settings.params import Lm
 from birq.settings.paths import expanded
 from birq.speech.batches import labelled_subset
 from birq.speech.shards import open_split
 from birq.text import arpa, normal
-from birq.text.ngram import MARKS, NGram
+from birq.text.ngram import NGram
 
 
 def compute(job: Job) -> None:
@@ -43,18 +43,16 @@ def _model(job: Job, section: Lm) -> dict[str, Any]:
     path = None if section.kind == "transcripts" else expanded(section.source)
     facts: dict[str, Any] = {}
     if path and arpa.is_arpa(path):
-        facts["source"] = "arpa"
-        made = arpa.copy(path, job.out / ARPA, partial(normal.lower, language=language), alphabet)
-        n_grams, words = made.n_grams, made.words
-        facts["outside_alphabet"] = made.outside
+        facts["source"], standard = "arpa", path
     else:
         texts = _Lines(path, normal.Normaliser(alphabet, language)) if path else heard
-        model = _trained(texts, section, alphabet)
-        model.write(job.out / ARPA)
-        n_grams, words = [len(seen) for seen in model.probabilities], [w for w in model.vocabulary if w not in MARKS]
-        facts |= {"sentences": len(heard)} if not path else {"sentences": texts.kept, "left_out": texts.left_out}
-    (job.out / WORDS).write_text("".join(f"{w}\n" for w in words), encoding="utf-8")
-    facts |= {"order": len(n_grams), "n_grams": n_grams, "words": len(words), "unknown_share": _unknown_share(heard, words)}
+        standard = job.scratch / "standard.arpa"
+        _trained(texts, section, alphabet).write(standard)
+        facts |= {"sentences": texts.kept, "left_out": texts.left_out} if path else {"sentences": len(heard)}
+    made = arpa.copy(standard, job.out / ARPA, partial(normal.lower, language=language), alphabet, END_WORD)
+    (job.out / WORDS).write_text("".join(f"{w}\n" for w in made.words), encoding="utf-8")
+    facts |= {"order": len(made.n_grams), "n_grams": made.n_grams, "words": len(made.words), "outside_alphabet": made.outside}
+    facts["unknown_share"] = _unknown_share(heard, made.words)
     if facts["unknown_share"] > arpa.HALF:
         raise BirqError(f"{path}: {_unknown(facts)}: is it of another language, or of other units than words?")
     return facts

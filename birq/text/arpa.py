@@ -118,8 +118,8 @@ class _Reader:
         raise self.wrong(f"{line[:60]!r} is no {n}-gram", f"due: a log probability, a tab, {n} words with one space between")
 
 
-def copy(source: Path, target: Path, lower: Callable[[str], str], alphabet: str) -> Model:
-    """Write an ARPA file again with its words in lower case, unpacked.
+def copy(source: Path, target: Path, lower: Callable[[str], str], alphabet: str, end: str) -> Model:
+    """Write an ARPA file again, unpacked: its words in lower case, and `end` for </s>, which itself costs nothing after it.
 
     Errors: BirqError with file, line and way out for a file that is cut off or no ARPA, has the same word in two cases, or is an n-gram of
     something else than words over the alphabet.
@@ -127,12 +127,12 @@ def copy(source: Path, target: Path, lower: Callable[[str], str], alphabet: str)
     with opened(source) as file, open(target, "w", encoding="utf-8", newline="\n") as out:
         reader = _Reader(source, file)
         sizes = reader.sizes()
-        out.write("\\data\\\n" + "".join(f"ngram {n}={size}\n" for n, size in enumerate(sizes, 1)))
+        out.write("\\data\\\n" + "".join(f"ngram {n}={size + (n == 1)}\n" for n, size in enumerate(sizes, 1)))
         words: Counter[str] = Counter()
         for n, size in enumerate(sizes, 1):
             if n > 1:
                 reader.section(reader.line(), n)
-            out.write(f"\n\\{n}-grams:\n")
+            out.write(f"\n\\{n}-grams:\n" + f"0\t{END}\n" * (n == 1))
             for _ in range(size):
                 fields = reader.entry(n, len(sizes))
                 fields[1] = lower(fields[1])
@@ -142,6 +142,8 @@ def copy(source: Path, target: Path, lower: Callable[[str], str], alphabet: str)
                         raise reader.wrong(
                             f"{fields[1]!r} is there in another case", "transcripts have no case: lower the text that it is made from"
                         )
+                if fields[1].endswith(END):
+                    fields = [fields[0], fields[1].removesuffix(END) + end]
                 out.write("\t".join(fields) + "\n")
         if (line := reader.line()) != "\\end\\":
             raise reader.wrong(f"{line[:60]!r}, where \\end\\ is due", "the counts in its head do not fit: make or fetch the file again")
