@@ -15,12 +15,13 @@ from birq import params as birq_params
 
 ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
-LATER_SECTIONS = ("variants", "kmeans", "relabel", "study")  # sections of today that were not there
+LATER_SECTIONS = ("variants", "kmeans", "relabel", "study", "lm", "search")  # sections of today that were not there
 # keys of today that were not there
 LATER = {"model": ("norms",), "tokenizer": ("language",), "pretrain": ("reduction", "starts_from"), "birq": ("noise", "begins_share")}
 LATER["random_projection"] = ("view", "view_window_frames", "distance", "projection", "codebook", "refine_every_steps")
 LATER["random_projection"] += ("similarity_weight", "similarity_temperature")
 LATER["birq"] += ("label_projection", "label_codebook")
+LATER["decode"] = ("keep_mb",)
 LATER["probe"] = ("train_minutes", "penalty", "abx_tokens")
 
 
