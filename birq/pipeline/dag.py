@@ -120,7 +120,9 @@ STAGES: dict[str, Stage] = {
             ("+features:finetune",),
         ),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
-        Stage("search", ("search", "decode.batch_seconds"), ("finetune", "decode", "lm", "+features:finetune"), RUN),
+        Stage(
+            "search", ("search", "decode.batch_seconds", "run.finetune_corpora"), ("finetune", "decode", "lm", "+features:finetune"), RUN
+        ),
         Stage("score", ("score",), ("decode", "search"), RUN),
         Stage("probe", ("probe", "score", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
         Stage(

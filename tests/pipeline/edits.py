@@ -134,7 +134,7 @@ EDITS = (
     Edit("`run.pretrain_corpora`", f"{_all('labels', 'pretrain')} report", setting="run.pretrain_corpora=[synth]"),
     Edit(
         "`run.finetune_corpora`",
-        f"tokenizer lm {_all('finetune', 'decode', 'probe')} report",
+        f"tokenizer lm {_all('finetune', 'decode', 'search', 'probe')} report",
         setting="run.finetune_corpora=[spoken]",
     ),
     Edit("`variants`: one that `run.methods` does not name", "", setting="variants={birq_k2: {method: birq, birq.label_layer: 2}}"),

@@ -78,7 +78,10 @@ test_params_report = changed("report", "report.worst_utterances=3", "the report"
 
 
 @scenario(
-    GROUP, "a method is added to the list", "the new method's runs and the report", computed="pretrain finetune decode search score probe report"
+    GROUP,
+    "a method is added to the list",
+    "the new method's runs and the report",
+    computed="pretrain finetune decode search score probe report",
 )
 def test_method_added(project: Project) -> None:
     """Runs of one method have keys of their own, so those of the others stand."""
@@ -186,7 +189,9 @@ def test_variant_added_dvc(project: Project) -> None:
     variant_added(project, project.dvc)
 
 
-@scenario(GROUP, "a seed is added (DVC)", "the new seed's runs and the report", computed="pretrain finetune decode search score probe report")
+@scenario(
+    GROUP, "a seed is added (DVC)", "the new seed's runs and the report", computed="pretrain finetune decode search score probe report"
+)
 def test_seed_added(project: Project) -> None:
     """The same for seeds, and DVC's matrix grows as Snakemake's targets do."""
     project.set("run.seeds=[0, 1]")
