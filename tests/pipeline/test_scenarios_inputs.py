@@ -140,7 +140,7 @@ def test_code_edited_without_effect(project: Project) -> None:
 @scenario(
     CODE,
     "`birq accept` after an edit of code that changes no bytes",
-    "the artifacts made by it get the present key, and say so; made anew: the report, which shows it, and the n-gram, which is no part of it",
+    "the artifacts made by it get the present key, and say so; anew: the report, which shows it, and the n-gram, not accepted",
     computed="lm report",
 )
 def test_code_accepted(project: Project) -> None:
