@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 from birq.errors import BirqError
+from birq.pipeline import dag, sources
 from birq.pipeline.stage import Job
 from birq.recognise.lm import ARPA, END_WORD, FACTS, WORDS
 from birq.settings.params import Lm, load
@@ -22,6 +23,7 @@ from birq.stages import lm
 from birq.text import arpa
 from birq.text.ngram import BEGIN, END, FALLBACK, UNKNOWN, NGram, counts, discounts
 
+ROOT = Path(__file__).resolve().parents[1]
 SENTENCES = ["the cat sat", "the cat ran", "a dog sat", "the dog", "", "sat the cat sat", "a a a a a"]
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
 
@@ -253,6 +255,20 @@ def test_a_model_that_does_not_know_the_transcripts_is_refused(tmp_path: Path) -
     (tmp_path / "lm.arpa").write_text(GOOD.replace("THE", "LE").replace("DON'T", "CHAT"))
     with pytest.raises(BirqError, match=r"lm\.arpa: 100\.0 % of the words in the transcripts of fine-tuning are not in it.*language"):
         lm.compute(job(tmp_path, "lm", str(tmp_path / "lm.arpa")))
+
+
+def test_the_file_is_in_the_key_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another text under the same name is another language model; where there is no file, the stage says so, not the key."""
+    monkeypatch.chdir(tmp_path)
+
+    def digest(source: str) -> str | None:
+        return sources.digest(dag.Node(dag.STAGES["lm"], {}, load(ROOT / "params.yaml").model_copy(update={"lm": Lm(source=source)})))
+
+    Path("text").write_text("the cat\n")
+    first = digest("text")
+    Path("text").write_text("the dogs\n")
+    assert first and digest("text") not in (first, None)
+    assert digest("nowhere") is None and digest("transcripts") is None and digest("none") is None
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:

@@ -196,7 +196,8 @@ def test_log_probabilities_are_kept_where_they_are_small_enough(home: Path) -> N
 
 def test_another_weight_does_not_run_the_network(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With kept log probabilities, neither the features nor the model is opened."""
-    monkeypatch.setattr(search, "Recogniser", None)
+    monkeypatch.setattr("birq.saved.recogniser.Recogniser.load", None)
+    monkeypatch.setattr("birq.saved.outputs.batches", None)
     monkeypatch.setattr(search, "open_split", None)
     search.compute(job(home, tmp_path / "out", weights=[0.33]))
 

@@ -137,14 +137,15 @@ def _decoding(p: Params) -> str:
     lm, s = p.lm, p.search
     if lm.kind == "none":
         return "Decoding is greedy, without a language model."
-    sources = {"transcripts": f"{lm.order}-gram of words from the transcripts of fine-tuning", "file": "n-gram of words of another source"}
-    how = " and ".join(
-        f"{name} from {listed([f'{x:g}' for x in values])}" for name, values in (("weight", s.weights), ("bonus", s.bonuses))
+    source = (
+        f"{lm.order}-gram of words from the transcripts of fine-tuning" if lm.kind == "transcripts" else "n-gram of words of another source"
     )
-    return (
-        f"Decoding is greedy and, beside it, by beam search (KenLM, beam {s.beam}) with a "
-        f"{sources[lm.kind]}; its {how} are those with the fewest word errors on dev."
-    )
+    weights, bonuses = (listed([_number(x) for x in values]) for values in (s.weights, s.bonuses))
+    if len(s.weights) * len(s.bonuses) == 1:
+        how = f"at weight {weights}, with {bonuses} nats for a word"
+    else:
+        how = f"at the weight (of {weights}) and the bonus for a word (of {bonuses} nats) with the fewest word errors on dev"
+    return f"Decoding is greedy and, beside it, by beam search (KenLM, beam {s.beam}) with a {source}, {how}."
 
 
 def _scoring(p: Params) -> str:

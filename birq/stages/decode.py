@@ -15,7 +15,7 @@ from birq.errors import BirqError
 from birq.pipeline.stage import Job
 from birq.recognise.greedy import greedy
 from birq.saved import outputs
-from birq.saved.outputs import LOGP, SCHEMA
+from birq.saved.kept import BYTES, LOGP, SCHEMA, Kept
 from birq.saved.recogniser import Recogniser
 from birq.settings.params import Decode
 from birq.speech.shards import Split, open_split
@@ -61,11 +61,11 @@ def compute(job: Job) -> None:
         todo.append((name, split, transcribed(split, name, corpora, "decode.splits")))
     units = recogniser.tokenizer.size + 1
     frames = sum(int(split.n_frames[index].sum()) for _, split, index in todo) // recogniser.front_end.n_stack
-    keep = frames * units * outputs.BYTES <= section.keep_mb * 1e6
+    keep = frames * units * BYTES <= section.keep_mb * 1e6
     for name, split, index in todo:
         order = sorted(index.tolist(), key=lambda i: split.ids[i])
         n_frames = split.n_frames[order] // recogniser.front_end.n_stack
-        kept = outputs.Kept(job.out / f"{name}{LOGP}", n_frames, units) if keep else None
+        kept = Kept(job.out / f"{name}{LOGP}", n_frames, units) if keep else None
         rows, hypotheses = {i: row for row, i in enumerate(order)}, dict[int, str]()
         for found in outputs.batches(recogniser, split, index, section.batch_seconds, device, f"{job.name}  {name}"):
             for i, ids in zip(found[0], greedy(*found[1:], recogniser.model.blank), strict=True):

@@ -19,12 +19,10 @@ from birq.pipeline.stage import Job
 from birq.progress import Progress, say
 from birq.recognise.beam import Beam, Found
 from birq.recognise.lm import ARPA, FACTS, WORDS
-from birq.saved.outputs import LOGP, SCHEMA, Kept, batches, each
-from birq.saved.recogniser import Recogniser
+from birq.saved.kept import LOGP, SCHEMA, Kept
 from birq.settings.params import Search
 from birq.speech.shards import open_split
 from birq.text import tokenizer as tokens
-from birq.train.runtime.devices import for_inference
 
 TUNED_ON = "dev"
 DIGITS = 4  # of scores and confidences
@@ -84,6 +82,11 @@ def _split(job: Job, path: Path) -> _Split:
 
 def _again(job: Job, name: str, table: pa.Table) -> Iterator[tuple[int, np.ndarray]]:
     """By the network, where decode.keep_mb was too small to keep them."""
+    # torch, which the search itself does not need, takes seconds
+    from birq.saved.outputs import batches, each
+    from birq.saved.recogniser import Recogniser
+    from birq.train.runtime.devices import for_inference
+
     split, row_of = open_split(job.inputs["features"], name), {id: row for row, id in enumerate(table["id"].to_pylist())}
     index = np.array([i for i, id in enumerate(split.ids) if id in row_of], dtype=np.int64)
     recogniser, device = Recogniser.load(job.input("finetune")), for_inference(job.notes)

@@ -95,6 +95,28 @@ def test_method_added(project: Project) -> None:
 
 @scenario(
     GROUP,
+    "the text of the language model changes (Snakemake, then DVC)",
+    "the language model and all after it, by either tool; no network runs",
+    computed="lm search score report",
+)
+def test_language_model_changed(project: Project) -> None:
+    """A file outside of data/ reaches the key by its content, through Snakemake's stamp and DVC's digest alike."""
+    texts, table = project.root / "texts.txt", (project.root / "speech" / "transcripts.tsv").read_text().splitlines()[1:]
+    texts.write_text("".join(row.split("\t")[1] + "\n" for row in table))
+    project.set("lm.source=texts.txt")
+    project.snakemake()
+    project.verify()
+    before = project.digests()
+    with open(texts, "a") as f:
+        f.write("abc abc abc\n")
+    project.dvc()
+    project.verify()
+    assert project.digests() != before
+    project.nothing_to_do()
+
+
+@scenario(
+    GROUP,
     "a method is added whose labels another one makes (DVC)",
     "labels, and the encoder that makes them, are made on the way; Snakemake finds all in place",
     computed="labels pretrain finetune decode search score probe report",
