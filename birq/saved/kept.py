@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,23 +25,30 @@ LOGP = ".npy"  # beside a table of hypotheses
 
 
 class Kept:
-    """Log probabilities of a split's utterances in a file, float32 [all frames, V], one utterance after the other."""
+    """Log probabilities of a split's utterances, float32 [all frames, V], one utterance after the other, in the order of the table."""
 
-    def __init__(self, path: Path, n_frames: np.ndarray, n_units: int = 0):
-        """n_frames: of each utterance, in the order of the table of hypotheses. n_units: of a file to be written.
+    def __init__(self, n_frames: np.ndarray, logp: np.ndarray):
+        self.ends, self.logp = np.concatenate([[0], np.cumsum(n_frames, dtype=np.int64)]), logp
 
-        Errors: BirqError for a file that does not hold so many frames.
-        """
-        self.ends = np.concatenate([[0], np.cumsum(n_frames, dtype=np.int64)])
-        if n_units:
-            self.logp = np.lib.format.open_memmap(path, "w+", np.float32, (int(self.ends[-1]), n_units))
-            return
+    @classmethod
+    def empty(cls, n_frames: np.ndarray, n_units: int) -> Self:
+        """To be filled. In memory: a disk that fills up under a mapped file would kill the process without a word."""
+        return cls(n_frames, np.zeros((int(n_frames.sum()), n_units), np.float32))
+
+    @classmethod
+    def load(cls, path: Path, n_frames: np.ndarray) -> Self:
+        """Errors: BirqError for a file that does not hold so many frames."""
+        way_out = f"delete the folder {path.parent} and run again, it is made anew"
         try:
-            self.logp = np.load(path, mmap_mode="r")
+            logp = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as e:
-            raise BirqError(f"{path}: not readable ({e}); delete the folder {path.parent} and run again, it is made anew") from None
-        if len(self.logp) != self.ends[-1]:
-            raise BirqError(f"{path}: {len(self.logp)} frames, not {self.ends[-1]}; delete {path.parent} and run again, it is made anew")
+            raise BirqError(f"{path}: not readable ({e}); {way_out}") from None
+        if len(logp) != n_frames.sum():
+            raise BirqError(f"{path}: {len(logp)} frames, not {n_frames.sum()}; {way_out}")
+        return cls(n_frames, logp)
+
+    def save(self, path: Path) -> None:
+        np.save(path, self.logp)
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.logp[self.ends[row] : self.ends[row + 1]]

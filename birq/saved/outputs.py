@@ -12,12 +12,15 @@ from birq.progress import Progress
 from birq.saved.recogniser import Recogniser
 from birq.speech.batches import Utterances, sequential
 
+# positions in the source, log probabilities [B, T, V] on the device, lengths [B] in encoder frames
+Outputs = tuple[list[int], Tensor, Tensor]
+
 
 @torch.inference_mode()
 def batches(
     recogniser: Recogniser, utterances: Utterances, index: np.ndarray, batch_seconds: float, device: torch.device, name: str
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Positions in the source, log probabilities [B, T, V] on the device, lengths [B] in encoder frames; `name` for the progress.
+) -> Iterator[Outputs]:
+    """Of all utterances of `index`; `name` for the progress.
 
     Errors: BirqError for an utterance longer than `batch_seconds`.
     """
@@ -30,7 +33,7 @@ def batches(
     progress.close()
 
 
-def each(found: tuple[list[int], Tensor, Tensor]) -> Iterator[tuple[int, np.ndarray]]:
+def each(found: Outputs) -> Iterator[tuple[int, np.ndarray]]:
     """Position and log probabilities [T, V] of every utterance of a batch."""
     index, logp_BTV, lengths_B = found
     rows = logp_BTV.float().cpu().numpy()

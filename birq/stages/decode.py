@@ -5,6 +5,7 @@ The network's log probabilities are kept beside the hypotheses where they are sm
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +66,24 @@ def compute(job: Job) -> None:
     for name, split, index in todo:
         order = sorted(index.tolist(), key=lambda i: split.ids[i])
         n_frames = split.n_frames[order] // recogniser.front_end.n_stack
-        kept = Kept(job.out / f"{name}{LOGP}", n_frames, units) if keep else None
-        rows, hypotheses = {i: row for row, i in enumerate(order)}, dict[int, str]()
-        for found in outputs.batches(recogniser, split, index, section.batch_seconds, device, f"{job.name}  {name}"):
-            for i, ids in zip(found[0], greedy(*found[1:], recogniser.model.blank), strict=True):
-                hypotheses[i] = " ".join(recogniser.tokenizer.decode(ids).split())  # a recogniser over characters may double a space
-            for i, logp_TV in outputs.each(found) if kept else ():
-                kept[rows[i]] = logp_TV
+        kept = Kept.empty(n_frames, units) if keep else None
+        found = outputs.batches(recogniser, split, index, section.batch_seconds, device, f"{job.name}  {name}")
+        hypotheses = _greedily(recogniser, found, order, kept)
+        if kept:
+            kept.save(job.out / f"{name}{LOGP}")
         write_hypotheses(job.out / f"{name}.parquet", split, order, hypotheses, n_frames)
         job.notes[f"{name}_utterances"] = len(index)
         job.notes[f"{name}_hours"] = round(float(split.duration_s[index].sum()) / 3600, 6)
     job.notes["log_probabilities"] = "kept" if keep else "not kept"
+
+
+def _greedily(recogniser: Recogniser, found: Iterable[outputs.Outputs], order: list[int], kept: Kept | None) -> dict[int, str]:
+    """Hypotheses by position in the split; `kept` is filled, in this order, with the log probabilities."""
+    rows, hypotheses = {i: row for row, i in enumerate(order)}, dict[int, str]()
+    for batch in found:
+        for i, ids in zip(batch[0], greedy(*batch[1:], recogniser.model.blank), strict=True):
+            hypotheses[i] = " ".join(recogniser.tokenizer.decode(ids).split())  # a recogniser over characters may double a space
+        if kept:
+            for i, logp_TV in outputs.each(batch):
+                kept[rows[i]] = logp_TV
+    return hypotheses

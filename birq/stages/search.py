@@ -75,7 +75,7 @@ def _beam(job: Job, section: Search, weight: float, bonus: float) -> Beam:
 def _split(job: Job, path: Path) -> _Split:
     table, kept = read_hypotheses(path), path.with_suffix(LOGP)
     if kept.exists():
-        logp = Kept(kept, table["frames"].to_numpy())
+        logp = Kept.load(kept, table["frames"].to_numpy())
         return _Split(path.stem, table, lambda: ((row, logp[row]) for row in range(len(table))))
     return _Split(path.stem, table, lambda: _again(job, path.stem, table))
 
