@@ -24,6 +24,8 @@ LM = $(shell $(BIN)/python -c 'import ctc_beam_decoder' 2>/dev/null || echo "--c
 
 # rules of the workflow call `python -m birq`
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# where it is set (many containers), each of a run's 20 processes would compile every module that it imports, 5 s on a slow core
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-fast reproduce lint format clean
 

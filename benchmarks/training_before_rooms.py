@@ -20,6 +20,7 @@ LATER_SECTIONS = ("variants", "kmeans", "relabel", "study", "lm", "search")  # s
 LATER = {"model": ("norms",), "tokenizer": ("language",), "pretrain": ("reduction", "starts_from"), "birq": ("noise", "begins_share")}
 LATER["random_projection"] = ("view", "view_window_frames", "distance", "projection", "codebook", "refine_every_steps")
 LATER["random_projection"] += ("similarity_weight", "similarity_temperature")
+LATER["random_projection"] += ("distil_weight", "distil_codes", "distil_layers", "distil_begins_share")
 LATER["birq"] += ("label_projection", "label_codebook")
 LATER["decode"] = ("keep_mb",)
 LATER["probe"] = ("train_minutes", "penalty", "abx_tokens")

@@ -400,13 +400,19 @@ CHANGES = {
     "view_window_frames": 7,
     "similarity_weight": 0.1,
     "similarity_temperature": 0.5,
+    "distil_weight": 0.5,
+    "distil_codes": 8,
+    "distil_layers": [2],
 }
 
 
-@pytest.mark.parametrize("option", sorted({f.name for f in dataclasses.fields(objective())} - {"label_gradient", "begins_share"}))
+@pytest.mark.parametrize(
+    "option", sorted({f.name for f in dataclasses.fields(objective())} - {"label_gradient", "begins_share", "distil_begins_share"})
+)
 def test_every_option_changes_the_loss(option: str) -> None:
-    """An option that changes nothing is one that is parsed and never used. (The other two change the gradient, or some steps: above.)"""
-    also = {"view_window_frames": {"view": "mean_removed"}, "similarity_temperature": {"similarity_weight": 0.1}}.get(option, {})
+    """An option that changes nothing is one that is parsed and never used. (The others change the gradient, or some steps: elsewhere.)"""
+    needed = {"view_window_frames": {"view": "mean_removed"}, "similarity_temperature": {"similarity_weight": 0.1}}
+    also = (needed | {key: {"distil_weight": 0.1} for key in ("distil_codes", "distil_layers")}).get(option, {})
     assert not torch.equal(losses(pretrainer(**also, **{option: CHANGES[option]})).total, losses(pretrainer(**also)).total)
 
 

@@ -308,6 +308,44 @@ def test_a_preset_gives_legal_params_and_keeps_the_comments(copied: Path, name: 
         assert comment in copied.read_text()
 
 
+def preset(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "presets" / f"{name}.yaml").read_text())
+
+
+def test_every_preset_stands_in_the_docs() -> None:
+    """With a line in the table of presets."""
+    text = (ROOT / "docs" / "parameters.md").read_text()
+    assert not [name for name in PRESETS if f"| `{name}` |" not in text]
+
+
+@pytest.mark.parametrize(("study", "base"), [("study-recorded-an4", "an4"), ("study-recorded-books", "real-speech")])
+def test_a_study_of_recorded_speech_has_the_numbers_of_its_preset(study: str, base: str) -> None:
+    """So its runs of seed 0 are those that docs/results.md speaks of."""
+    numbers = preset(study)
+    (part,) = numbers.pop("study")["parts"].values()
+    assert part["words"] and numbers == preset(base)
+
+
+def test_the_study_of_more_hours_differs_in_the_hours_alone() -> None:
+    """Else it would compare more than hours with the finalists."""
+    hours, finalists = preset("study-hours"), preset("study-final")
+    shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["corpora"]["synth"]
+    assert hours["corpora"] == {"synth": shipped | {"train_hours": 16.0}} and hours["pretrain"] == finalists["pretrain"]
+    assert set(hours) == {"study", "corpora", "pretrain"}
+
+
+@pytest.mark.parametrize(("name", "part"), [("study-short", "short"), ("study-final", "finalists")])
+def test_birq_at_equal_time_has_the_steps_of_the_measured_ratio(name: str, part: str) -> None:
+    """benchmarks/results/equal_time.json: a step of the default form over BEST-RQ's."""
+    measured = json.loads((ROOT / "benchmarks" / "results" / "equal_time.json").read_text())["ratios"]
+    found = preset(name)
+    (ratio,) = [value for form, value in measured.items() if "quarter" in form]
+    steps = found["variants"]["birq_equal_time"]["pretrain.steps"]
+    assert steps == round(found["pretrain"]["steps"] / ratio)
+    equal_steps, equal_time = found["study"]["parts"][part], found["study"]["parts"][f"{part}_time"]
+    assert equal_steps["seeds"] == equal_time["seeds"] and equal_time["names"] == ["best_rq", "birq_equal_time"]
+
+
 def test_settings_are_yaml_and_come_after_the_preset(copied: Path) -> None:
     presets.apply("an4", ["corpora.an4.root=/somewhere/an4", "run.seeds=[0, 1]", "pretrain.learning_rate=3e-4"], copied)
     loaded = params.load(copied)

@@ -107,6 +107,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "best_rq",
         {"random_projection__codebook": "refined", "random_projection__similarity_weight": 0.1},
     ),
+    "BiRQ, a distilled codebook": ("birq", {"random_projection__distil_weight": 0.5}),
     "BiRQ, axes and codes": (
         "birq",
         {f"random_projection__{k}": v for k, v in FOLLOWS.items()} | {f"birq__label_{k}": v for k, v in FOLLOWS.items()},

@@ -168,14 +168,14 @@ class Products(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("similarity", [0.0, 0.1])
+@pytest.mark.parametrize("more", [{}, {"similarity_weight": 0.1}, {"distil_weight": 0.5, "distil_codes": 256, "distil_begins_share": 0.0}])
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 @pytest.mark.parametrize("gradient", [0.0, 1.0])
-def test_operations_by_formula_are_those_that_torch_counts(weight: float, gradient: float, similarity: float) -> None:
+def test_operations_by_formula_are_those_that_torch_counts(weight: float, gradient: float, more: dict) -> None:
     """MFU is as good as its formula: that of all matrix products that run, but for convolutions over time (0.3 % here) and the gradient at
     the features, which nobody asks for (0.5 %)."""
     forms = {"label_layer": 2, "enhanced_weight": weight, "label_gradient": gradient, "codebook_size": 256, "entropy_weight": 0.0}
-    forms |= {"similarity_weight": similarity}
+    forms |= more
     p = BiRq(Encoder(shape(n_layers=3, d_model=64, ff_expansion=4)), objective(n_codebooks=2, **forms), seed=0)
     b = batch([96, 96])
     mask = every_other(b.lengths_B)

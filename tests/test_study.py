@@ -199,6 +199,71 @@ def test_the_share_of_the_ceiling() -> None:
     assert "40 %" in tables.text([part]) and "20 %" in tables.text([part])
 
 
+def test_the_share_of_what_labels_can_add() -> None:
+    """By hand: (x − anchors) / (phones − shuffled) is 4, 4 and 7 twentieths in three seeds: mean .25, deviation .0866, and Student's t of
+    2 degrees at 97.5 % is 4.303. Seeds are paired: one that a form lacks counts for none."""
+    floor = [row("shuffled", s, 0.40 + 0.01 * s) for s in range(3)]
+    rows = [r for r in WORDS if r["form"] != "birq"] + [row("birq", s, 0.54 + 0.01 * s + 0.03 * (s == 2)) for s in (0, 1, 2, 7)]
+    (part,) = compare.parts(made(rows + floor))
+    share = compare.student_share(part, part.form("birq"), PROBE)
+    assert (share.mean, share.high - share.mean, share.mean - share.low) == pytest.approx((0.25, 0.21515, 0.21515), abs=1e-4)
+    assert compare.student_share(part, part.base, PROBE) is None
+    assert compare.student_share(compare.parts(made(WORDS))[0], part.form("birq"), PROBE) is None
+    said = tables.text([part])
+    assert "of phones - shuffled" in said and "+25 % [+3, +47]" in said and "(form - best_rq) / (phones - shuffled)" in said
+    (few,) = compare.parts(made([r for r in rows + floor if r["seed"] < 2]))
+    assert tables._student(few, few.form("birq")) == "+20 %", "two seeds have no interval"
+
+
+def test_a_part_without_phone_times_is_told_by_words() -> None:
+    """Recorded speech often has none. The table of words says why there is no probe, and statements are about words."""
+    rows = copy.deepcopy([r for r in WORDS if r["form"] != "phones"])
+    for r in rows:
+        r["why_not"] = "no alignments of an4: phone times come with synth corpora"
+        for of_layer in r["layers"]:
+            del of_layer["linear"], of_layer["abx_within"]
+    parts = compare.parts(made(rows))
+    assert [t.title for t in tables.of_part(parts[0])] == ["final: layer 2 by other measures", "final: words, after fine-tuning"]
+    assert "There is no linear probe beside them: no alignments of an4: phone times come with synth corpora." in tables.text(parts)
+    assert tables.statements(parts[0]) == ["final, word error rate: below best_rq: birq."]
+    shown = page.render(parts)
+    assert "word error rate: below best_rq: birq." in shown and "probe by layer" not in shown
+    assert sorted(figures.of_part(parts[0])) == ["final-wer-cost", "final-wer-differences"]
+
+
+def test_labels_at_the_end_of_training_are_a_table_where_they_are_known() -> None:
+    """Means over seeds, by hand; runs that were recorded without them, and forms without training, are left out."""
+    rows = copy.deepcopy(WORDS)
+    assert "labels at the end" not in tables.text(compare.parts(made(rows)))
+    for r in rows:
+        if r["form"] == "birq" and r["seed"] < 2:
+            r["training"] = {"enhanced_perplexity": 10.0 + 4 * r["seed"], "anchor_perplexity": 60.0, "masked_accuracy": 0.25}
+        if r["form"] == "scratch":
+            r["training"] = {}
+    (part,) = compare.parts(made(rows))
+    table = tables.training(part)
+    assert table.head[3:] == ["perplexity, enhanced", "perplexity, predicted", "masked accuracy %"]
+    assert [list(cells) for cells in table.rows] == [["birq", "", "2", "12.0", "60.0", "25.0"]]
+    assert table.title in tables.text([part]) and table.title in page.render([part])
+
+
+def test_word_errors_by_labelled_minutes_have_a_line_a_form() -> None:
+    """Variants that differ in their minutes alone are one form; where all have the same minutes there is nothing to draw."""
+    found = made([row(form, s, 0.5, wer) for form, wer in (("best_rq", 0.4), ("best_rq_10", 0.6), ("birq", 0.5)) for s in (0, 1)])
+    about = found["parts"]["final"]
+    assert figures.by_minutes(compare.parts(found)[0]) is None
+    about["params"]["finetune.labelled_minutes"] = 60.0
+    about["forms"]["best_rq_10"] = {"method": "best_rq", "changed": {"finetune.labelled_minutes": 10.0}}
+    (part,) = compare.parts(found)
+    drawn = figures.by_minutes(part)["data"]["values"]
+    assert {(v["form"], v["minutes"], v["value"]) for v in drawn} == {
+        ("best_rq", 60.0, 40.0),
+        ("best_rq", 10.0, 60.0),
+        ("birq", 60.0, 50.0),
+    }
+    assert "final-minutes" in figures.of_part(part)
+
+
 def test_correlations_are_over_all_runs_that_are_scored() -> None:
     """dev loss was made twice the WER: both correlations are 1. The probe falls as WER rises; what never changes has none."""
     (part,) = compare.parts(made([*WORDS, row("birq", 9, 0.55)]))
@@ -323,7 +388,7 @@ def test_the_page_holds_everything_by_itself(tmp_path: Path) -> None:
         "prefers-color-scheme",
     ):
         assert text in shown, text
-    for name in ("layers", "differences", "cost", "wer"):
+    for name in ("layers", "differences", "cost", "wer-differences", "wer-cost", "wer"):
         assert f'id="fig-final-{name}"' in shown
     assert "final, linear phone probe, layer 2: above best_rq: phones and birq." in shown
     assert "made under other params, inputs or code: probe/birq-9" in shown

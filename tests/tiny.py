@@ -83,6 +83,10 @@ SMALL: dict[str, Any] = {
         "refine_every_steps": 4,
         "similarity_weight": 0.0,
         "similarity_temperature": 0.1,
+        "distil_weight": 0.0,
+        "distil_codes": 16,
+        "distil_layers": [1],
+        "distil_begins_share": 0.25,
         "anchor_weight": 2.4,
     },
     "birq": {

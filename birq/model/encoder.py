@@ -226,15 +226,24 @@ class Encoder(nn.Module):
             x = checkpoint(block, *given, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*given)
             yield x
 
-    def forward(self, x_BTS: Tensor, lengths_B: Tensor, n_layers: int | None = None, dropout: bool = True) -> Tensor:
-        """Output of layer `n_layers` (default: the last) for stacked input: [B, T, D]. `lengths_B` counts encoder frames."""
+    def forward(
+        self, x_BTS: Tensor, lengths_B: Tensor, n_layers: int | None = None, dropout: bool = True, outputs: list[Tensor] | None = None
+    ) -> Tensor:
+        """Output of layer `n_layers` (default: the last) for stacked input: [B, T, D]. `lengths_B` counts encoder frames.
+
+        `outputs`: gets those of all layers on the way.
+        """
         n_layers = self.shape.n_layers if n_layers is None else n_layers
         if not 1 <= n_layers <= self.shape.n_layers:
             raise ValueError(f"layer {n_layers} of {self.shape.n_layers}")
         if not len(x_BTS):  # a share of a batch may hold no utterance; every weight still gets a gradient, of zeros
-            return self.project(x_BTS) + 0 * sum(p.sum() for p in self.blocks[:n_layers].parameters())
-        for x in self._passes(x_BTS, lengths_B, n_layers, dropout):  # noqa: B007
-            pass
+            x = self.project(x_BTS) + 0 * sum(p.sum() for p in self.blocks[:n_layers].parameters())
+            if outputs is not None:
+                outputs.extend([x] * n_layers)
+            return x
+        for x in self._passes(x_BTS, lengths_B, n_layers, dropout):
+            if outputs is not None:
+                outputs.append(x)
         return x
 
     def layers_out(self, feats_BTF: Tensor, lengths_B: Tensor) -> list[Tensor]:

@@ -51,7 +51,8 @@ class Objective(AnchorObjective):
 
     def at(self, done_share: float) -> Objective:
         """BEST-RQ's until the enhanced labels begin."""
-        return self if done_share >= self.begins_share else replace(self, enhanced_weight=0.0)
+        o = super().at(done_share)
+        return o if done_share >= self.begins_share else replace(o, enhanced_weight=0.0)
 
 
 class _WeightedGradient(torch.autograd.Function):
@@ -241,8 +242,8 @@ class BiRq(BestRq):
         o = objective or self.objective
         if not o.enhanced_weight:
             return super().forward(feats_BTF, lengths_B, mask, generator, share, o)
-        m, x_BTS = self._on_device(mask, lengths_B), self.encoder.stack(feats_BTF)
-        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share)
+        m, x_BTS, outputs = self._on_device(mask, lengths_B), self.encoder.stack(feats_BTF), self.kept_outputs(o)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share, outputs)
 
         u, part = self._labelled(m, generator, share, lengths_B.device)
         rows = (x_BTS, lengths_B) if u.rows_U is None else (x.index_select(0, u.rows_U) for x in (x_BTS, lengths_B))
@@ -264,7 +265,7 @@ class BiRq(BestRq):
             lower, other_anchor, other_correct = self.anchor_sums(o, *(x.index_select(0, u.other_O) for x in (h_MD, y_MN)))
             total = total + o.anchor_weight / n * lower
             anchor, n_correct = anchor + other_anchor.detach(), n_correct + other_correct
-        return Forward(
+        found = Forward(
             total=total,
             anchor=anchor / n,
             enhanced=enhanced / n_labelled,
@@ -279,6 +280,7 @@ class BiRq(BestRq):
             enhanced_codes_MN=codes_LN,
             enhanced_frames_MD=z_LD.detach(),
         )
+        return self.with_distilled(o, found, x_BTS, lengths_B, m, h_MD, outputs, share)
 
 
 Model, Constants = BiRq, Objective

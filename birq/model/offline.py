@@ -31,13 +31,19 @@ class Offline(BestRq):
     """A quantized encoder whose head predicts the labels that the batch brings."""
 
     def masked_pass(
-        self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
+        self,
+        x_BTS: Tensor,
+        lengths_B: Tensor,
+        m: Masked,
+        generator: torch.Generator,
+        share: Share | None,
+        outputs: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, None, int]:
         """As BEST-RQ's. Masked frames without a label are noise in the input as they are there, and have no loss."""
         given = m.given
         if given is None:
             raise ValueError("the batch brings no labels")
-        h_MD = self.masked_output(x_BTS, lengths_B, m, generator, share)
+        h_MD = self.masked_output(x_BTS, lengths_B, m, generator, share, outputs)
         h_KD = h_MD if given.known_K is None else h_MD.index_select(0, given.known_K)
         # a batch may have no label at all: its loss is 0
         return h_KD, given.codes_KN, None, max(1, share.n_predicted if share else len(given.codes_KN))

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from birq.model.encoder import Encoder
+from birq.model.distilled import DistilledCodebook
+from birq.model.encoder import Encoder, valid_mask
 from birq.model.masking import Masked, masked
 from birq.model.quantized import Quantization, QuantizedEncoder
 from birq.model.quantizer import CHUNK_VALUES
@@ -31,11 +32,16 @@ class AnchorObjective(Quantization):
     anchor_weight: float  # w2
     similarity_weight: float = 0.0  # of the divergence from the label code's similarities, inside G
     similarity_temperature: float = 1.0
+    distil_weight: float = 0.0  # of D, inside G; 0: no further codebook
+    distil_codes: int = 2
+    distil_layers: Sequence[int] = (1,)
+    distil_begins_share: float = 0.0  # share of the steps before there is the further codebook
     mask_fill_std: float
 
     def at(self, done_share: float) -> AnchorObjective:
         """The objective of a step, before which this share of all steps is done."""
-        return self
+        early = self.distil_weight and done_share < self.distil_begins_share
+        return replace(self, distil_weight=0.0) if early else self
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,9 @@ class Forward:
     n_agreeing: Tensor | None = None  # ... whose nearest enhanced code equals the anchoring code
     enhanced_codes_MN: Tensor | None = None  # nearest, noise-free, of the labelled frames
     enhanced_frames_MD: Tensor | None = None  # z of the labelled frames, without gradient
+    distilled: Tensor | None = None  # cross-entropy of the further codebook's labels; None without one
+    distance: Tensor | None = None  # D
+    distilled_codes_M1: Tensor | None = None
 
 
 # ---- losses over frames × codes
@@ -185,6 +194,11 @@ class BestRq(QuantizedEncoder):
     def __init__(self, encoder: Encoder, objective: AnchorObjective, seed: int):
         super().__init__(encoder, objective, seed)
         self.head = nn.Linear(encoder.shape.d_model, math.prod(objective.label_sizes))
+        self.distilled = None
+        if objective.distil_weight:
+            if not all(1 <= k <= encoder.shape.n_layers for k in objective.distil_layers):
+                raise ValueError(f"distil_layers {list(objective.distil_layers)} of {encoder.shape.n_layers}")
+            self.distilled = DistilledCodebook(self.anchor_quantizer, objective.distil_codes, encoder.shape.d_model)
 
     @property
     def enhanced(self) -> bool:
@@ -203,23 +217,38 @@ class BestRq(QuantizedEncoder):
         return (mask if isinstance(mask, Masked) else self.masked(mask, lengths_B)).to(lengths_B.device)
 
     def masked_pass(
-        self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None
+        self,
+        x_BTS: Tensor,
+        lengths_B: Tensor,
+        m: Masked,
+        generator: torch.Generator,
+        share: Share | None,
+        outputs: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """Of the predicted frames: output [M, D], labels [M, N], what these are made of [M, S]; how many the whole batch has.
 
-        Here: all masked ones, and anchoring labels (eq. 2).
+        Here: all masked ones, and anchoring labels (eq. 2). `outputs`: gets those of all layers, [B, T, D].
         """
         view_MS = self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M)
         y_MN = self.anchor_quantizer.nearest(view_MS)
-        return self.masked_output(x_BTS, lengths_B, m, generator, share), y_MN, view_MS, share.n_masked if share else len(y_MN)
+        h_MD = self.masked_output(x_BTS, lengths_B, m, generator, share, outputs)
+        return h_MD, y_MN, view_MS, share.n_masked if share else len(y_MN)
 
-    def masked_output(self, x_BTS: Tensor, lengths_B: Tensor, m: Masked, generator: torch.Generator, share: Share | None) -> Tensor:
+    def masked_output(
+        self,
+        x_BTS: Tensor,
+        lengths_B: Tensor,
+        m: Masked,
+        generator: torch.Generator,
+        share: Share | None,
+        outputs: list[Tensor] | None = None,
+    ) -> Tensor:
         """Output [M, D] of the masked frames, which noise has replaced in the input."""
         x_AS, n_here = x_BTS.flatten(0, 1), len(m.masked_M)
         n_masked, before = (share.n_masked, share.masked_before) if share else (n_here, 0)
         fill_MS = torch.randn(n_masked, x_BTS.shape[-1], generator=generator, device=x_BTS.device)[before : before + n_here]
         masked_BTS = x_AS.index_copy(0, m.masked_M, fill_MS * self.objective.mask_fill_std).view(x_BTS.shape)
-        return self.encoder(masked_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M).float()
+        return self.encoder(masked_BTS, lengths_B, outputs=outputs).flatten(0, 1).index_select(0, m.masked_M).float()
 
     def anchor_terms(self, o: AnchorObjective, logp_RNV: Tensor, y_RN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What w2 multiplies, and `anchor_loss`; sums over frames and codebooks."""
@@ -251,16 +280,57 @@ class BestRq(QuantizedEncoder):
         `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
         """
         o, m = objective or self.objective, self._on_device(mask, lengths_B)
-        h_MD, y_MN, view_MS, n_masked = self.masked_pass(self.encoder.stack(feats_BTF), lengths_B, m, generator, share)
+        x_BTS, outputs = self.encoder.stack(feats_BTF), self.kept_outputs(o)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share, outputs)
         loss, anchor, n_correct = self.anchor_sums(o, h_MD, y_MN)
         n = n_masked * y_MN.shape[1]
-        return Forward(
+        found = Forward(
             total=o.anchor_weight * (loss / n),
             anchor=anchor.detach() / n,
             n_masked=n_masked,
             n_correct=n_correct,
             anchor_codes_MN=y_MN,
             anchor_frames_MS=view_MS,
+        )
+        return self.with_distilled(o, found, x_BTS, lengths_B, m, h_MD, outputs, share)
+
+    def kept_outputs(self, o: AnchorObjective) -> list[Tensor] | None:
+        """Where `masked_pass` puts the layers' outputs; None where nobody reads them."""
+        return [] if o.distil_weight and self.distilled is not None else None
+
+    def with_distilled(
+        self,
+        o: AnchorObjective,
+        found: Forward,
+        x_BTS: Tensor,
+        lengths_B: Tensor,
+        m: Masked,
+        h_MD: Tensor,
+        outputs: list[Tensor] | None,
+        share: Share | None,
+    ) -> Forward:
+        """With the further codebook's part of G: its cross-entropy, which counts as any codebook's, and `distil_weight` times D."""
+        further = self.distilled
+        if outputs is None or further is None:
+            return found
+        b, t, _ = x_BTS.shape
+        y_A = further.labels(self.anchor_quantizer, self.anchor_view(x_BTS, lengths_B).flatten(0, 1))
+        frames_BT = (valid_mask(m.lengths_B, t) & ~m.mask_BT).to(y_A.device, non_blocking=True)
+        distance = further.distances(y_A.view(b, t), [outputs[k - 1] for k in o.distil_layers], frames_BT).sum()
+        distance = distance / (len(share.masked_B) if share else b)
+        y_M1 = y_A.index_select(0, m.masked_M)[:, None]
+
+        def loss(h_RD: Tensor, y_R1: Tensor, weight_VD: Tensor, bias_V: Tensor) -> tuple[Tensor, ...]:
+            return anchor_loss(log_probabilities(h_RD, weight_VD, bias_V, 1), y_R1)
+
+        loss_sum, _ = sum_over_chunks(loss, [h_MD, y_M1], [further.head.weight, further.head.bias], len(further.head.bias))
+        mean = loss_sum / found.n_masked
+        return replace(
+            found,
+            total=found.total + o.anchor_weight * (mean / o.n_codebooks + o.distil_weight * distance),
+            distilled=mean.detach(),
+            distance=distance.detach(),
+            distilled_codes_M1=y_M1,
         )
 
 

@@ -151,6 +151,19 @@ class RandomProjection(Section):
     anchor_weight: NonNegative
     similarity_weight: NonNegative
     similarity_temperature: Positive
+    distil_weight: NonNegative
+    distil_codes: Annotated[int, Field(ge=2)]
+    distil_layers: Annotated[list[Count], Field(min_length=1)]
+    distil_begins_share: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _further(self) -> RandomProjection:
+        if self.distil_weight and self.distil_codes > self.codebook_size:
+            raise ValueError(
+                f"distil_codes: {self.distil_codes} is above codebook_size = {self.codebook_size}, of whose codes the further codebook "
+                "begins with some"
+            )
+        return self
 
     @model_validator(mode="after")
     def _window(self) -> RandomProjection:
@@ -278,6 +291,11 @@ class Params(Section):
         if self.birq.label_layer > self.model.n_layers:
             raise ValueError(
                 f"birq.label_layer: {self.birq.label_layer} is above the depth; legal: 1 to model.n_layers = {self.model.n_layers}"
+            )
+        if self.random_projection.distil_weight and max(self.random_projection.distil_layers) > self.model.n_layers:
+            raise ValueError(
+                f"random_projection.distil_layers: {self.random_projection.distil_layers} has one above the depth; "
+                f"legal: 1 to model.n_layers = {self.model.n_layers}"
             )
         if self.finetune.reset_layers > self.model.n_layers:
             raise ValueError(

@@ -95,15 +95,14 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def adamw(groups: list[dict[str, Any]], section: Optimisation) -> torch.optim.AdamW:
-    """AdamW; vectors (biases, norms) are not decayed. Groups carry `params` and `rate_factor`. One kernel for all weights on a GPU."""
+    """AdamW; vectors (biases, norms) are not decayed. Groups carry `params` and `rate_factor`. One kernel for all weights."""
     split: list[dict[str, Any]] = []
     for group in groups:
         matrices = [p for p in group["params"] if p.ndim > 1]
         vectors = [p for p in group["params"] if p.ndim <= 1]
         for params, decay in ((matrices, section.weight_decay), (vectors, 0.0)):
             split.append({"params": params, "weight_decay": decay, "rate_factor": group.get("rate_factor", 1.0)})
-    kernels = {"fused": True} if split[0]["params"][0].is_cuda else {"foreach": True}
-    return torch.optim.AdamW(split, lr=section.learning_rate, betas=(0.9, section.adam_beta2), eps=1e-8, **kernels)
+    return torch.optim.AdamW(split, lr=section.learning_rate, betas=(0.9, section.adam_beta2), eps=1e-8, fused=True)
 
 
 def feed_of(utterances: Utterances, index: np.ndarray, front_end: FrontEnd, section: Optimisation, seed: int, group: Group) -> Feed:

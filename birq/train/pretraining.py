@@ -106,9 +106,12 @@ class PretrainTask:
 
     def _begin(self) -> None:
         o = self.model.objective
-        names = ("loss", "enhanced", "anchor", "masked", "utterances", "labelled", "correct", "faithful", "agreeing")
+        names = ["loss", "enhanced", "anchor", "masked", "utterances", "labelled", "correct", "faithful", "agreeing"]
+        sizes = {"anchor": o.label_sizes, "enhanced": o.label_sizes}
+        if self.model.distilled is not None:
+            names, sizes = [*names, "distil_masked", "distilled", "distance"], sizes | {"distilled": (1, o.distil_codes)}
         self.sums: dict[str, float | Tensor] = dict.fromkeys(names, 0.0)  # on the device, float64
-        self.anchor_codes, self.enhanced_codes = (CodeCounts(*o.label_sizes, self.device) for _ in range(2))
+        self.codes = {labels: CodeCounts(*size, self.device) for labels, size in sizes.items()}
 
     def _flops(self, mean_frames: float, frame_shift_ms: float) -> float:
         shape, masked_share = self.model.encoder.shape, 1 - (1 - self.start_probability) ** self.span
@@ -137,6 +140,12 @@ class PretrainTask:
     def _enhanced(self, step: int) -> bool:
         """Whether there are enhanced labels in a step."""
         return getattr(self._objective(step), "enhanced_weight", 0.0) > 0
+
+    def _begin_distillation(self, step: int) -> None:
+        """Before the first step with the further codebook, this takes its codes; until then no gradient has moved it."""
+        further, before = self.model.distilled, step > 0 and self._objective(step - 1).distil_weight
+        if further is not None and not before and self._objective(step).distil_weight:
+            further.begin(self.model.anchor_quantizer)
 
     def _noise_seed(self, step: int, part: int) -> int:
         return step_seed(self.seed, step) + part + 1
@@ -167,6 +176,7 @@ class PretrainTask:
             batches = self.ready(batches, step, epoch)
         masks = [b.masked for b in batches]  # type: ignore[attr-defined]
         shares = self._shares(batches, masks)
+        self._begin_distillation(step)
         every = self.watched.gradient_cosine_every_steps
         if every and self._enhanced(step) and (step == 0 or (step + 1) % every == 0):
             self.cosine = self._gradient_cosine(batches[0], masks[0], step, 0, shares[0])
@@ -187,7 +197,7 @@ class PretrainTask:
 
     def _gradient_cosine(self, *forward: Any) -> Tensor:
         """Cosine of ∇F and ∇G over the encoder's parameters, both with the same masks, noise and dropout."""
-        params, o = [p for p in self.model.encoder.parameters() if p.requires_grad], self.model.objective
+        params, o = [p for p in self.model.encoder.parameters() if p.requires_grad], self._objective(forward[2])
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             upper = self._forward(*forward, replace(o, enhanced_weight=1.0, entropy_weight=0.0, anchor_weight=0.0)).total
             upper = torch.autograd.grad(upper, params, allow_unused=True)
@@ -205,25 +215,30 @@ class PretrainTask:
         s["loss"] += losses.total.detach().double() * m
         s["anchor"] += losses.anchor.double() * m
         s["correct"] += losses.n_correct.double()
-        self.anchor_codes.add(losses.anchor_codes_MN)
+        self.codes["anchor"].add(losses.anchor_codes_MN)
         if losses.enhanced is not None and losses.enhanced_codes_MN is not None:
             s["labelled"] += len(losses.enhanced_codes_MN)
             s["enhanced"] += losses.enhanced.double() * losses.n_labelled
             s["faithful"] += losses.n_faithful.double()  # type: ignore[union-attr]
             s["agreeing"] += losses.n_agreeing.double()  # type: ignore[union-attr]
-            self.enhanced_codes.add(losses.enhanced_codes_MN)
+            self.codes["enhanced"].add(losses.enhanced_codes_MN)
+        if losses.distilled is not None and losses.distance is not None and losses.distilled_codes_M1 is not None:
+            s["distil_masked"] += len(losses.distilled_codes_M1)
+            s["distilled"] += losses.distilled.double() * m
+            s["distance"] += losses.distance.double() * m
+            self.codes["distilled"].add(losses.distilled_codes_M1)
 
-    def _totals(self) -> tuple[dict[str, float], CodeCounts, CodeCounts]:
+    def _totals(self) -> tuple[dict[str, float], dict[str, CodeCounts]]:
         """Sums and counts of all ranks together."""
         sums = self.group.add(torch.tensor([float(v) for v in self.sums.values()], dtype=torch.float64))
-        counts = (self.group.add(c.count_NV.cpu().clone()) for c in (self.anchor_codes, self.enhanced_codes))
-        return dict(zip(self.sums, sums.tolist(), strict=True)), *map(CodeCounts.from_counts, counts)
+        counts = {labels: self.group.add(c.count_NV.cpu().clone()) for labels, c in self.codes.items()}
+        return dict(zip(self.sums, sums.tolist(), strict=True)), {k: CodeCounts.from_counts(c) for k, c in counts.items()}
 
     def _cosine(self) -> float | None:
         return None if self.cosine is None else float(self.cosine)
 
     def figures(self, step: int) -> dict[str, float | None]:
-        s, anchor_codes, enhanced_codes = self._totals()
+        s, codes = self._totals()
         (n, _), enhanced = self.model.objective.label_sizes, s["labelled"] > 0
         m, labelled = max(1.0, s["masked"]), max(1.0, s["labelled"])
         line: dict[str, float | None] = {
@@ -232,18 +247,30 @@ class PretrainTask:
             "anchor_loss": s["anchor"] / m,
             "masked_accuracy": s["correct"] / m / n,
             "label_fidelity": s["faithful"] / labelled / n if enhanced else None,
-            "enhanced_perplexity": enhanced_codes.perplexity() if enhanced else None,
-            "anchor_perplexity": anchor_codes.perplexity(),
-            "enhanced_used_share": enhanced_codes.used_share() if enhanced else None,
-            "anchor_used_share": anchor_codes.used_share(),
+            "enhanced_perplexity": codes["enhanced"].perplexity() if enhanced else None,
+            "anchor_perplexity": codes["anchor"].perplexity(),
+            "enhanced_used_share": codes["enhanced"].used_share() if enhanced else None,
+            "anchor_used_share": codes["anchor"].used_share(),
             "agreement": s["agreeing"] / labelled / n if enhanced else None,
             "gradient_cosine": self._cosine(),
             **self.refiners.figures(),
+            **self._distilled(s, codes),
         }
         self.cosine = None
         self._begin()
         self._watch(step, line)
         return line
+
+    def _distilled(self, s: dict[str, float], codes: dict[str, CodeCounts]) -> dict[str, float | None]:
+        """Of the further codebook, empty until it begins; none for a model without one."""
+        if self.model.distilled is None:
+            return {}
+        m = s["distil_masked"]
+        return {
+            "distilled_loss": s["distilled"] / m if m else None,
+            "distilled_distance": s["distance"] / m if m else None,
+            "distilled_perplexity": codes["distilled"].perplexity() if m else None,
+        }
 
     def _watch(self, step: int, line: dict[str, float | None]) -> None:
         loss, perplexity = line["loss"], line["enhanced_perplexity"]
@@ -268,8 +295,8 @@ class PretrainTask:
         return False
 
     def state(self) -> dict[str, Any]:
-        sums, anchor_codes, enhanced_codes = self._totals()
-        counts = {"anchor": anchor_codes.count_NV, "enhanced": enhanced_codes.count_NV}
+        sums, codes = self._totals()
+        counts = {labels: c.count_NV for labels, c in codes.items()}
         figures = {"collapsed_since": self.collapsed_since, "cosine": self._cosine(), "sums": sums, "counts": counts}
         return figures | {"refiners": self.refiners.state(self.group)}
 
@@ -278,8 +305,8 @@ class PretrainTask:
         self.collapsed_since, self.cosine = state["collapsed_since"], state["cosine"]
         self.refiners.restore(state["refiners"], self.group)
         if self.group.writes:
-            self.sums, counts = dict(state["sums"]), state["counts"]
-            self.anchor_codes, self.enhanced_codes = (CodeCounts.from_counts(counts[k], self.device) for k in ("anchor", "enhanced"))
+            self.sums = dict(state["sums"])
+            self.codes = {labels: CodeCounts.from_counts(count_NV, self.device) for labels, count_NV in state["counts"].items()}
 
 
 def from_params(kind: type, values: dict[str, Any]) -> Any:

@@ -71,6 +71,8 @@ rule tokenizer:
         "data/logs/tokenizer.log",
     benchmark:
         "data/logs/tokenizer.benchmark.tsv"
+    # seconds; every fine-tuning waits for it
+    priority: 50
     conda:
         "../envs/birq.yaml"
     threads: 1

@@ -15,18 +15,19 @@ from birq.report.study.record import Record
 from birq.report.study.rows import Row
 from birq.report.words import mean
 
-CEILING = "phones"
+CEILING, FLOOR = "phones", "shuffled"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a run: of its layer, or of the words that it recognised."""
+    """A figure of a run: of its layer, of its labels in training, or of the words that it recognised."""
 
     key: str
     title: str
     percent: bool = True
     digits: int = 1
     words: bool = False
+    training: bool = False
 
 
 PROBE = Measure("linear", "linear probe %")
@@ -38,6 +39,12 @@ REPEATS = Measure("repeat_share", "repeats %")
 OF_LAYER = (ABX_WITHIN, ABX_ACROSS, KMEANS_PNMI, PNMI, RANK, REPEATS)
 WER, CER = Measure("wer", "WER %", words=True), Measure("cer", "CER %", words=True)
 DEV_LOSS = Measure("dev_loss", "dev loss, nats per character", percent=False, digits=3, words=True)
+IN_TRAINING = (
+    Measure("enhanced_perplexity", "perplexity, enhanced", percent=False, training=True),
+    Measure("anchor_perplexity", "perplexity, predicted", percent=False, training=True),
+    Measure("label_fidelity", "label fidelity %", training=True),
+    Measure("masked_accuracy", "masked accuracy %", training=True),
+)
 EXPLAINING = (PROBE, *OF_LAYER, DEV_LOSS)  # what might go with WER
 
 
@@ -45,6 +52,8 @@ def value(row: Row, measure: Measure, layer: int) -> float | None:
     """A run's figure; None where it was not taken."""
     if measure.words:
         return (row["words"] or {}).get(measure.key)
+    if measure.training:
+        return row.get("training", {}).get(measure.key)  # runs that were recorded earlier have none
     return next((of_layer.get(measure.key) for of_layer in row["layers"] if of_layer["layer"] == layer), None)
 
 
@@ -179,6 +188,20 @@ def ceiling_share(part: Part, form: Form, measure: Measure) -> float | None:
         return None
     x, base, high = (mean([v[seed] for seed in sorted(seeds)]) for v in values)
     return None if high == base else (x - base) / (high - base)
+
+
+def student_share(part: Part, form: Form, measure: Measure) -> Difference | None:
+    """What a form's labels add to the base's, over all that labels can add: (form − base) / (phones − shuffled), by seed.
+
+    A share without unit, so that measures and corpora compare. None for the base itself, and without a seed that all four have.
+    """
+    four = (form, part.base, part.form(CEILING), part.form(FLOOR))
+    if form is part.base or None in four:
+        return None
+    x, base, high, low = (f.values(measure, part.layer) if f else {} for f in four)
+    seeds = sorted(set(x) & set(base) & set(high) & set(low))
+    shares = {s: (x[s] - base[s]) / (high[s] - low[s]) for s in seeds if high[s] != low[s]}
+    return difference(shares, dict.fromkeys(shares, 0.0), part.confidence)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from birq.report import charts
 from birq.report.charts import INK, MUTED
 from birq.report.gather import PALETTE
 from birq.report.study import compare
-from birq.report.study.compare import PROBE, WER, Form, Part, value
+from birq.report.study.compare import PROBE, WER, Form, Measure, Part, value
 from birq.report.study.rows import Row
 from birq.report.words import mean
 
@@ -21,6 +21,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 120, 84
 NAME_SHOWN = 26  # characters over a panel
 ROW = 19  # pixels of a form in a list
 LABEL = 13  # pixels of a line of text
+MINUTES = "finetune.labelled_minutes"
 Dot = dict[str, Any]
 
 
@@ -64,22 +65,23 @@ def by_layer(part: Part) -> dict[str, Any]:
 # ---- a line per form
 
 
-def differences(part: Part) -> dict[str, Any]:
-    """The probe's difference from the base: a dot a seed, the mean, and its interval over seeds."""
-    title = f"{part.name}: linear phone probe, less {part.against}"
+def differences(part: Part, measure: Measure = PROBE) -> dict[str, Any]:
+    """The difference from the base, of the probe or of words: a dot a seed, the mean, and its interval over seeds."""
+    what, unit = ("word error rate", "points of WER") if measure.words else ("linear phone probe", f"points, layer {part.layer}")
+    title = f"{part.name}: {what}, less {part.against}"
     rows, seeds = [], []
     for form in part.forms:
-        found = compare.less(part, form, PROBE)
+        found = compare.less(part, form, measure)
         if found is None or part.base is None:
             continue
         rows.append({"form": form.name, "value": 100 * found.mean} | _span(found))
-        base = part.base.values(PROBE, part.layer)
-        of_seed = form.values(PROBE, part.layer)
+        base = part.base.values(measure, part.layer)
+        of_seed = form.values(measure, part.layer)
         seeds += [{"form": form.name, "value": 100 * (v - base[s])} for s, v in of_seed.items() if s in base]
     if not rows:
         return charts.note(title, "nothing to compare")
     y = alt.Y("form:N", sort=[r["form"] for r in rows], title=None, axis=alt.Axis(labelFontSize=11, labelColor=INK, labelLimit=220))
-    x = alt.X("value:Q", title=f"points, layer {part.layer}", scale=alt.Scale(nice=True, padding=10), axis=alt.Axis(grid=True))
+    x = alt.X("value:Q", title=unit, scale=alt.Scale(nice=True, padding=10), axis=alt.Axis(grid=True))
     zero = alt.Chart(alt.Data(values=[{"value": 0}])).mark_rule(color=INK, strokeWidth=1).encode(x=x)
     span = alt.Chart(charts.data(r for r in rows if "low" in r)).mark_rule(strokeWidth=4, opacity=0.35, color=MAIN, strokeCap="round")
     dots = alt.Chart(charts.data(seeds)).mark_tick(thickness=1.5, size=9, color=MUTED).encode(x=x, y=y)
@@ -145,13 +147,13 @@ def _plane(forms: Sequence[Form], point: Point, title: str, about: str, x: dict[
     return charts.finish(alt.layer(*drawn), title, about, height=height + 90)
 
 
-def cost(part: Part) -> dict[str, Any]:
-    """The probe against the time of pre-training. An untrained encoder took none and stands at the left edge."""
+def cost(part: Part, measure: Measure = PROBE) -> dict[str, Any]:
+    """The probe, or WER, against the time of pre-training. An untrained encoder took none and stands at the left edge."""
     trained = [row["seconds"] for row in part.rows if row["steps"]]
     least = min(trained, default=60.0)
 
     def point(row: Row) -> tuple[float, float] | None:
-        found = value(row, PROBE, part.layer)
+        found = value(row, measure, part.layer)
         return None if found is None else ((row["seconds"] if row["steps"] else 0.8 * least) / 60, 100 * found)
 
     x = {
@@ -159,8 +161,9 @@ def cost(part: Part) -> dict[str, Any]:
         "scale": alt.Scale(type="log", nice=False, padding=14),
     }
     untrained = "; far left: took no time" if any(not row["steps"] for row in part.rows) else ""
-    title, unit = f"{part.name}: linear phone probe by cost", f"probe, layer {part.layer} (%)"
-    return _plane(part.forms, point, title, f"accuracy on frames (%); large dots are means over seeds{untrained}", x, unit)
+    what, unit = ("word error rate", "WER (%)") if measure.words else ("linear phone probe", f"probe, layer {part.layer} (%)")
+    about = "" if measure.words else "accuracy on frames (%); "
+    return _plane(part.forms, point, f"{part.name}: {what} by cost", f"{about}large dots are means over seeds{untrained}", x, unit)
 
 
 def wer_by_probe(part: Part) -> dict[str, Any]:
@@ -175,9 +178,31 @@ def wer_by_probe(part: Part) -> dict[str, Any]:
     return _plane(part.forms, point, title, "one dot a run; large dots are means over seeds", x, "WER (%)")
 
 
+def by_minutes(part: Part) -> dict[str, Any] | None:
+    """WER by labelled minutes: a line a form, a dot a run. None where all forms have the same minutes."""
+    rows: list[Dot] = []
+    for form in part.forms:
+        others = sorted((key, str(found)) for key, found in form.changed.items() if key != MINUTES)
+        minutes = form.changed.get(MINUTES, part.params.get(MINUTES))
+        who = {"form": ", ".join([form.method, *(f"{key.rpartition('.')[2]} {found}" for key, found in others)]), "minutes": minutes}
+        rows += [who | {"value": 100 * v} for v in form.values(WER, part.layer).values() if minutes]
+    if len({r["minutes"] for r in rows}) < 2:
+        return None
+    x = alt.X("minutes:O", title="minutes of transcribed speech, or all there is if that is less", axis=alt.Axis(labelAngle=0))
+    y = alt.Y("value:Q", title="WER (%)", scale=alt.Scale(zero=False, nice=True))
+    colour = alt.Color("form:N", title=None, sort=None, scale=alt.Scale(range=list(PALETTE)), legend=charts.legend(columns=4))
+    base = alt.Chart(charts.data(rows)).encode(x=x, y=y, color=colour)
+    drawn = alt.layer(base.mark_point(filled=True, size=18, opacity=0.5), base.encode(y="mean(value):Q").mark_line(strokeWidth=1.8))
+    return charts.finish(
+        drawn, f"{part.name}: word error rate by labelled minutes", "dots are runs, lines are means over seeds", height=260
+    )
+
+
 def of_part(part: Part) -> dict[str, str]:
     """A part's figures as SVG, by name."""
-    drawn = [by_layer(part), differences(part), cost(part)] if part.measured(PROBE) else []
-    drawn += [wer_by_probe(part)] if part.measured(WER) and part.measured(PROBE) else []
-    names = ["layers", "differences", "cost", "wer"]
-    return {f"{part.name}-{name}": charts.svg(spec) for name, spec in zip(names, drawn, strict=False)}
+    probed, spoken = part.measured(PROBE), part.measured(WER)
+    drawn = {"layers": by_layer(part), "differences": differences(part), "cost": cost(part)} if probed else {}
+    drawn |= {"wer-differences": differences(part, WER), "wer-cost": cost(part, WER)} if spoken else {}
+    drawn |= {"wer": wer_by_probe(part)} if probed and spoken else {}
+    drawn |= {"minutes": found} if spoken and (found := by_minutes(part)) else {}
+    return {f"{part.name}-{name}": charts.svg(spec) for name, spec in drawn.items()}

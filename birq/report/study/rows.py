@@ -14,6 +14,7 @@ from birq.settings.params import Params, section
 
 Row = dict[str, Any]
 Present = Callable[[Node], bool]
+IN_TRAINING = ("enhanced_perplexity", "anchor_perplexity", "label_fidelity", "masked_accuracy")
 RATES = tuple(f"{rate}{end}" for rate in ("wer", "cer") for end in ("", "_low", "_high"))
 
 
@@ -66,6 +67,7 @@ def row(project: Params, part: str, name: str, seed: int, present: Present) -> t
         "split": probe["split"],
         "why_not": probe["linear"]["why_not"],
         "layers": [_numbers(of_layer) for of_layer in probe["rows"]],
+        "training": _training(found["pretrain"].folder) if method.trains else {},
         "words": _words(project, found, records) if scored else None,
         "keys": {stage: record["key"] for stage, record in records.items()},
         "made": {
@@ -80,6 +82,12 @@ def row(project: Params, part: str, name: str, seed: int, present: Present) -> t
         },
     }
     return out, lacking
+
+
+def _training(folder: Path) -> dict[str, float]:
+    """Of the labels, at the end of pre-training: the last line of its curve."""
+    last = (read_lines(folder / "curve.jsonl") or [{}])[-1]
+    return {key: last[key] for key in IN_TRAINING if last.get(key) is not None}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from birq.evaluate.compare import MIN_SEEDS
 from birq.report.study import compare
-from birq.report.study.compare import ABX_ACROSS, CEILING, CER, DEV_LOSS, OF_LAYER, PROBE, WER, Form, Measure, Part
+from birq.report.study.compare import ABX_ACROSS, CEILING, CER, DEV_LOSS, FLOOR, IN_TRAINING, OF_LAYER, PROBE, WER, Form, Measure, Part
 from birq.report.tables import grid, pipes
 from birq.report.words import listed, points
 
@@ -66,6 +66,15 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %".replace("-", "−")
 
 
+def _student(part: Part, form: Form) -> str:
+    """`+25 % [+20, +31]`; empty for the base itself."""
+    found = compare.student_share(part, form, PROBE)
+    if found is None:
+        return ""
+    span = "" if found.low is None or found.high is None else f" [{100 * found.low:+.0f}, {100 * found.high:+.0f}]"
+    return f"{100 * found.mean:+.0f} %{span}".replace("-", "−")
+
+
 WHO = ("form", "changed", "seeds")
 
 
@@ -76,6 +85,7 @@ def probe(part: Part) -> Table | None:
         return None
     layers = range(1, part.depth + 1)
     topped = part.base is not None and part.form(CEILING) is not None
+    spanned = topped and part.form(FLOOR) is not None
     rows = []
     for form in forms:
         share = compare.ceiling_share(part, form, PROBE)
@@ -83,15 +93,17 @@ def probe(part: Part) -> Table | None:
             [*_who(form), *(number(form.mean(PROBE, k), PROBE) for k in layers)]
             + ([less(part, form, PROBE)] if part.base else [])
             + ([_share(share)] if topped else [])
+            + ([_student(part, form)] if spanned else [])
             + [f"{form.seconds / 60:.1f}"]
         )
     head = [*WHO, *(f"layer {k}" for k in layers)]
     head += [f"{_unit(part)}, layer {part.layer}"] if part.base else []
     head += ["of the ceiling"] if topped else []
-    return Table(f"{part.name}: linear phone probe", [*head, "min"], rows, 2, _probe_notes(part, topped))
+    head += [f"of {CEILING} − {FLOOR}"] if spanned else []
+    return Table(f"{part.name}: linear phone probe", [*head, "min"], rows, 2, _probe_notes(part, topped, spanned))
 
 
-def _probe_notes(part: Part, topped: bool) -> list[str]:
+def _probe_notes(part: Part, topped: bool, spanned: bool) -> list[str]:
     steps = dict.fromkeys(row["steps"] for row in part.rows if row["steps"])
     splits = listed(list(dict.fromkeys(row["split"] for row in part.rows)))
     trained = f"{listed([f'{n:,}' for n in steps])} steps of pre-training; " if steps else ""
@@ -102,6 +114,11 @@ def _probe_notes(part: Part, topped: bool) -> list[str]:
     if topped:
         share = f"(form − {part.against}) / ({CEILING} − {part.against})"
         notes.append(f"of the ceiling: {share}, layer {part.layer}, over the seeds that all three have.")
+    if spanned:
+        share = f"(form − {part.against}) / ({CEILING} − {FLOOR})"
+        notes.append(
+            f"of {CEILING} − {FLOOR}: {share}, layer {part.layer}, mean over seeds: what labels add, over all that labels can add."
+        )
     return notes
 
 
@@ -120,6 +137,17 @@ def others(part: Part) -> Table | None:
     return Table(f"{part.name}: layer {part.layer} by other measures", head, rows, 2, [note])
 
 
+def training(part: Part) -> Table | None:
+    """Labels at the end of pre-training, of the forms that have the figures: have they collapsed, and how well are they predicted?"""
+    measures = [m for m in IN_TRAINING if part.measured(m)]
+    if not measures:
+        return None
+    forms = [f for f in part.forms if any(f.values(m, part.layer) for m in measures)]
+    rows = [[*_who(f, measures[-1], part.layer), *(number(f.mean(m, part.layer), m) for m in measures)] for f in forms]
+    note = "Over the masked frames of the last line of the curve, mean over seeds. Predicted: the anchoring labels, or those of the file."
+    return Table(f"{part.name}: labels at the end of pre-training", [*WHO, *(m.title for m in measures)], rows, 2, [note])
+
+
 def words(part: Part) -> Table | None:
     """Error rates after fine-tuning, and the difference in WER."""
     forms = sorted((f for f in part.forms if f.values(WER, part.layer)), key=lambda f: f.mean(WER, part.layer) or 0.0)
@@ -133,7 +161,14 @@ def words(part: Part) -> Table | None:
         rows.append([*_who(form, WER, part.layer), *cells, number(form.mean(DEV_LOSS, part.layer), DEV_LOSS)])
     head = [*WHO, WER.title, CER.title, *([f"WER {_unit(part)}", "of the ceiling"] if part.base else []), DEV_LOSS.title]
     splits = listed(list(dict.fromkeys(row["words"]["split"] for row in part.rows if row["words"])))
-    return Table(f"{part.name}: words, after fine-tuning", head, rows, 2, [f"Rates on {splits}, mean over seeds."])
+    about = [f"Rates on {splits}, mean over seeds."]
+    about += [] if part.measured(PROBE) else [f"There is no linear probe beside them: {why}." for why in _no_probe(part)]
+    return Table(f"{part.name}: words, after fine-tuning", head, rows, 2, about)
+
+
+def _no_probe(part: Part) -> list[str]:
+    """Why runs have none."""
+    return list(dict.fromkeys(row["why_not"] for row in part.rows if row["why_not"]))
 
 
 def explained(parts: list[Part]) -> Table | None:
@@ -148,27 +183,28 @@ def explained(parts: list[Part]) -> Table | None:
 
 def of_part(part: Part) -> list[Table]:
     """A part's tables."""
-    return [t for t in (probe(part), others(part), words(part)) if t]
+    return [t for t in (probe(part), others(part), training(part), words(part)) if t]
 
 
 def statements(part: Part) -> list[str]:
-    """What a part says about its forms by the probe, where it has the seeds for it."""
-    found = [(f.name, d) for f in part.forms if (d := compare.less(part, f, PROBE)) and d.low is not None and d.high is not None]
-    if not found:
-        return []
+    """What a part says about its forms by the probe and by words, where it has the seeds for it."""
+    return [*_statements(part, PROBE, f"linear phone probe, layer {part.layer}"), *_statements(part, WER, "word error rate")]
+
+
+def _statements(part: Part, measure: Measure, what: str) -> list[str]:
+    found = [(f.name, d) for f in part.forms if (d := compare.less(part, f, measure)) and d.low is not None and d.high is not None]
     groups = {
         "above": [name for name, d in found if d.low > 0],
         "below": [name for name, d in found if d.high < 0],
         "no significant difference from": [name for name, d in found if d.low <= 0 <= d.high],
     }
-    where = f"{part.name}, linear phone probe, layer {part.layer}"
     said = [f"{word} {part.against}: {listed(names)}" for word, names in groups.items() if names]
-    return [f"{where}: {line}." for line in said]
+    return [f"{part.name}, {what}: {line}." for line in said]
 
 
 def notes(parts: list[Part], lacking: Sequence[str]) -> list[str]:
     """What the reader must know besides."""
-    out = [f"{part.name}: no linear probe: {why}." for part in parts for why in dict.fromkeys(r["why_not"] for r in part.rows) if why]
+    out = [f"{part.name}: no linear probe: {why}." for part in parts for why in _no_probe(part)]
     for part in parts:
         if part.base is None:
             out.append(f"{part.name}: no differences, {part.against} has no run in it.")

@@ -39,6 +39,11 @@ def pretraining_per_frame(shape: Shape, objective: Quantization, n_frames: float
     total = TRAINING * encoder_per_frame(shape, shape.n_layers, n_frames) + masked_share * (quantizer + head)
     if getattr(o, "similarity_weight", 0):
         total += masked_share * 2 * o.codebook_dim * codes
+    if getattr(o, "distil_weight", 0):
+        further = masked_share * TRAINING * 2 * d * o.distil_codes
+        further += 2 * o.codebook_dim * (shape.n_stack * shape.n_mels + o.distil_codes)
+        further += 2 * n_frames * (TRAINING * o.codebook_dim + len(o.distil_layers) * d)
+        total += (1 - o.distil_begins_share) * further
     if getattr(o, "enhanced_weight", 0):
         passes = TRAINING if o.label_gradient else 1
         labels = passes * encoder_per_frame(shape, o.label_layer, n_frames)
