@@ -58,7 +58,7 @@ def probed(facts: Facts, run: Run) -> dict[str, Any]:
 def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
     """wer.json, which DVC shows of an experiment: per name in run.methods, means over seeds, in per cent; rates of the main split.
 
-    wer_lm: with the language model.
+    wer_lm: with the language model; not there without one.
     probe: accuracy of the linear phone probe, the primary measure of pre-training, on the split that was probed.
 
     The interval is one text, `[36.2, 38.8]`: two columns more per method would push the parameters off the screen.
@@ -74,9 +74,8 @@ def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
             "wer": None if means["wer"] is None else round(means["wer"], 2),
             "interval": None if low is None or high is None else f"[{low:.1f}, {high:.1f}]",
             "cer": None if means["cer"] is None else round(means["cer"], 2),
-            "wer_lm": round(100 * mean(with_lm), 2) if len(with_lm) == len(scores) else None,
             "probe": round(100 * mean(found), 2) if (found := facts.accuracies(name)) else None,
-        }
+        } | ({"wer_lm": round(100 * mean(with_lm), 2)} if with_lm else {})
     return out
 
 
