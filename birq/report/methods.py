@@ -8,6 +8,7 @@ from birq.evaluate.compare import MIN_SEEDS
 from birq.pipeline import artifact, dag, environment
 from birq.report.words import listed
 from birq.settings.corpora import SynthCorpus
+from birq.settings.decoding import with_lm
 from birq.settings.methods import FROM_ANEW
 from birq.settings.params import Params
 
@@ -135,7 +136,7 @@ def _finetuning(p: Params) -> str:
 
 def _decoding(p: Params) -> str:
     lm, s = p.lm, p.search
-    if lm.kind == "none":
+    if not with_lm(lm, p.tokenizer.alphabet):
         return "Decoding is greedy, without a language model."
     source = (
         f"{lm.order}-gram of words from the transcripts of fine-tuning" if lm.kind == "transcripts" else "n-gram of words of another source"

@@ -36,14 +36,19 @@ class Search(Section):
     n_best: Count = 5
 
 
+def with_lm(lm: Lm, alphabet: str) -> bool:
+    """Whether there is a language model: transcripts without spaces have no words that one could be of."""
+    return lm.kind == "file" or (lm.kind == "transcripts" and " " in alphabet)
+
+
 def check_search(lm: Lm, search: Search, splits: list[str], alphabet: str) -> None:
     """Errors: ValueError where the search cannot be done so."""
-    if lm.kind == "none":
+    if lm.kind == "file" and " " not in alphabet:
+        raise ValueError("lm.source: the language model is of words, but tokenizer.alphabet has no space; set lm.source: none")
+    if not with_lm(lm, alphabet):
         return
     if len(search.weights) * len(search.bonuses) > 1 and "dev" not in splits:
         raise ValueError(
             f"search.weights, search.bonuses: the best ones are chosen on dev, but decode.splits = {splits}; "
             "add dev to it, or give one weight and one bonus"
         )
-    if " " not in alphabet:
-        raise ValueError("lm.source: the language model is of words, but tokenizer.alphabet has no space; set lm.source: none")

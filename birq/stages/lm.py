@@ -12,7 +12,7 @@ from birq.errors import BirqError
 from birq.pipeline.stage import Job
 from birq.progress import say
 from birq.recognise.lm import ARPA, END_WORD, FACTS, WORDS, library
-from birq.settings.params import Lm
+from birq.settings.decoding import Lm, with_lm
 from birq.settings.paths import expanded
 from birq.speech.batches import labelled_subset
 from birq.speech.shards import open_split
@@ -27,11 +27,13 @@ def compute(job: Job) -> None:
     better known before the trainings than after them.
     """
     section: Lm = job.read("lm")
-    facts: dict[str, Any] = {"source": section.kind}
-    if section.kind != "none":
+    facts: dict[str, Any] = {"source": "none"}
+    if with_lm(section, job.read("tokenizer").alphabet):
         library()
         facts |= _model(job, section)
         say(f"{job.name}  {facts['order']}-gram of {facts['words']:,} words, {sum(facts['n_grams']):,} n-grams; {_unknown(facts)}")
+    elif section.kind != "none":
+        say(f"{job.name}  tokenizer.alphabet has no space, so there are no words for a language model: decoding is greedy alone")
     (job.out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     job.notes.update(facts)
 
@@ -41,7 +43,7 @@ def _model(job: Job, section: Lm) -> dict[str, Any]:
     train = open_split(job.inputs["features"], "train")
     heard = [train.texts[i] for i in labelled_subset(train, job.read("finetune.labelled_minutes"), seed=0)]
     path = None if section.kind == "transcripts" else expanded(section.source)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"source": section.kind}
     if path and arpa.is_arpa(path):
         facts["source"], standard = "arpa", path
     else:
