@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="dotted key and YAML value; repeatable")
     p = verb("params", "check params.yaml, count the encoder's parameters, or print the schema")
     p.add_argument("action", choices=("check", "count", "schema"))
+    p = verb("download", "fetch what corpora with `download: true` lack, before a run; the run itself does it too")
+    p.add_argument("--corpus", metavar="NAME", help="only this one of params.yaml")
+    p.add_argument("--dry-run", action="store_true", help="only list what is missing, with size, checksum and addresses")
     verb("verify", "walk from the report back to the audio: hash everything again, hold every key against params, inputs and code")
     p = verb("why", "say why an artifact would be made again: the param, the input or the line of code that differs")
     p.add_argument("artifact", help="such as finetune/birq-0 or report")
@@ -281,12 +284,6 @@ def _compare(args: argparse.Namespace) -> None:
     print(build.look(None if args.source else params.load(args.params), **asked))
 
 
-def _dag(loaded: params.Params) -> None:
-    from birq.report import dagdraw
-
-    print(dagdraw.svg(dag.nodes(loaded)), end="")
-
-
 def _dispatch(args: argparse.Namespace) -> int | None:
     """Returns an exit status where a verb's answer is one."""
     if args.verb == "table":
@@ -308,6 +305,10 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         snakemake.write_stamps(loaded)
     elif args.verb == "digests":
         digests.write(loaded)
+    elif args.verb == "download":
+        from birq.downloads import verb
+
+        print((verb.look if args.dry_run else verb.fetch)(loaded, args.corpus))
     elif args.verb == "accept":
         _accept(args, loaded)
     elif args.verb == "verify":
@@ -329,7 +330,9 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     elif args.verb == "plan":
         _plan(args, loaded)
     elif args.verb == "dag":
-        _dag(loaded)
+        from birq.report import dagdraw
+
+        print(dagdraw.svg(dag.nodes(loaded)), end="")
     elif args.action == "count":
         _count(loaded)
     else:

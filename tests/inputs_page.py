@@ -1,4 +1,7 @@
-"""docs/inputs.md: its tables say what the code makes of inputs. `python tests/inputs_page.py` writes them; tests compare."""
+"""docs/inputs.md and docs/downloads.md: their tables say what the code makes of inputs and of servers.
+
+`python tests/inputs_page.py` writes them; tests compare. With names of tables, it writes those alone.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,14 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "inputs.md"
-TABLES = {"audio": "odd_files.audio_table", "tables": "odd_files.lines_table", "texts": "odd_texts.table"}  # name in the page -> its maker
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TABLES = {  # name in its page -> page, maker
+    "audio": ("inputs.md", "odd_files.audio_table"),
+    "tables": ("inputs.md", "odd_files.lines_table"),
+    "texts": ("inputs.md", "odd_texts.table"),
+    "faults": ("downloads.md", "server_faults.faults_table"),
+    "archives": ("downloads.md", "server_faults.archives_table"),
+}
 
 
 def visible(text: str) -> str:
@@ -44,23 +53,24 @@ def _marks(name: str) -> tuple[str, str]:
 def on_page(name: str) -> str:
     """The table as the page has it."""
     begin, end = _marks(name)
-    return PAGE.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+    return (DOCS / TABLES[name][0]).read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
 
 
 def made(name: str) -> str:
     """The table as the code makes it now."""
-    module, _, function = TABLES[name].partition(".")
+    module, _, function = TABLES[name][1].partition(".")
     return getattr(importlib.import_module(module), function)()
 
 
 def write(name: str, table: str) -> None:
     """Put a table between its marks."""
     begin, end = _marks(name)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    PAGE.write_text(f"{before}{begin}{table}{end}{rest.partition(end)[2]}", encoding="utf-8")
+    page = DOCS / TABLES[name][0]
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}{table}{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(PAGE.parent.parent))
-    for name in TABLES:
+    sys.path.insert(0, str(DOCS.parent))
+    for name in sys.argv[1:] or TABLES:
         write(name, made(name))

@@ -250,6 +250,14 @@ def test_none_is_no_language_model(tmp_path: Path) -> None:
     assert made(job(tmp_path, "lm", "none")) == ({"source": "none"}, [])
 
 
+def test_transcripts_without_words_have_no_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thai and Japanese have no spaces: the default must not stop their users, and says what it does."""
+    j = job(tmp_path, "lm")
+    params = j.node.project.model_copy(update={"tokenizer": j.node.project.tokenizer.model_copy(update={"alphabet": "กขค"})})
+    assert made(tiny.job("lm", tmp_path / "thai", {"features": [tmp_path / "features"]}, params)) == ({"source": "none"}, [])
+    assert "no space, so there are no words for a language model: decoding is greedy alone" in capsys.readouterr().err
+
+
 def test_a_model_that_does_not_know_the_transcripts_is_refused(tmp_path: Path) -> None:
     """It is of another language or of other units, whose letters are the same."""
     (tmp_path / "lm.arpa").write_text(GOOD.replace("THE", "LE").replace("DON'T", "CHAT"))

@@ -251,7 +251,7 @@ def test_every_key_is_read_by_a_stage_that_declares_it() -> None:
         readers = {m for n in nodes if any(x.split(".")[0] == name for x in n.sections) for m in n.code}
         known = _read_names(readers | {"birq.pipeline.dag"} | (set(readers_of_corpora) if name == "features" else set()))
         unread += [f"{name}.{key}" for key in type(getattr(loaded, name)).model_fields if key not in known]
-    known = _read_names({*readers_of_corpora, "birq.pipeline.sources"})
+    known = _read_names({*readers_of_corpora, "birq.pipeline.sources", "birq.downloads.rules"})
     for kind in (corpora.SynthCorpus, corpora.An4Corpus, corpora.LibriSpeechCorpus, corpora.LocalCorpus):
         unread += [f"{kind.__name__}.{key}" for key in kind.model_fields if key not in known]
     assert not unread, f"no stage reads {unread}"

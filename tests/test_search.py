@@ -268,6 +268,7 @@ def test_params_that_cannot_be_followed_are_refused() -> None:
     with pytest.raises(ValueError, match=r"chosen on dev, but decode\.splits = \['test'\]"):
         check_search(transcripts, Search(weights=[0.1, 0.2]), ["test"], "ab ")
     with pytest.raises(ValueError, match=r"tokenizer\.alphabet has no space"):
-        check_search(transcripts, Search(), ["dev"], "ab")
+        check_search(Lm(source="words.arpa"), Search(), ["dev"], "ab")
+    check_search(transcripts, Search(weights=[0.1, 0.2]), ["test"], "ab")  # no words, no search
     check_search(Lm(), Search(weights=[0.1, 0.2]), ["test"], "ab")
     check_search(transcripts, Search(), ["test"], "ab ")

@@ -6,9 +6,11 @@ import dataclasses
 import re
 from pathlib import Path
 
-from birq.corpora import download, folder, tree
-from birq.corpora.download import Archive
+from birq.corpora import folder, tree
 from birq.corpora.items import Item, Limits, Scan, need_folder, read_lines
+from birq.downloads import archives
+from birq.downloads.archive import Archive, Wanted, downloaded
+from birq.downloads.rules import Rules
 from birq.errors import BirqError
 from birq.settings.corpora import An4Corpus
 
@@ -49,9 +51,18 @@ def pinned(corpus: An4Corpus) -> dict[str, str]:
 def sources(corpus: An4Corpus) -> tuple[dict[str, str], list[Path]]:
     """The sources of the corpus: (archive -> SHA-256 where it is downloaded or will be, folders of the user's own files)."""
     checksums, root = pinned(corpus), corpus.folder()
-    if _home(root) is None or (checksums and download.downloaded(root, checksums) == checksums):
+    if _home(root) is None or (checksums and downloaded(root, checksums) == checksums):
         return checksums, []
     return {}, [root]
+
+
+def wanted(corpus: An4Corpus, key: str) -> list[Wanted]:
+    """The archives that are to be downloaded."""
+    root = corpus.folder()
+    if _home(root) is not None:
+        return []
+    remedy = f"If you trust the archive with the other checksum, set {key}.sha256 to that checksum."
+    return [Wanted(name, archive, root / "an4", remedy) for name, archive in _archives(corpus).items()]
 
 
 def words(line: str) -> tuple[str, str]:
@@ -94,10 +105,8 @@ def _list(root: Path, audio: dict[str, str], which: str, split: str | None) -> l
 def scan(corpus: An4Corpus, key: str) -> Scan:
     """Read the file lists; where there is no test list, the test speakers are drawn later."""
     given = corpus.folder()
-    if corpus.download and _home(given) is None:
-        for name, archive in _archives(corpus).items():
-            remedy = f"If you trust the archive with the other checksum, set {key}.sha256 to that checksum."
-            download.fetch(name, archive, given, given / "an4", key, remedy)
+    if corpus.download:
+        archives.fetch(wanted(corpus, key), given, key, Rules.of(corpus))
     need_folder(given, f"{key}.root")
     root = _home(given)
     if root is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birq.corpora import chapters, download, folder, tree
-from birq.corpora.download import Archive
+from birq.corpora import chapters, folder, tree
 from birq.corpora.items import Item, Limits, Scan, need_folder
+from birq.downloads import archives
+from birq.downloads.archive import Archive, Wanted, marks
+from birq.downloads.rules import Rules
 from birq.errors import BirqError
 from birq.settings.corpora import LibriSpeechCorpus
 
@@ -55,18 +57,18 @@ def pinned(corpus: LibriSpeechCorpus) -> dict[str, str]:
 def sources(corpus: LibriSpeechCorpus) -> tuple[dict[str, str], list[Path]]:
     """The sources of the corpus: (archive -> SHA-256 of parts that are downloaded or will be, folders of the user's own files)."""
     checksums, root = pinned(corpus), corpus.folder()
-    marks = download.marks(root)
+    known = marks(root)
     own = []
     for part in _named(corpus):
         name, path = part + SUFFIX, _home(root) / part
-        if path.is_dir() and not (name in checksums and marks.get(name) == checksums[name]):
+        if path.is_dir() and not (name in checksums and known.get(name) == checksums[name]):
             own.append(path)
             checksums.pop(name, None)
     return checksums, own
 
 
-def _fetch(corpus: LibriSpeechCorpus, key: str) -> None:
-    """Download the parts that are missing, beside those that are there."""
+def wanted(corpus: LibriSpeechCorpus, key: str) -> list[Wanted]:
+    """The archives of the parts that are missing; they are put beside those that are there."""
     root = corpus.folder()
     home = _home(root)
     missing = [part for part in _named(corpus) if not (home / part).is_dir()]
@@ -75,9 +77,8 @@ def _fetch(corpus: LibriSpeechCorpus, key: str) -> None:
             legal = ", ".join(name.removesuffix(SUFFIX) for name in ARCHIVES)
             raise BirqError(f"{key}: {part!r} is not in {home} and is no part of LibriSpeech; legal: {legal}")
     has_parts = home != root or any((root / name.removesuffix(SUFFIX)).is_dir() for name in ARCHIVES)
-    for part in missing:
-        target = (home if has_parts else root / "LibriSpeech") / part
-        download.fetch(part + SUFFIX, ARCHIVES[part + SUFFIX], root, target, key)
+    beside = home if has_parts else root / "LibriSpeech"
+    return [Wanted(part + SUFFIX, ARCHIVES[part + SUFFIX], beside / part) for part in missing]
 
 
 def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
@@ -89,7 +90,7 @@ def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
     if not corpus.train_parts:
         raise BirqError(f"{key}.train_parts: empty; name at least one part, such as train-clean-100")
     if corpus.download:
-        _fetch(corpus, key)
+        archives.fetch(wanted(corpus, key), corpus.folder(), key, Rules.of(corpus))
     need_folder(corpus.folder(), f"{key}.root")
     root = _home(corpus.folder())
     items: list[Item] = []

@@ -18,8 +18,8 @@ from birq import files
 from birq.pipeline import locations, sharing
 from birq.pipeline.hashes import SETTLED_SECONDS
 
-# folders with code that decides when, where or how fast a stage runs, not its result; so do the modules at birq's root
-OUTSIDE = ("birq.pipeline", "birq.settings", "birq.train.runtime")
+# folders with code that decides when, where, how fast or from where, not the result; so do the modules at birq's root
+OUTSIDE = ("birq.pipeline", "birq.settings", "birq.downloads", "birq.train.runtime")
 TEXTS = (".html", ".css", ".js")  # a template beside a module counts as its package's code
 
 

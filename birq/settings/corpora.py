@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from birq.settings.paths import expanded
-from birq.settings.section import Positive, Section, Seed, Share, ordered
+from birq.settings.section import Count, NonNegative, Positive, Section, Seed, Share, ordered
 
 
 class SynthCorpus(Section):
@@ -53,15 +53,35 @@ class FolderCorpus(Section):
         return [expanded(path) for path in self.alignments]
 
 
-class An4Corpus(FolderCorpus):
+class DownloadedCorpus(FolderCorpus):
+    """Corpora whose archives birq knows. Their checksums are pinned, so how they are fetched is in no key."""
+
+    unkeyed: ClassVar = frozenset({"download", "offline", "mirrors", "archives_at_once", "megabytes_per_second", "stall_seconds", "tries"})
+
+    download: bool = False  # what is missing, into root
+    offline: bool = False  # with download: the network is not asked, only root and the mirrors that are folders
+    mirrors: list[str] = Field(default=[])  # addresses or folders that hold the archives; asked before the public addresses
+    archives_at_once: Annotated[int, Field(ge=1, le=16)] = 3
+    megabytes_per_second: NonNegative = 0.0  # of all archives of the corpus together; 0: no limit
+    stall_seconds: Positive = 60.0  # without a byte from the server
+    tries: Count = 4  # requests to one mirror that bring nothing
+
+    @field_validator("mirrors")
+    @classmethod
+    def _schemes(cls, value: list[str]) -> list[str]:
+        for mirror in value:
+            if "://" in mirror and not mirror.startswith(("http://", "https://")):
+                raise ValueError(f"{mirror!r} is neither a folder nor an address that begins with http:// or https://")
+        return value
+
+
+class An4Corpus(DownloadedCorpus):
     kind: Literal["an4"]
-    download: bool = False  # into root, if it is missing
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # of the archive; empty: the one that birq/corpora/an4.py holds
 
 
-class LibriSpeechCorpus(FolderCorpus):
+class LibriSpeechCorpus(DownloadedCorpus):
     kind: Literal["librispeech"]
-    download: bool = False  # parts that are missing, into root
     train_parts: list[str] = Field(default=["train-clean-100"])
     dev_parts: list[str] = Field(default=[])  # empty: speakers are taken from the train parts
     test_parts: list[str] = Field(default=[])

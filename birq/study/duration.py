@@ -11,6 +11,7 @@ import torch
 
 from birq.pipeline import dag, keys
 from birq.pipeline.dag import Node
+from birq.settings.decoding import with_lm
 from birq.settings.params import Params
 from birq.study.measure import device_here, measure
 
@@ -46,10 +47,10 @@ def _seconds(node: Node, steps: dict[str, float], hours: dict[str, float]) -> fl
             return FEATURES_HOUR * hours[node.wildcards["corpus"]] * audio_second
         case "report":
             return REPORT_SECONDS
+        case "search" if not with_lm(node.project.lm, node.project.tokenizer.alphabet):
+            return 0.0
         case stage:
-            return {"probe": PROBED_RUN, "decode": DECODED_RUN, "search": SEARCHED_RUN * (node.project.lm.kind != "none")}.get(
-                stage, 0.0
-            ) * audio_second
+            return {"probe": PROBED_RUN, "decode": DECODED_RUN, "search": SEARCHED_RUN}.get(stage, 0.0) * audio_second
 
 
 def wall_seconds(nodes: list[Node], steps: dict[str, float], hours: dict[str, float], cores: int, *, gpu: bool) -> float:
