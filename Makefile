@@ -18,6 +18,10 @@ CONSTRAINTS := $(if $(filter 0,$(GPU)),-c constraints-cpu.txt,)
 # --no-compile: byte code is made when a module is first used, which halves the time
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# ctc-beam-decoder (docs/decoding.md) has no wheel for some machines: there the demo decodes greedily alone
+WITHOUT_LM = echo "birq[lm] could not be installed, so without it: decoding is greedy alone (docs/decoding.md)"
+LM = $(shell $(BIN)/python -c 'import ctc_beam_decoder' 2>/dev/null || echo "--config 'lm={source: none}'")
+
 # rules of the workflow call `python -m birq`
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # where it is set (many containers), each of a run's 20 processes would compile every module that it imports, 5 s on a slow core
@@ -36,17 +40,17 @@ $(BIN)/python:
 # a stamp is written after a successful installation only
 .venv/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing birq and its packages into .venv $(if $(CONSTRAINTS),(no GPU seen: CPU build of torch),(with the GPU build of torch)): 1 to 5 minutes"
-	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e .
+	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[lm]' || { $(PIP) install -q --no-compile $(CONSTRAINTS) -e . && $(WITHOUT_LM); }
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing birq, its packages and the test tools into .venv: 1 to 5 minutes"
-	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[dev]'
+	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[dev,lm]' || { $(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[dev]' && $(WITHOUT_LM); }
 	@touch .venv/.installed $@
 
 demo: .venv/.installed
 	@python -m birq plan --time $(if $(filter-out all,$(CORES)),--cores $(CORES))
-	@snakemake --cores $(CORES) --quiet host reason rules
+	@snakemake --cores $(CORES) --quiet host reason rules $(LM)
 	@echo
 	@python -m birq table
 	@echo

@@ -18,6 +18,7 @@ from birq.settings.methods import METHODS
 from birq.settings.params import Params, Score, load
 
 SCORE = {"confidence": 0.95, "bootstrap_samples": 400, "seed": 0}
+SEARCH = {"weight": 0.5, "bonus": 1.5, "beam": 32, "tuned_on": "dev", "lm": {"source": "transcripts", "order": 3, "words": 1357}}
 SENTENCES = (
     "the second of july at four in berlin turn left and call seven nine two please stop near old bridge "
     "record eleven winter boats to oslo spell b r i q read it again"
@@ -185,6 +186,7 @@ def run(
     aligned: bool = True,
     n: int = 120,
     seconds: dict[str, float] | None = None,
+    lm: bool = False,
 ) -> dict[str, Path]:
     """Artifacts of one method or variant (`birq_...`) and seed: pretrain, finetune, score, probe. seconds: of pre-training, by name."""
     method = name if name in METHODS else next(m for m in METHODS if name.startswith(m))
@@ -216,6 +218,8 @@ def run(
     scores, tables = {}, []
     for split, size in (("dev", n // 2), ("test", n)):
         scores[split], table = score_split(split, _decoded(split, size, 6, skill, rng), Score(**SCORE))
+        if lm:
+            scores[split]["lm"] = score_split(split, _decoded(split, size, 6, skill / 3, rng), Score(**SCORE))[0] | {"search": SEARCH}
         tables.append(table)
     out["score"] = _write(root / "data/score" / who, {"scores.json": scores})
     pq.write_table(pa.concat_tables(tables), out["score"] / "utterances.parquet")

@@ -407,7 +407,7 @@ def test_what_a_method_needs_is_made_and_only_that() -> None:
     p = with_methods("hubert")
     runs = [n.name for n in dag.nodes(p) if n.method]
     assert runs == ["labels/hubert1-0", "pretrain/hubert1-0", "labels/hubert-0"] + [
-        f"{s}/hubert-0" for s in ("pretrain", "finetune", "decode", "score", "probe")
+        f"{s}/hubert-0" for s in ("pretrain", "finetune", "decode", "search", "score", "probe")
     ]
     hubert = dag.find("pretrain/hubert-0", p)
     assert [n.name for n in dag.on_the_way(hubert)] == runs[:3], "DVC has no stage for these"

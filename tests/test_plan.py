@@ -174,7 +174,7 @@ def test_the_time_of_a_run_is_that_of_its_parts(tmp_path: Path) -> None:
 
     jobs = {in_run: sum((n.method is not None) == in_run for n in nodes) * duration.JOB_SECONDS for in_run in (True, False)}
     audio_second = 1.0 / p.pretrain.batch_seconds
-    run = 10 * p.finetune.batch_seconds * duration.FINETUNED_SECOND + duration.PROBED_RUN + duration.DECODED_RUN
+    run = 10 * p.finetune.batch_seconds * duration.FINETUNED_SECOND + duration.PROBED_RUN + duration.DECODED_RUN + duration.SEARCHED_RUN
     runs, rest = 100 * (1 + 3) + 2 * run * audio_second + jobs[True], duration.REPORT_SECONDS + jobs[False]
     assert wall(1) == pytest.approx(runs + rest) and wall(2) == pytest.approx(wall(1) / 2)
     assert wall(8) == pytest.approx(runs / 2 + rest / 8) and wall(8, gpu=True) == pytest.approx(runs + rest / 8)

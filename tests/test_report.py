@@ -449,6 +449,30 @@ def test_a_collapsed_run_without_alignments_says_so(tmp_path: Path):
     assert "no significant difference from the BEST-RQ model of seed 0" in page
 
 
+def test_the_wer_with_a_language_model_stands_beside_the_greedy_one(tmp_path: Path):
+    """Table, page, metrics, DVC's summary and model card: each shows both, and says how the weights were chosen."""
+    out = make(tmp_path, {"birq": 0.3, "scratch": 0.4}, (0,), n=30, lm=True)
+    records = json.loads((out / "metrics.json").read_text())
+    assert all(0 < r["lm_wer"] < r["wer"] and r["lm_wer_low"] <= r["lm_wer"] <= r["lm_wer_high"] for r in records)
+    assert {(r["lm_weight"], r["lm_bonus"], r["lm_tuned_on"], r["lm_source"]) for r in records} == {(0.5, 1.5, "dev", "transcripts")}
+    shown = {r["method"]: r for r in records if r["split"] == "test"}
+    assert json.loads((out / "wer.json").read_text())["birq"]["wer_lm"] == round(100 * shown["birq"]["lm_wer"], 2)
+    text = tables.from_file(out / "metrics.json")
+    assert re.split(r" {2,}", text.splitlines()[2])[2:4] == ["WER % [95 %]", "WER % LM [95 %]"]
+    assert f"{100 * shown['scratch']['lm_wer']:.1f} [" in text
+    how = "beam search (32 hypotheses) with a 3-gram of 1,357 words from the transcripts of fine-tuning"
+    assert f"WER % LM: {how}; weight and bonus, chosen on dev: 0.5 and 1.5 of birq-0 and 0.5 and 1.5 of scratch-0" in text
+    page = (out / "index.html").read_text()
+    assert "<th>WER % with LM</th>" in page and f"With LM: {how}" in page and f"greedy decoding, and {how}" in page
+
+
+def test_without_a_language_model_nothing_speaks_of_one(report: Path):
+    """A column of nothing would only ask for space."""
+    assert "LM" not in tables.from_file(report / "metrics.json")
+    page = (report / "index.html").read_text()
+    assert "with LM</th>" not in page and "greedy decoding, no language model" in page
+
+
 def test_one_method_without_pretraining_has_a_report(tmp_path: Path):
     """Supervised training alone is a legal run: no curves, no comparisons, still every file."""
     out = make(tmp_path, {"scratch": 0.3}, (0,), n=30, synthetic=False)

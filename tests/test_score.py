@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import kaldialign
@@ -275,8 +276,14 @@ def test_different_speech_is_not_compared() -> None:
 # ---- the stage
 
 
-def job(tmp_path: Path, name: str = "score") -> Job:
-    return tiny.job("score", tmp_path / name, {"decode": [tmp_path]}, load())
+SEARCHED = {"weight": 0.5, "bonus": 1.0, "beam": 32, "tuned_on": "dev", "grid": []}
+
+
+def job(tmp_path: Path, name: str = "score", search: dict[str, Any] | None = None) -> Job:
+    """`search`: what a search with a language model says of itself; None: there was none."""
+    (tmp_path / "lm").mkdir(exist_ok=True)
+    (tmp_path / "lm" / "search.json").write_text(json.dumps(search or {"lm": {"source": "none"}}))
+    return tiny.job("score", tmp_path / name, {"decode": [tmp_path], "search": [tmp_path / "lm"]}, load())
 
 
 def decoded(path: Path, refs: list[str], hyps: list[str]) -> None:
@@ -311,6 +318,36 @@ def test_stage_writes_figures_and_table(tmp_path: Path) -> None:
     assert keys == sorted(keys)
     for name in ("scores.json", "utterances.parquet"):
         assert (outs[0].out / name).read_bytes() == (outs[1].out / name).read_bytes()
+
+
+def test_hypotheses_with_a_language_model_are_scored_beside_the_greedy_ones(tmp_path: Path) -> None:
+    """Each table of hypotheses has its own errors, and the greedy figures are what they are without the other ones."""
+    refs, greedy = sentences(30, 0.3, 1)
+    decoded(tmp_path / "dev.parquet", refs, greedy)
+    alone = job(tmp_path, "alone")
+    score.compute(alone)
+    facts = SEARCHED | {"lm": {"source": "transcripts", "order": 3, "words": 9}}
+    both = job(tmp_path, "both", facts)
+    decoded(tmp_path / "lm" / "dev.parquet", refs, [*refs[:-1], "something else"])
+    score.compute(both)
+    first, second = (json.loads((j.out / "scores.json").read_text())["dev"] for j in (alone, both))
+    assert first.pop("lm") is None
+    lm = second.pop("lm")
+    assert first == second and lm["wer"] < second["wer"] / 5 and lm["words"] == second["words"]
+    assert lm["search"] == {k: v for k, v in facts.items() if k != "grid"}
+    rows = pq.read_table(both.out / "utterances.parquet").to_pylist()
+    assert sum(r["lm_errors"] for r in rows) == lm["substitutions"] + lm["deletions"] + lm["insertions"]
+    assert {r["lm_hypothesis"] for r in rows if r["lm_errors"]} == {"something else"}
+    assert pq.read_table(alone.out / "utterances.parquet")["lm_errors"].null_count == 30
+
+
+def test_hypotheses_of_other_utterances_are_refused(tmp_path: Path) -> None:
+    refs, greedy = sentences(30, 0.3, 1)
+    decoded(tmp_path / "dev.parquet", refs, greedy)
+    j = job(tmp_path, "odd", SEARCHED | {"lm": {"source": "arpa"}})
+    decoded(tmp_path / "lm" / "dev.parquet", refs[1:], greedy[1:])
+    with pytest.raises(BirqError, match=r"are of other utterances; delete data/search and run again"):
+        score.compute(j)
 
 
 def test_methods_are_compared_from_score_folders(tmp_path: Path) -> None:

@@ -31,8 +31,13 @@ UTTERANCES = pa.schema(
         ("errors", pa.int32()),
         ("characters", pa.int32()),
         ("char_errors", pa.int32()),
+        # with the language model; null without one
+        ("lm_hypothesis", pa.string()),
+        ("lm_errors", pa.int32()),
+        ("lm_char_errors", pa.int32()),
     ]
 )
+BESIDE = ("hypothesis", "errors", "char_errors")
 
 
 def _per_utterance(output: jiwer.WordOutput | jiwer.CharacterOutput) -> np.ndarray:
@@ -131,4 +136,17 @@ def score_split(name: str, table: pa.Table, section: Score) -> tuple[dict[str, A
         "characters": chars_N4[:, 0],
         "char_errors": chars_N4[:, 1:].sum(1),
     }
-    return figures, pa.table(columns).cast(UTTERANCES)
+    return figures, pa.table(columns).cast(pa.schema([f for f in UTTERANCES if not f.name.startswith("lm_")]))
+
+
+def beside(table: pa.Table, lm: pa.Table | None) -> pa.Table:
+    """A split's table of utterances with the hypotheses and errors of the same split with the language model.
+
+    Errors: BirqError where they hold other utterances.
+    """
+    if lm is not None and lm["id"] != table["id"]:
+        raise BirqError("the hypotheses with and without the language model are of other utterances; delete data/search and run again")
+    for name in BESIDE:
+        kind = UTTERANCES.field(f"lm_{name}").type
+        table = table.append_column(f"lm_{name}", pa.nulls(len(table), kind) if lm is None else lm[name].cast(kind))
+    return table

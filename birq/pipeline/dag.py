@@ -114,8 +114,16 @@ STAGES: dict[str, Stage] = {
         ),
         Stage("pretrain", ("model", "run.pretrain_corpora"), ("+features:pretrain",), RUN, own=_of_method, ranks=True),
         Stage("finetune", ("finetune", "run.finetune_corpora"), ("pretrain", "tokenizer", "+features:finetune"), RUN, ranks=True),
+        Stage(
+            "lm",
+            ("lm", "tokenizer.alphabet", "tokenizer.language", "finetune.labelled_minutes", "run.finetune_corpora"),
+            ("+features:finetune",),
+        ),
         Stage("decode", ("decode", "run.finetune_corpora"), ("finetune", "+features:finetune"), RUN),
-        Stage("score", ("score",), ("decode",), RUN),
+        Stage(
+            "search", ("search", "decode.batch_seconds", "run.finetune_corpora"), ("finetune", "decode", "lm", "+features:finetune"), RUN
+        ),
+        Stage("score", ("score",), ("decode", "search"), RUN),
         Stage("probe", ("probe", "score", "run.finetune_corpora"), ("pretrain", "+features:finetune", "+corpus:finetune"), RUN),
         Stage(
             "report",

@@ -25,6 +25,7 @@ PACKAGES = (
     "espeakng-loader",
     "soundfile",
     "scikit-learn",
+    "ctc-beam-decoder",
 )
 # vector instructions by which numpy and torch choose their loops, so that sums are rounded in another order; the widest first
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}

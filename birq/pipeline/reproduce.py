@@ -26,7 +26,7 @@ RESULTS = Path("benchmarks/results")
 LOCK = Path("requirements.lock")
 FORMAT = 1  # of a record
 CODE = ("birq", "workflow", "Snakefile", str(LOCK))  # files that a record's commit must hold unchanged
-RATES = ("wer", "cer")
+RATES = ("wer", "cer", "lm_wer")
 DONE = "reproduced.json"  # marks a folder whose run was compared: the next one begins anew
 Say = Callable[[str], None]
 
@@ -252,7 +252,7 @@ def figures(recorded: list[dict[str, Any]], now: list[dict[str, Any]]) -> tuple[
     rerun = _by_run(now)
     for run, old in _by_run(recorded).items():
         texts = []
-        for rate in RATES:
+        for rate in (r for r in RATES if r in old):  # earlier records have no language model
             new, low, high = rerun.get(run, {}).get(rate), old[f"{rate}_low"], old[f"{rate}_high"]
             good = new == old[rate] if None in (new, low, high) else low <= new <= high
             within &= good

@@ -1,4 +1,4 @@
-"""The files outside of the project that a node reads: a corpus' own folder."""
+"""The files outside of the project that a node reads: a corpus' own folder, a language model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from birq.pipeline import artifact, locations
 from birq.pipeline.dag import Node
 from birq.pipeline.hashes import sha256_files
+from birq.settings.paths import expanded
 
 
 def digest(node: Node) -> str | None:
@@ -16,6 +17,8 @@ def digest(node: Node) -> str | None:
 
     The download itself does not change it. Content is read again where size or time have changed. None where there is nothing.
     """
+    if node.stage.name == "lm":
+        return _language_model(node)
     if node.stage.name != "corpus":
         return None
     corpus: Any = node.params.corpora[node.wildcards["corpus"]]
@@ -34,3 +37,13 @@ def digest(node: Node) -> str | None:
     readable = [p for p in paths if os.access(p, os.R_OK)]
     digests = dict(zip(readable, sha256_files(readable, locations.memo(f"sources-{node.wildcards['corpus']}")), strict=True))
     return artifact.sha256_json([sorted(archives.items()), [[str(p), digests.get(p, "unreadable")] for p in paths], names])
+
+
+def _language_model(node: Node) -> str | None:
+    """Digest of the file that lm.source names; None for one that is not there, which the stage says."""
+    lm = node.params.lm
+    path = expanded(lm.source) if lm.kind == "file" else None
+    if path is None or not path.is_file() or not os.access(path, os.R_OK):
+        return None
+    (found,) = sha256_files([path], locations.memo("sources-lm"))
+    return found

@@ -11,6 +11,7 @@ from birq.evaluate.compare import compare_methods, compare_probes
 from birq.pipeline.dag import Node
 from birq.report import dagdraw, page, plots
 from birq.report.claims import with_cost
+from birq.report.decoding import fields
 from birq.report.gather import Facts, Run, gather
 from birq.report.health import health
 from birq.report.verdict import accepted
@@ -40,6 +41,7 @@ def records(facts: Facts) -> list[dict[str, Any]]:
                     "finetune_seconds": r.seconds("finetune"),
                     **probed(facts, r),
                     "dev_loss": r.dev_loss,
+                    **fields(s),
                     "keys": {stage: record["key"] for stage, record in r.provenance.items()},
                 }
             )
@@ -56,6 +58,7 @@ def probed(facts: Facts, run: Run) -> dict[str, Any]:
 def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
     """wer.json, which DVC shows of an experiment: per name in run.methods, means over seeds, in per cent; rates of the main split.
 
+    wer_lm: with the language model; not there without one.
     probe: accuracy of the linear phone probe, the primary measure of pre-training, on the split that was probed.
 
     The interval is one text, `[36.2, 38.8]`: two columns more per method would push the parameters off the screen.
@@ -66,12 +69,13 @@ def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:
         values = {k: [s[k] for s in scores] for k in ("wer", "wer_low", "wer_high", "cer")}
         means = {k: None if any(x is None for x in v) else 100 * mean(v) for k, v in values.items()}
         low, high = means["wer_low"], means["wer_high"]
+        with_lm = [s["lm"]["wer"] for s in scores if s.get("lm")]
         out[name] = {
             "wer": None if means["wer"] is None else round(means["wer"], 2),
             "interval": None if low is None or high is None else f"[{low:.1f}, {high:.1f}]",
             "cer": None if means["cer"] is None else round(means["cer"], 2),
             "probe": round(100 * mean(found), 2) if (found := facts.accuracies(name)) else None,
-        }
+        } | ({"wer_lm": round(100 * mean(with_lm), 2)} if with_lm else {})
     return out
 
 

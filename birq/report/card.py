@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from birq.report.claims import scope
+from birq.report.decoding import greedy_and_lm
 from birq.report.gather import Facts
 from birq.report.verdict import lead, statement_kind
 from birq.report.words import amount, listed
@@ -31,7 +32,7 @@ def _models(facts: Facts) -> str:
     return (
         f"A Conformer encoder ({size}{m['n_layers']} layers of width {m['d_model']}, {rate:g} frames per second) "
         f"on {f['n_mels']} log-mel bins at {f['sample_rate_hz'] / 1000:g} kHz, with a linear CTC layer; "
-        f"greedy decoding, no language model. "
+        f"{greedy_and_lm([r.scores[facts.main_split] for r in facts.runs])}. "
         f"Methods: {listed([facts.title(n) for n in facts.names])}; {seeds}."
     )
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 TERMS: dict[str, str] = {
     "WER": "Word error rate: substituted, deleted and inserted words over the words of the reference. It can exceed 100 %.",
+    "WER with LM": (
+        "The same of a beam search with a language model, an n-gram of words. Without the mark, decoding is greedy: the best unit of every "
+        "frame, and no word is more likely than another."
+    ),
     "CER": "Character error rate: the same over characters. A space between words counts as one.",
     "S, D, I": "Substitutions, deletions and insertions in the cheapest alignment of reference and hypothesis.",
     "Interval": (

@@ -8,6 +8,7 @@ from birq.evaluate.compare import MIN_SEEDS
 from birq.pipeline import artifact, dag, environment
 from birq.report.words import listed
 from birq.settings.corpora import SynthCorpus
+from birq.settings.decoding import with_lm
 from birq.settings.methods import FROM_ANEW
 from birq.settings.params import Optimisation, Params
 
@@ -136,10 +137,25 @@ def _finetuning(p: Params) -> str:
         f"Each encoder was fine-tuned with CTC (Graves et al. 2006) on {_number(t.labelled_minutes)} min of transcribed speech from "
         f"{listed(list(p.run.finetune_corpora))}, in {units}, for {_budget(t)} "
         f"(AdamW, peak rate {_number(t.learning_rate)}, dropout {_number(t.dropout)}{masks}{fresh}); of "
-        f"{_count(t.evaluations, 'evaluation')} on dev, the one with the lowest word error rate was kept. Decoding is greedy, without a "
-        f"language model. Runs: {_count(len(p.run.seeds), 'seed')} ({listed([str(s) for s in p.run.seeds])}) per method; methods share "
+        f"{_count(t.evaluations, 'evaluation')} on dev, the one with the lowest word error rate was kept. {_decoding(p)} "
+        f"Runs: {_count(len(p.run.seeds), 'seed')} ({listed([str(s) for s in p.run.seeds])}) per method; methods share "
         f"data, first weights and codebooks."
     )
+
+
+def _decoding(p: Params) -> str:
+    lm, s = p.lm, p.search
+    if not with_lm(lm, p.tokenizer.alphabet):
+        return "Decoding is greedy, without a language model."
+    source = (
+        f"{lm.order}-gram of words from the transcripts of fine-tuning" if lm.kind == "transcripts" else "n-gram of words of another source"
+    )
+    weights, bonuses = (listed([_number(x) for x in values]) for values in (s.weights, s.bonuses))
+    if len(s.weights) * len(s.bonuses) == 1:
+        how = f"at weight {weights}, with {bonuses} nats for a word"
+    else:
+        how = f"at the weight (of {weights}) and the bonus for a word (of {bonuses} nats) with the fewest word errors on dev"
+    return f"Decoding is greedy and, beside it, by beam search (KenLM, beam {s.beam}) with a {source}, {how}."
 
 
 def _scoring(p: Params) -> str:

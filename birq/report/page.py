@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from birq.report import claims, verdict
+from birq.report import claims, decoding, verdict
 from birq.report.aligned import align, counts
 from birq.report.card import card
 from birq.report.gather import Facts
@@ -68,6 +68,7 @@ def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str]) -> 
             health=health,
             figures={name: figure(name, svg) for name, svg in svgs.items()},
             claims=claims,
+            decoding=decoding,
             verdict=verdict,
             size=facts.runs[0].scores[facts.main_split],
             worst=_utterances(facts),

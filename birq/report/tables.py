@@ -8,6 +8,7 @@ from typing import Any
 
 from birq.errors import BirqError
 from birq.report.claims import PRIMARY, PROBE, cost, scope, spread, statement, subject
+from birq.report.decoding import described, weights
 from birq.report.gather import read_json
 from birq.report.words import counted, listed
 from birq.report.words import points as signed_points
@@ -53,13 +54,19 @@ def _probed(records: Sequence[Record]) -> bool:
     return any(r.get("probe") is not None for r in records)
 
 
+def _searched(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r.get("lm_wer") is not None]
+
+
 def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> list[str]:
     sure = round(100 * records[0].get("confidence", 0.95))
     probed = [f"probe % [{sure} %]"] if _probed(records) else []
+    searched = [f"WER % LM [{sure} %]"] if _searched(records) else []
     head = [
         "method",
         "seed",
         f"WER % [{sure} %]",
+        *searched,
         f"CER % [{sure} %]",
         *probed,
         "unlabelled h",
@@ -72,6 +79,7 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
             r["method"],
             str(r["seed"]),
             interval(r, "wer"),
+            *([interval(r, "lm_wer")] if searched else []),
             interval(r, "cer"),
             *([interval(r, "probe")] if probed else []),
             f"{r['unlabelled_hours']:.2f}",
@@ -81,7 +89,13 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
         ]
         for r in records
     ]
-    return [*layout(head, rows), *_labelled(records)]
+    return [*layout(head, rows), *_labelled(records), *_with_lm(records)]
+
+
+def _with_lm(records: Sequence[Record]) -> list[str]:
+    """A line on the search with a language model."""
+    found = _searched(records)
+    return ["", f"WER % LM: {described(found[0])}; {weights(found)}. Comparisons are of the greedy WER"] if found else []
 
 
 def _labelled(records: Sequence[Record]) -> list[str]:

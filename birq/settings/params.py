@@ -12,6 +12,7 @@ from birq.errors import BirqError
 from birq.settings import alphabet as alphabets
 from birq.settings import explain, lineage, variants, yamlfile
 from birq.settings.corpora import Corpus
+from birq.settings.decoding import Decode, Lm, Search, check_search
 from birq.settings.lengths import Length, LengthOrNone
 from birq.settings.methods import FROM_ANEW, METHODS, Method
 from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
@@ -231,11 +232,6 @@ class Finetune(Optimisation):
         return self
 
 
-class Decode(Section):
-    batch_seconds: Positive
-    splits: Annotated[list[Literal["train", "dev", "test"]], Field(min_length=1)]
-
-
 class Score(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     bootstrap_samples: Annotated[int, Field(ge=100)]
@@ -271,6 +267,8 @@ class Params(Section):
     relabel: Relabel
     finetune: Finetune
     decode: Decode
+    lm: Lm = Lm()  # what params.yaml of earlier commits lacks
+    search: Search = Search()  # the same
     score: Score
     probe: Probe
     report: Report
@@ -313,6 +311,7 @@ class Params(Section):
                 raise ValueError(f"{name}.micro_batch_seconds: {longest} is above {name}.batch_seconds = {stage.batch_seconds}")
         if self.report.main_split not in self.decode.splits:
             raise ValueError(f"report.main_split: {self.report.main_split!r} is not decoded; decode.splits = {self.decode.splits}")
+        check_search(self.lm, self.search, self.decode.splits, self.tokenizer.alphabet)
         _ = self._runs  # a variant that is not legal is refused here
         if not info.context:  # a variant's labels may come from an encoder of these params, so it is not judged by its own alone
             for name in dict.fromkeys((*self.run.methods, *self.variants, *(name for name, _ in self.study.runs()))):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from birq.settings import explain
 from birq.settings.methods import FROM_ANEW, METHODS, Method
 
-VARIED = ("model", "finetune", "decode")  # sections that a variant may change, besides those of its method and of its labels
+VARIED = ("model", "finetune", "decode", "search")  # sections that a variant may change, besides those of its method and of its labels
 P = TypeVar("P", bound=BaseModel)  # Params
 
 

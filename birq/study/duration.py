@@ -11,6 +11,7 @@ import torch
 
 from birq.pipeline import dag, keys
 from birq.pipeline.dag import Node
+from birq.settings.decoding import with_lm
 from birq.settings.params import Params
 from birq.study.lengths import lengths_in_steps
 from birq.study.measure import device_here, measure
@@ -18,7 +19,7 @@ from birq.study.measure import device_here, measure
 UTTERANCE_SECONDS = 9.0  # of the steps that are timed
 # seconds of audio that BEST-RQ trains on in the time of: fine-tuning on one second, dev sets included
 FINETUNED_SECOND = 1.1
-PROBED_RUN, DECODED_RUN = 5600.0, 1500.0  # a probe; decoding and scoring
+PROBED_RUN, DECODED_RUN, SEARCHED_RUN = 5600.0, 1500.0, 800.0  # a probe; decoding and scoring; the search with a language model
 SPOKEN_HOUR, FEATURES_HOUR = 7400.0, 1500.0  # synthesis of an hour; log-mel of an hour
 JOB_SECONDS, REPORT_SECONDS = 2.5, 12.0  # start and end of a process; figures and page
 
@@ -48,8 +49,10 @@ def _seconds(node: Node, steps: dict[str, float], hours: dict[str, float]) -> fl
             return FEATURES_HOUR * hours[node.wildcards["corpus"]] * audio_second
         case "report":
             return REPORT_SECONDS
+        case "search" if not with_lm(node.project.lm, node.project.tokenizer.alphabet):
+            return 0.0
         case stage:
-            return {"probe": PROBED_RUN, "decode": DECODED_RUN}.get(stage, 0.0) * audio_second
+            return {"probe": PROBED_RUN, "decode": DECODED_RUN, "search": SEARCHED_RUN}.get(stage, 0.0) * audio_second
 
 
 def wall_seconds(nodes: list[Node], steps: dict[str, float], hours: dict[str, float], cores: int, *, gpu: bool) -> float:

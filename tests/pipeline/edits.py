@@ -12,8 +12,8 @@ METHODS = ("birq", "best_rq", "scratch", "hubert", "relabel", "phones")  # run.m
 ENCODERS = ("hubert1", *METHODS)  # hubert needs the first one
 LEARNED = tuple(m for m in ENCODERS if m not in ("birq", "best_rq", "scratch"))  # labels from a file
 CORPORA = ("spoken", "synth")  # one of kind local, one of kind synth
-RUN_STAGES = ("labels", "pretrain", "finetune", "decode", "score", "probe")
-ORDER = ("corpus", "features", "tokenizer", *RUN_STAGES, "report")
+RUN_STAGES = ("labels", "pretrain", "finetune", "decode", "search", "score", "probe")
+ORDER = ("corpus", "features", "tokenizer", "lm", *RUN_STAGES, "report")
 OWN = {"corpus": CORPORA, "features": CORPORA, "labels": LEARNED, "pretrain": ENCODERS} | dict.fromkeys(RUN_STAGES[2:], METHODS)
 
 
@@ -56,7 +56,7 @@ EDITS = (
     Edit("the filterbank", _corpora("features"), "birq/speech/fbank.py", "PREEMPHASIS = 0.97", "PREEMPHASIS = 0.98"),
     Edit(
         "the batches",
-        f"{TRAINED} " + _all("labels", "finetune", "decode", "probe"),
+        f"lm {TRAINED} " + _all("labels", "finetune", "decode", "search", "probe"),
         "birq/speech/batches.py",
         "WINDOW = 16384",
         "WINDOW = 8192",
@@ -80,22 +80,24 @@ EDITS = (
     Edit("the form of a file of labels", f"{_all('labels')} {OFFLINE}", "birq/saved/labels.py", "DIGITS = 6", "DIGITS = 5"),
     Edit(
         "the encoder",
-        _all("labels", "pretrain", "finetune", "decode", "probe"),
+        _all("labels", "pretrain", "finetune", "decode", "search", "probe"),
         "birq/model/encoder.py",
         "RELATIVE_REACH = 512",
         "RELATIVE_REACH = 256",
     ),
     Edit(
         "the greedy decoder (fine-tuning keeps the model with the best dev WER)",
-        _all("finetune", "decode"),
+        _all("finetune", "decode", "search"),
         "birq/recognise/greedy.py",
         "rows, begin = [], 0",
         "begin, rows = 0, []",
     ),
+    Edit("the search with a language model", _all("search"), "birq/recognise/beam.py", "PRUNE_LOGP = -10.0", "PRUNE_LOGP = -12.0"),
+    Edit("the estimation of the n-gram", "lm", "birq/text/ngram.py", "FALLBACK = (0.5, 1.0, 1.5)", "FALLBACK = (0.4, 1.0, 1.5)"),
     Edit("the parser of MP3", f"corpus-spoken {_corpora('features')}", "birq/speech/mpeg.py", "LOST_BYTES = 1024", "LOST_BYTES = 1025"),
-    Edit("the normal form of transcripts", "corpus-spoken", "birq/text/normal.py", '("tr", "az", "crh"', '("az", "tr", "crh"'),
+    Edit("the normal form of transcripts", "corpus-spoken lm", "birq/text/normal.py", '("tr", "az", "crh"', '("az", "tr", "crh"'),
     Edit("the walk of a corpus' folder", "corpus-spoken", "birq/corpora/tree.py", 'LISTS = (".tsv",', 'LISTS = (".csv", ".tsv",'),
-    Edit("the error rates", _all("score"), "birq/evaluate/rates.py", '"hours"] = round', '"hours"] = 1 * round'),
+    Edit("the error rates", _all("search", "score"), "birq/evaluate/rates.py", '"hours"] = round', '"hours"] = 1 * round'),
     Edit("the probe", _all("probe"), "birq/evaluate/layers.py", "SEED = 20", "SEED = 22"),
     Edit("the report's page", "report", "birq/report/templates/page.html", "<h1>", '<h1 class="large">'),
     Edit("the stage contract", "", "birq/pipeline/stage.py", "RESERVE_BYTES = 4 << 20", "RESERVE_BYTES = 8 << 20"),
@@ -111,13 +113,17 @@ EDITS = (
     Edit("`relabel.layer`", "labels-relabel", setting="relabel.layer=2"),
     Edit("`model.conv_kernel`", _all("pretrain"), setting="model.conv_kernel=5"),
     Edit("`finetune.steps`", _all("finetune"), setting="finetune.steps=7"),
-    Edit("`decode.batch_seconds`", _all("decode"), setting="decode.batch_seconds=100.0"),
+    Edit("`finetune.labelled_minutes`", f"lm {_all('finetune')}", setting="finetune.labelled_minutes=30.0"),
+    Edit("`decode.batch_seconds`", _all("decode", "search"), setting="decode.batch_seconds=100.0"),
+    Edit("`decode.keep_mb`", _all("decode"), setting="decode.keep_mb=0.0"),
+    Edit("`lm.order`", "lm", setting="lm.order=4"),
+    Edit("`search.weights`", _all("search"), setting="search.weights=[0.3]"),
     Edit("`score.confidence`", _all("score", "probe"), setting="score.confidence=0.9"),
     Edit("`probe.max_minutes`", _all("probe"), setting="probe.max_minutes=1.0"),
     Edit("`report.worst_utterances`", "report", setting="report.worst_utterances=3"),
     Edit("`tokenizer.vocab_size`", "tokenizer", setting="tokenizer.vocab_size=300"),
-    Edit("`tokenizer.alphabet`", f"{_corpora('corpus')} tokenizer", setting='tokenizer.alphabet="abcdefghijklmnopqrstuvwxyz\' é"'),
-    Edit("`tokenizer.language`", "corpus-spoken", setting="tokenizer.language=tr"),
+    Edit("`tokenizer.alphabet`", f"{_corpora('corpus')} tokenizer lm", setting='tokenizer.alphabet="abcdefghijklmnopqrstuvwxyz\' é"'),
+    Edit("`tokenizer.language`", "corpus-spoken lm", setting="tokenizer.language=tr"),
     Edit("`model.norms`", _all("pretrain"), setting="model.norms=bf16"),
     Edit("`features.n_mels`", _corpora("features"), setting="features.n_mels=40"),
     Edit("`features.sample_rate_hz`", f"corpus-synth {_corpora('features')}", setting="features.sample_rate_hz=8000"),
@@ -128,7 +134,7 @@ EDITS = (
     Edit("`run.pretrain_corpora`", f"{_all('labels', 'pretrain')} report", setting="run.pretrain_corpora=[synth]"),
     Edit(
         "`run.finetune_corpora`",
-        f"tokenizer {_all('finetune', 'decode', 'probe')} report",
+        f"tokenizer lm {_all('finetune', 'decode', 'search', 'probe')} report",
         setting="run.finetune_corpora=[spoken]",
     ),
     Edit("`variants`: one that `run.methods` does not name", "", setting="variants={birq_k2: {method: birq, birq.label_layer: 2}}"),

@@ -74,6 +74,8 @@ def test_every_stage_and_section_has_a_row() -> None:
         "relabel",
         "finetune",
         "decode",
+        "lm",
+        "search",
         "score",
         "probe",
         "report",

@@ -104,7 +104,9 @@ def test_comment_edited_dvc(project: Project) -> None:
     assert project.digests() == before
 
 
-@scenario(CODE, "a code line of one module is edited", "the stages that import it, and what other bytes lead to", computed="score report")
+@scenario(
+    CODE, "a code line of one module is edited", "the stages that import it, and what other bytes lead to", computed="search score report"
+)
 def test_code_edited(project: Project) -> None:
     """`birq why` names the line; scores with another seed are other bytes, so the report follows."""
     path = project.root / "birq" / "evaluate" / "rates.py"
@@ -138,8 +140,8 @@ def test_code_edited_without_effect(project: Project) -> None:
 @scenario(
     CODE,
     "`birq accept` after an edit of code that changes no bytes",
-    "the artifacts made by it get the present key, and say so; only the report, which shows it, is made anew",
-    computed="report",
+    "the artifacts made by it get the present key, and say so; anew: the report, which shows it, and the n-gram, not accepted",
+    computed="lm report",
 )
 def test_code_accepted(project: Project) -> None:
     """A pre-training of days must not be thrown away by an edit that cannot change it. Params and inputs can't be accepted."""

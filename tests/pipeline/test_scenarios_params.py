@@ -52,21 +52,25 @@ test_params_tokenizer = changed(
     restored="report",
 )
 test_params_model = changed(
-    "model", "model.conv_kernel=5", "pre-training and all after it", computed="pretrain finetune decode score probe report"
+    "model", "model.conv_kernel=5", "pre-training and all after it", computed="pretrain finetune decode search score probe report"
 )
 test_params_pretrain = changed(
     "pretrain",
     "pretrain.steps=7",
     "pre-training and all after it",
-    computed="pretrain finetune decode score probe report",
+    computed="pretrain finetune decode search score probe report",
 )
 test_params_checkpoint = changed("checkpoint", "pretrain.checkpoint_seconds=30.0", "nothing: it decides when, not what", computed="")
 test_params_birq = changed("birq", "birq.temperature=0.7", "nothing: the runs are of BEST-RQ, which does not read it", computed="")
 test_params_finetune = changed(
-    "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode score report"
+    "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode search score report"
 )
 test_params_decode = changed(
-    "decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode", restored="report"
+    "decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode search", restored="report"
+)
+test_params_lm = changed("lm", "lm.order=2", "the language model and all after it; no network runs", computed="lm search score report")
+test_params_search = changed(
+    "search", "search.weights=[0.3]", "the search, from the log probabilities that decoding kept", computed="search score report"
 )
 test_params_score = changed("score", "score.confidence=0.9", "scores, the probe's intervals and the report", computed="score probe report")
 test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe", restored="report")
@@ -74,23 +78,48 @@ test_params_report = changed("report", "report.worst_utterances=3", "the report"
 
 
 @scenario(
-    GROUP, "a method is added to the list", "the new method's runs and the report", computed="pretrain finetune decode score probe report"
+    GROUP,
+    "a method is added to the list",
+    "the new method's runs and the report",
+    computed="pretrain finetune decode search score probe report",
 )
 def test_method_added(project: Project) -> None:
     """Runs of one method have keys of their own, so those of the others stand."""
     project.set("run.methods=[best_rq, scratch]")
     project.snakemake()
     assert {s.artifact for s in project.said() if s.what == "computing"} == {
-        f"{stage}/scratch-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")
+        f"{stage}/scratch-0" for stage in ("pretrain", "finetune", "decode", "search", "score", "probe")
     } | {"report"}
     project.verify()
 
 
 @scenario(
     GROUP,
+    "the text of the language model changes (Snakemake, then DVC)",
+    "the language model and all after it, by either tool; no network runs",
+    computed="lm search score report",
+)
+def test_language_model_changed(project: Project) -> None:
+    """A file outside of data/ reaches the key by its content, through Snakemake's stamp and DVC's digest alike."""
+    texts, table = project.root / "texts.txt", (project.root / "speech" / "transcripts.tsv").read_text().splitlines()[1:]
+    texts.write_text("".join(row.split("\t")[1] + "\n" for row in table))
+    project.set("lm.source=texts.txt")
+    project.snakemake()
+    project.verify()
+    before = project.digests()
+    with open(texts, "a") as f:
+        f.write("abc abc abc\n")
+    project.dvc()
+    project.verify()
+    assert project.digests() != before
+    project.nothing_to_do()
+
+
+@scenario(
+    GROUP,
     "a method is added whose labels another one makes (DVC)",
     "labels, and the encoder that makes them, are made on the way; Snakemake finds all in place",
-    computed="labels pretrain finetune decode score probe report",
+    computed="labels pretrain finetune decode search score probe report",
 )
 def test_labelled_method_added(project: Project) -> None:
     """dvc.yaml cannot list the runs of methods that run.methods lacks, so the verb that reads labels makes them, under the same keys."""
@@ -101,7 +130,7 @@ def test_labelled_method_added(project: Project) -> None:
         "labels/hubert1-0",
         "pretrain/hubert1-0",
         "labels/hubert-0",
-    } | {f"{stage}/hubert-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")} | {"report"}
+    } | {f"{stage}/hubert-0" for stage in ("pretrain", "finetune", "decode", "search", "score", "probe")} | {"report"}
     project.verify()
     project.nothing_to_do()
     project.up_to_date()
@@ -111,14 +140,14 @@ def test_labelled_method_added(project: Project) -> None:
     GROUP,
     "a run is added that starts from another one's encoder (DVC)",
     "where that one is there, only the new run is made; where it is not, it is made on the way",
-    computed="pretrain finetune decode score probe report",
-    restored="pretrain finetune decode",
+    computed="pretrain finetune decode search score probe report",
+    restored="pretrain finetune decode search",
 )
 def test_branch_added(project: Project) -> None:
     """DVC knows no order of two pre-trainings; the verb has what it begins with made first, whether run.methods names it or not."""
     project.set("variants={more: {method: best_rq, pretrain.starts_from: best_rq}}", "run.methods=[best_rq, more]")
     project.dvc()
-    runs = {f"{stage}/more-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")} | {"report"}
+    runs = {f"{stage}/more-0" for stage in ("pretrain", "finetune", "decode", "search", "score", "probe")} | {"report"}
     assert {s.artifact for s in project.said() if s.what == "computing"} == runs
     project.verify()
     first = "first: {method: best_rq, pretrain.steps: 3}"
@@ -133,7 +162,7 @@ def test_branch_added(project: Project) -> None:
     GROUP,
     "a param of labels changes (made by Snakemake, then DVC)",
     "the labels and all that learned from them; the verbs of other methods restore",
-    computed="labels pretrain finetune decode score probe report",
+    computed="labels pretrain finetune decode search score probe report",
     restored="pretrain",
 )
 def test_param_of_labels_changed(project: Project) -> None:
@@ -144,7 +173,7 @@ def test_param_of_labels_changed(project: Project) -> None:
     project.set("relabel.layer=2")
     project.dvc()
     assert {s.artifact for s in project.said() if s.what == "computing"} == {"labels/relabel-0", "report"} | {
-        f"{stage}/relabel-0" for stage in ("pretrain", "finetune", "decode", "score", "probe")
+        f"{stage}/relabel-0" for stage in ("pretrain", "finetune", "decode", "search", "score", "probe")
     }
     project.verify()
 
@@ -154,7 +183,7 @@ def variant_added(project: Project, run: Callable[[], object]) -> None:
     project.set("variants={short: {method: best_rq, finetune.steps: 5}}", "run.methods=[best_rq, short]")
     run()
     done = {s.artifact for s in project.said() if s.what == "computing"}
-    assert done == {"finetune/short-0", "decode/short-0", "score/short-0", "report"}
+    assert done == {"finetune/short-0", "decode/short-0", "search/short-0", "score/short-0", "report"}
     project.verify()
 
 
@@ -162,7 +191,7 @@ def variant_added(project: Project, run: Callable[[], object]) -> None:
     GROUP,
     "a variant is added that changes fine-tuning",
     "it shares pre-training and probe with its method; the rest is its own",
-    computed="finetune decode score report",
+    computed="finetune decode search score report",
     restored="pretrain probe",
 )
 def test_variant_added(project: Project) -> None:
@@ -174,21 +203,23 @@ def test_variant_added(project: Project) -> None:
     GROUP,
     "the same under DVC",
     "the same; DVC sees `variants` change, so it calls the verbs of the other run too, and they restore",
-    computed="finetune decode score report",
-    restored="pretrain finetune decode probe",
+    computed="finetune decode search score report",
+    restored="pretrain finetune decode search probe",
 )
 def test_variant_added_dvc(project: Project) -> None:
     """DVC's matrix runs over the names in `run.methods`, whatever they are."""
     variant_added(project, project.dvc)
 
 
-@scenario(GROUP, "a seed is added (DVC)", "the new seed's runs and the report", computed="pretrain finetune decode score probe report")
+@scenario(
+    GROUP, "a seed is added (DVC)", "the new seed's runs and the report", computed="pretrain finetune decode search score probe report"
+)
 def test_seed_added(project: Project) -> None:
     """The same for seeds, and DVC's matrix grows as Snakemake's targets do."""
     project.set("run.seeds=[0, 1]")
     project.dvc()
     assert {s.artifact for s in project.said() if s.what == "computing"} == {
-        f"{stage}/best_rq-1" for stage in ("pretrain", "finetune", "decode", "score", "probe")
+        f"{stage}/best_rq-1" for stage in ("pretrain", "finetune", "decode", "search", "score", "probe")
     } | {"report"}
     project.verify()
 

@@ -12,7 +12,7 @@ from tinyproject import Project, ended
 pytestmark = pytest.mark.pipeline
 
 MIXED, CLONES = "Two tools", "Clones and places"
-LATER = "finetune decode score report"
+LATER = "finetune decode search score report"
 
 
 @scenario(MIXED, "Snakemake, then DVC", "DVC calls every verb once; all are found", restored=ALL)

@@ -10,7 +10,7 @@ from on_slurm import COMMAND, Run, rule
 pytestmark = pytest.mark.pipeline
 
 GPU_STAGES = {"pretrain", "finetune", "decode", "probe"}
-CPU_STAGES = {"corpus", "features_part", "features", "tokenizer"}
+CPU_STAGES = {"corpus", "features_part", "features", "tokenizer", "lm", "search"}
 
 
 def test_every_stage_is_made_by_a_job_of_its_own(run: Run) -> None:

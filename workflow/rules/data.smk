@@ -83,3 +83,26 @@ rule tokenizer:
         override=OVERRIDE,
     shell:
         "python -m birq tokenizer{params.override} 2>&1 | tee -a {log}"
+
+
+# before the trainings, because it checks a file of the user's
+rule lm:
+    input:
+        unpack(reads("lm")),
+    output:
+        "data/lm/provenance.json",
+    log:
+        "data/logs/lm.log",
+    benchmark:
+        "data/logs/lm.benchmark.tsv"
+    priority: 50
+    conda:
+        "../envs/birq.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(240),
+    params:
+        override=OVERRIDE,
+    shell:
+        "python -m birq lm{params.override} 2>&1 | tee -a {log}"

@@ -21,6 +21,28 @@ rule decode:
         "python -m birq decode --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
 
 
+rule search:
+    input:
+        unpack(reads("search")),
+    output:
+        "data/search/{method}-{seed}/provenance.json",
+    log:
+        "data/logs/search/{method}-{seed}.log",
+    benchmark:
+        "data/logs/search/{method}-{seed}.benchmark.tsv"
+    priority: 10
+    conda:
+        "../envs/birq.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(240),
+    params:
+        override=OVERRIDE,
+    shell:
+        "python -m birq search --method {wildcards.method} --seed {wildcards.seed}{params.override} 2>&1 | tee -a {log}"
+
+
 rule score:
     input:
         unpack(reads("score")),
