@@ -49,10 +49,11 @@ def records(facts: Facts) -> list[dict[str, Any]]:
 
 
 def probed(facts: Facts, run: Run) -> dict[str, Any]:
-    """The primary measure of pre-training: the linear probe's accuracy at the layer of `birq.label_layer`, with its intervals."""
+    """The primary measure of pre-training: the linear probe's accuracy at the layer of `birq.label_layer`, with its intervals; and its ABX."""
     row = run.layer(facts.probed_layer)
     ends = ("", "_low", "_high", "_speaker_low", "_speaker_high")
-    return {"probe_split": run.probe["split"], "probe_layer": facts.probed_layer} | {f"probe{end}": row.get(f"linear{end}") for end in ends}
+    found = {f"probe{end}": row.get(f"linear{end}") for end in ends}
+    return {"probe_split": run.probe["split"], "probe_layer": facts.probed_layer, "abx_across": row.get("abx_across")} | found
 
 
 def by_method(facts: Facts) -> dict[str, dict[str, float | str | None]]:

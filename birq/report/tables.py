@@ -54,6 +54,10 @@ def _probed(records: Sequence[Record]) -> bool:
     return any(r.get("probe") is not None for r in records)
 
 
+def _with_abx(records: Sequence[Record]) -> bool:
+    return any(r.get("abx_across") is not None for r in records)
+
+
 def _searched(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if r.get("lm_wer") is not None]
 
@@ -61,6 +65,7 @@ def _searched(records: Sequence[Record]) -> list[Record]:
 def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> list[str]:
     sure = round(100 * records[0].get("confidence", 0.95))
     probed = [f"probe % [{sure} %]"] if _probed(records) else []
+    abx = ["ABX %"] if _with_abx(records) else []
     searched = [f"WER % LM [{sure} %]"] if _searched(records) else []
     head = [
         "method",
@@ -69,6 +74,7 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
         *searched,
         f"CER % [{sure} %]",
         *probed,
+        *abx,
         "unlabelled h",
         "labelled h",
         "pretrain min",
@@ -82,6 +88,7 @@ def _results(records: Sequence[Record], layout: Callable[..., list[str]]) -> lis
             *([interval(r, "lm_wer")] if searched else []),
             interval(r, "cer"),
             *([interval(r, "probe")] if probed else []),
+            *([interval(r, "abx_across")] if abx else []),
             f"{r['unlabelled_hours']:.2f}",
             f"{r['labelled_hours']:.2f}",
             _minutes(r["pretrain_seconds"]),
@@ -115,7 +122,9 @@ def _comparison(c: Record, rate: str = "WER") -> str:
 
 
 def _primary(r: Record) -> str:
-    return f"probe: accuracy of the linear phone probe on frames of {r['probe_split']}, layer {r['probe_layer']}: {PRIMARY}"
+    text = f"probe: accuracy of the linear phone probe on frames of {r['probe_split']}, layer {r['probe_layer']}: {PRIMARY}"
+    abx = "; ABX: errors of the same layer when phones of several speakers are told apart, 50 is chance" if _with_abx([r]) else ""
+    return text + abx
 
 
 def _scope(comparisons: Sequence[Record], records: Sequence[Record]) -> str:
