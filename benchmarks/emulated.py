@@ -132,7 +132,7 @@ def planned_gib(case: Case) -> float:
     audio = {"pretrain.micro_batch_seconds": seconds, "pretrain.batch_seconds": seconds}
     params = changed(load(ROOT / "params.yaml"), case.change | audio)
     node = next(n for n in dag.nodes(params) if n.stage.name == "pretrain" and n.wildcards["method"] == case.method)
-    training = plan.planned(node, case.seconds, case.seconds)
+    training = plan.planned(node, case.seconds, case.seconds, {})
     assert training is not None
     return training.weight_gib + training.activation_gib
 

@@ -22,6 +22,7 @@ __all__ = ["ON_ONE_THREAD", "Params", "Training", "by_section", "changed", "feed
 
 # changes to params.yaml for a timed or compared step
 ON_ONE_THREAD = {"birq.gradient_cosine_every_steps": 0, "pretrain.cpu_threads": 1}
+EPOCHS_STEPS = 1000  # stands for any number of epochs
 Change = dict[str, Any]  # keys of params.yaml as birq.label_share, and their values
 
 
@@ -37,6 +38,9 @@ def load(path: str | Path = "params.yaml") -> Params:
             del tree[section]
         elif known[section] is not None:
             tree[section] = {key: value for key, value in tree[section].items() if key in known[section]}
+    for key in ("steps", "warmup_steps"):  # in epochs, of a split that is not read for a step's time
+        if isinstance(tree["pretrain"][key], str):
+            tree["pretrain"][key] = EPOCHS_STEPS
     return parse(tree, path)
 
 

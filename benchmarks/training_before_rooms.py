@@ -22,6 +22,7 @@ LATER["random_projection"] = ("view", "view_window_frames", "distance", "project
 LATER["random_projection"] += ("similarity_weight", "similarity_temperature")
 LATER["random_projection"] += ("distil_weight", "distil_codes", "distil_layers", "distil_begins_share")
 LATER["birq"] += ("label_projection", "label_codebook")
+LATER["finetune"] = ("anneal_stairs",)
 LATER["decode"] = ("keep_mb",)
 LATER["probe"] = ("train_minutes", "penalty", "abx_tokens")
 

@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     _plan_options(verb("plan", "estimate disk, memory, GPU-hours and jobs of a run before it starts, or time its steps here"))
     p = verb("table", "print the report's table")
     p.add_argument("--markdown", action="store_true", help="as Markdown, for a README or an issue")
+    p.add_argument("--parts", action="store_true", help="WER of each part of the splits, such as test-clean and test-other")
     _compare_options(verb("compare", "print the study's tables of what is there so far, or of a record"))
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
@@ -268,13 +269,12 @@ def _count(loaded: params.Params) -> None:
         print(f"{name:<14} {model['n_layers']:>3} layers x {model['d_model']:>5}  {count / 1e6:8.1f} M parameters")
 
 
-def _table(markdown: bool) -> None:
-    path = locations.data_root() / "report" / "metrics.json"
-    if not path.is_file():
-        raise BirqError(f"{path}: not made yet; `snakemake --cores all` or `dvc repro` makes it")
-    from birq.report import tables
+def _table(args: argparse.Namespace) -> None:
+    from birq.report import parts, tables
 
-    print(tables.from_file(path, markdown=markdown))
+    if args.parts:
+        return print(parts.table(params.load(args.params), markdown=args.markdown))
+    print(tables.from_file(parts.made(locations.data_root() / "report" / "metrics.json"), markdown=args.markdown))
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -287,7 +287,7 @@ def _compare(args: argparse.Namespace) -> None:
 def _dispatch(args: argparse.Namespace) -> int | None:
     """Returns an exit status where a verb's answer is one."""
     if args.verb == "table":
-        return _table(args.markdown)
+        return _table(args)
     if args.verb == "params" and args.action == "schema":
         return print(json.dumps(params.schema(), indent=1))
     if args.verb == "preset":

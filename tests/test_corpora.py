@@ -57,6 +57,25 @@ def tree(root: Path, speakers: int = 10, utterances: int = 2, suffix: str = "fla
     return root
 
 
+def limited_tree(root: Path) -> Path:
+    """Libri-light's limited set as it lies in its archive: two recordings in each sixth of the hour, four in the nine hours."""
+    for sixth in range(6):
+        for speaker, kind in ((100 + sixth, "clean"), (200 + sixth, "other")):
+            tree(root / "x", 1, 1)
+            folder = root / "1h" / str(sixth) / kind / str(speaker) / "7"
+            folder.mkdir(parents=True)
+            (root / "x" / "1" / "7" / "1-7-0000.flac").rename(folder / f"{speaker}-7-0000.flac")
+            (folder / f"{speaker}-7.trans.txt").write_text(f"{speaker}-7-0000 GOOD MORNING\n")
+    for kind, first in (("clean", 300), ("other", 400)):
+        for speaker in (first, first + 1):
+            folder = root / "9h" / kind / str(speaker) / "8"
+            sound(folder / f"{speaker}-8-0003.flac")
+            (folder / f"{speaker}-8.trans.txt").write_text(f"{speaker}-8-0003 GOOD EVENING\n")
+    (root / "phones").mkdir()
+    (root / "phones" / "10h_phones.txt").write_text("100-7-0000 1 2 3\n")
+    return root
+
+
 def run(tmp_path: Path, corpus, share: float = 0.01, name: str = "mine") -> Path:
     out, scratch = tmp_path / "made" / "out", tmp_path / "made" / "scratch"
     out.mkdir(parents=True)
@@ -344,6 +363,28 @@ def test_librispeech_parts_fix_the_splits(tmp_path: Path):
     assert found["dev"] == {"4"}
     assert found["train"] | found["test"] == {"1", "2", "3"}
     assert len(found["test"]) == 1
+
+
+def test_librilights_limited_parts_are_nested(tmp_path: Path):
+    # 10 minutes are the first sixth of the hour, the hour is part of the ten; what lies beside them is not read
+    limited_tree(tmp_path / "LibriSpeech" / "librispeech_finetuning")
+    tree(tmp_path / "LibriSpeech" / "dev-clean", 2)
+    corpus = LibriSpeechCorpus(kind="librispeech", root=str(tmp_path), dev_parts=["dev-clean"], test_share=0.0)
+
+    def ids(part: str) -> set[str]:
+        items = librispeech.scan(corpus.model_copy(update={"train_parts": [part]}), "corpora.x").items
+        assert all(i.text and not i.reason for i in items)
+        return {i.id for i in items if i.split is None}
+
+    minutes, hour, hours = (ids(f"libri-light-{size}") for size in ("10min", "1h", "10h"))
+    assert minutes == {"100-7-0000", "200-7-0000"} and len(hour) == 12 and len(hours) == 16 and minutes < hour < hours
+    out = run(tmp_path, corpus.model_copy(update={"train_parts": ["libri-light-10h"]}))
+    assert len(cuts_of(out)["train"]) == 16 and quarantine(out) == {}
+    with pytest.raises(BirqError, match="libri-light-1h, libri-light-10h hold the same recordings"):
+        librispeech.scan(corpus.model_copy(update={"train_parts": ["libri-light-1h", "libri-light-10h"]}), "corpora.x")
+    (tmp_path / "LibriSpeech" / "librispeech_finetuning" / "9h").rename(tmp_path / "9h")
+    with pytest.raises(BirqError, match="no part 'librispeech_finetuning/9h'"):
+        ids("libri-light-10h")
 
 
 def test_a_chapter_without_transcripts_is_unlabelled_speech_but_not_in_a_test(tmp_path: Path):

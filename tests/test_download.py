@@ -26,7 +26,7 @@ import server_faults
 from faulty_server import BODY, CONTENT, Reply, Server, noise, packed, packed_folder, pin, serving, visible, wait_until
 from pydantic import ValidationError
 from server_faults import NAME, QUICK
-from test_corpora import an4_tree, tree
+from test_corpora import an4_tree, limited_tree, tree
 
 from birq.corpora import an4, librispeech
 from birq.downloads import archives, verb
@@ -465,7 +465,7 @@ def test_a_spoiled_mark_is_no_mark(tmp_path: Path, text: str):
 
 def test_the_tables_are_well_formed():
     archives = an4.ARCHIVES | librispeech.ARCHIVES
-    assert len(archives) == 10 and len({a.sha256 for a in archives.values()}) == 10
+    assert len(archives) == 11 and len({a.sha256 for a in archives.values()}) == 11
     assert all(len(a.sha256) == 64 and int(a.sha256, 16) for a in archives.values())
     assert all(url.endswith("/" + name) for name, a in archives.items() for url in a.urls)
 
@@ -498,6 +498,26 @@ def test_librispeech_downloads_the_parts_that_are_missing(tmp_path: Path, server
     assert downloaded(root, librispeech.pinned(both)) == librispeech.pinned(both)
     server.shutdown()
     assert len(librispeech.scan(both, "corpora.x").items) == 12  # no network is needed any more
+
+
+def test_librilights_limited_parts_come_in_one_archive(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch):
+    # its layout, with phones beside the recordings, on a server: one download serves all three parts, and changes no key
+    made = limited_tree(tmp_path / "made")
+    server.files["librispeech_finetuning.tgz"] = body = packed_folder(made, "librispeech_finetuning")
+    pinned = pin(body, server.url("librispeech_finetuning.tgz"), folder="librispeech_finetuning", sized=False)
+    monkeypatch.setattr(librispeech, "ARCHIVES", {"librispeech_finetuning.tgz": pinned})
+    root = tmp_path / "root"
+    tree(root / "LibriSpeech" / "dev-clean", 2)  # the user's own
+    corpus = LibriSpeechCorpus(
+        kind="librispeech", root=str(root), download=True, train_parts=["libri-light-10min"], dev_parts=["dev-clean"]
+    )
+    before = librispeech.sources(corpus)
+    assert before == ({"librispeech_finetuning.tgz": pinned.sha256}, [root / "LibriSpeech" / "dev-clean"])
+    assert len(librispeech.scan(corpus, "corpora.x").items) == 2 + 4
+    assert librispeech.sources(corpus) == before and (root / "LibriSpeech" / "librispeech_finetuning" / "9h").is_dir()
+    server.shutdown()
+    ten = corpus.model_copy(update={"train_parts": ["libri-light-10h"]})
+    assert len(librispeech.scan(ten, "corpora.x").items) == 2 * 6 + 4 + 4 and len(server.asked) == 1
 
 
 @pytest.mark.parametrize("inner", [True, False])

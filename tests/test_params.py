@@ -54,6 +54,11 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("pretrain.steps", "many", ["pretrain.steps", "'many'", "integer"]),
         ("pretrain.steps", 0, ["pretrain.steps", "0", "greater than or equal to 1"]),
         ("pretrain.steps", 1.5, ["pretrain.steps", "1.5", "integer"]),
+        ("pretrain.steps", True, ["pretrain.steps", "True", "integer"]),
+        ("pretrain.steps", "0 epochs", ["pretrain.steps", "'0 epochs'", "such as '100 epochs'"]),
+        ("pretrain.steps", "-3 epochs", ["pretrain.steps", "'-3 epochs'", "such as '100 epochs'"]),
+        ("finetune.steps", "ten epochs", ["finetune.steps", "'ten epochs'", "such as '100 epochs'"]),
+        ("pretrain.warmup_steps", -1, ["pretrain.warmup_steps", "-1", "greater than or equal to 0"]),
         ("pretrain.learning_rate", -1.0, ["pretrain.learning_rate", "-1.0", "greater than 0"]),
         ("random_projection.codebook_size", 1, ["random_projection.codebook_size", "1", "greater than or equal to 2"]),
         ("birq.label_layer", 9, ["birq.label_layer", "9", "1 to model.n_layers = 4"]),
@@ -63,7 +68,7 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("birq.begins_share", 1.0, ["birq.begins_share", "1.0", "less than 1"]),
         ("random_projection.distance", "cosine", ["random_projection.distance", "'cosine'", "'unit' or 'raw'"]),
         ("pretrain.reduction", "sum", ["pretrain.reduction", "'sum'", "'frames' or 'utterances'"]),
-        ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "above pretrain.batch_seconds = 60.0"]),
+        ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "above pretrain.batch_seconds = 30.0"]),
         ("pretrain.dropout", 1.0, ["pretrain.dropout", "1.0", "less than 1"]),
         ("run.methods", ["wav2vec"], ["run.methods", "'wav2vec'", "birq, best_rq, scratch"]),
         ("pretrain.label_layer", 2, ["pretrain.label_layer", "unknown key", "it is birq.label_layer now"]),
@@ -331,7 +336,7 @@ def test_the_study_of_more_hours_differs_in_the_hours_alone() -> None:
     hours, finalists = preset("study-hours"), preset("study-final")
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["corpora"]["synth"]
     assert hours["corpora"] == {"synth": shipped | {"train_hours": 16.0}} and hours["pretrain"] == finalists["pretrain"]
-    assert set(hours) == {"study", "corpora", "pretrain"}
+    assert hours["finetune"] == finalists["finetune"] and set(hours) == {"study", "corpora", "pretrain", "finetune"}
 
 
 @pytest.mark.parametrize(("name", "part"), [("study-short", "short"), ("study-final", "finalists")])

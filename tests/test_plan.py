@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import ROOT, batch, params, shape
@@ -15,7 +16,8 @@ from birq.model.encoder import Encoder
 from birq.pipeline import dag, keys
 from birq.settings import presets
 from birq.settings.params import load
-from birq.study import duration, measure, memory, plan
+from birq.speech import batches
+from birq.study import duration, lengths, measure, memory, plan
 
 MACHINE = plan.Machine()
 
@@ -63,11 +65,11 @@ def test_features_take_the_bytes_that_are_planned(features: Path, tmp_path: Path
 
 def test_paper_sizes_and_hours(tmp_path: Path) -> None:
     """LibriSpeech's 960 hours are known, 5,000 hours of files that nobody has read yet must be said."""
-    made = plan.make(preset(tmp_path, "librispeech-960"), {})
+    made = plan.make(preset(tmp_path, "paper-c2-librispeech"), {})
     assert made.corpus_hours["librispeech_960"] == pytest.approx(961, abs=1)
     assert made.n_parameters == pytest.approx(154.9e6, rel=0.01)
     assert made.jobs["features"] == 2 and made.jobs["report"] == 1
-    yodas = preset(tmp_path, "yodas-ami")
+    yodas = preset(tmp_path, "paper-c3-yodas-ami")
     with pytest.raises(BirqError, match="--hours yodas=HOURS"):
         plan.make(yodas, {"ami": 150})
     with pytest.raises(BirqError, match="not in corpora; legal: yodas, ami"):
@@ -75,9 +77,22 @@ def test_paper_sizes_and_hours(tmp_path: Path) -> None:
     assert plan.make(yodas, {"yodas": 5000, "ami": 150}).feature_gib == pytest.approx(5150 * 360000 * 160 / 2**30)
 
 
+def test_epochs_are_planned_before_there_are_features() -> None:
+    """From hours alone, within three in a thousand of the batches that such lengths make; fine-tuning's are of its minutes."""
+    seconds = np.clip(np.random.default_rng(0).normal(12.3, 4.0, 30_000), 1.0, 35.0)
+    hours = {"tones": float(seconds.sum()) / 3600}
+    batch = {"steps": "100 epochs", "batch_seconds": 787.0}
+    p = params(**{f"{stage}__{k}": v for stage in ("pretrain", "finetune") for k, v in batch.items()}, finetune__labelled_minutes=600.0)
+    speech = p.corpora["tones"].model_copy(update={"train_hours": 1.0, "dev_hours": 0.0, "test_hours": 0.0})
+    p = p.model_copy(update={"corpora": {"tones": speech}})
+    real = len(batches.plan((seconds * 100).astype(int), 78_700, seed=3, epoch=1))
+    assert lengths.lengths_in_steps(p, "pretrain", hours, 12.3).steps == pytest.approx(100 * real, rel=0.003)
+    assert lengths.lengths_in_steps(p, "finetune", hours, 12.3).steps == pytest.approx(100 * real * 10 / hours["tones"], rel=0.003)
+
+
 def test_time_on_many_gpus_is_compute_shared_and_gradients_summed(tmp_path: Path) -> None:
     """On one GPU nothing is summed; over nodes the network counts, not NVLink."""
-    made = plan.make(preset(tmp_path, "librispeech-960"), {})
+    made = plan.make(preset(tmp_path, "paper-c2-librispeech"), {})
     training = made.trainings[0]
     one, eight, many = (training.hours(n, MACHINE) for n in (1, 8, 64))
     assert one == pytest.approx(training.flops / MACHINE.flops_per_second / 3600)
@@ -87,7 +102,7 @@ def test_time_on_many_gpus_is_compute_shared_and_gradients_summed(tmp_path: Path
 
 def test_best_rq_takes_less_than_birq_and_scratch_is_not_pre_trained(tmp_path: Path) -> None:
     """The label path is work and memory; its share of a batch counts."""
-    made = {s: plan.make(preset(tmp_path, "librispeech-960", f"birq.label_share={s}"), {}) for s in ("1.0", "0.25")}
+    made = {s: plan.make(preset(tmp_path, "paper-c2-librispeech", f"birq.label_share={s}"), {}) for s in ("1.0", "0.25")}
     cost = {s: {t.name: t for t in p.trainings} for s, p in made.items()}
     birq, best_rq = cost["1.0"]["pretrain/birq-0"], cost["1.0"]["pretrain/best_rq-0"]
     assert 1.5 < birq.flops / best_rq.flops < 1.9 and birq.activation_gib > best_rq.activation_gib
@@ -121,7 +136,7 @@ def test_the_study_is_planned_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed for any params; what cannot be is an error with the way out."""
-    preset(tmp_path, "yodas-ami")
+    preset(tmp_path, "paper-c3-yodas-ami")
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "--hours", "yodas=5000", "--hours", "ami=150", "--gpus", "1", "8", "--price", "2.5"]) == 0
     out = capsys.readouterr().out

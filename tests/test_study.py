@@ -14,7 +14,7 @@ import yaml
 
 from birq.errors import BirqError
 from birq.pipeline import dag, digests
-from birq.report.study import build, compare, figures, page, record, tables
+from birq.report.study import build, compare, figures, page, published, record, tables
 from birq.report.study.compare import PROBE, WER, difference
 from birq.report.study.record import Sitting
 from birq.settings import params
@@ -224,10 +224,12 @@ def test_a_part_without_phone_times_is_told_by_words() -> None:
             del of_layer["linear"], of_layer["abx_within"]
     parts = compare.parts(made(rows))
     assert [t.title for t in tables.of_part(parts[0])] == ["final: layer 2 by other measures", "final: words, after fine-tuning"]
-    assert "There is no linear probe beside them: no alignments of an4: phone times come with synth corpora." in tables.text(parts)
+    said = tables.text(parts)
+    assert "There is no linear probe beside them: no alignments of an4: phone times come with synth corpora." in said
+    assert said.count("no alignments") == 1 and "ABX" not in said and "of the ceiling" not in said
     assert tables.statements(parts[0]) == ["final, word error rate: below best_rq: birq."]
     shown = page.render(parts)
-    assert "word error rate: below best_rq: birq." in shown and "probe by layer" not in shown
+    assert "word error rate: below best_rq: birq." in shown and "no alignments of an4" in shown and "probe by layer" not in shown
     assert sorted(figures.of_part(parts[0])) == ["final-wer-cost", "final-wer-differences"]
 
 
@@ -415,17 +417,17 @@ def test_twenty_forms_have_twenty_names_in_every_figure() -> None:
         assert all(f">{name}<" in svg for name in names)
 
 
-def test_speech_without_phone_times_has_words_and_no_probe() -> None:
-    """The error rates of such speech are compared all the same, and the page says why there is no probe."""
-    rows = [row(n, s, 0.5, w) for n, w in (("best_rq", 0.4), ("birq", 0.3)) for s in range(3)]
-    for r in rows:
-        r["why_not"] = "no alignments of an4"
-        for of_layer in r["layers"]:
-            del of_layer["linear"]
-    parts = compare.parts(made(rows))
-    said = tables.text(parts)
-    assert "final: words, after fine-tuning" in said and "linear phone probe\n" not in said
-    assert "final: no linear probe: no alignments of an4." in said and "no alignments of an4" in page.render(parts)
+def test_published_rates_stand_beside_ours() -> None:
+    """A row for every part with words; a method that a part lacks has none. Figures are those of docs/method.md."""
+    parts = compare.parts(made([*WORDS, row("birq", 0, 0.5, part="probed")]))
+    table = published.beside(parts)
+    assert [list(cells) for cells in table.rows[len(published.OTHERS) :]] == [
+        ["this study, final", "test, 3 seeds", "45.0", "39.0", "–", "37.0", "–"]
+    ]
+    text = (ROOT / "docs" / "method.md").read_text().replace(" | ", " / ")
+    said = {cell for cells in table.rows[: len(published.OTHERS)] for cell in cells[2:] if cell != "–"}
+    assert not [cell for cell in said if cell not in text]
+    assert table.title in page.render(parts) and "3.9 / 8.8" in page.render(parts)
 
 
 def test_a_record_is_plain_json() -> None:

@@ -32,6 +32,7 @@ from tiny import (
     pretrained,
     pretrainer,
     rows,
+    run_pretrain,
     shape,
     shipped,
     speech,
@@ -77,6 +78,33 @@ def test_finetuning_steps_its_tri_stage_schedule(tmp_path: Path, features: Path,
     finetune.compute(j)
     factor = tri_stage(12, 0.25, 0.4, 0.02)
     assert [line["learning_rate"] for line in curve(j.out)] == pytest.approx([0.002 * factor(s) for s in range(12)], rel=1e-5)
+
+
+def test_a_length_in_epochs_is_passes_over_the_split(tmp_path: Path, features: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same bits as with the number of steps that the run says and its provenance keeps; the last step ends the last pass."""
+    settings = {"pretrain__batch_seconds": 4.0, "pretrain__micro_batch_seconds": 4.0, "pretrain__log_every_steps": 1}
+    passes = run_pretrain(tmp_path / "a", features, "best_rq", pretrain__steps="3 epochs", pretrain__warmup_steps="1 epoch", **settings)
+    n = passes.notes["epoch_steps"]
+    assert (passes.notes["steps"], passes.notes["warmup_steps"]) == (3 * n, n) and n > 5
+    said = capsys.readouterr().err
+    assert f"in {n} steps of 4 s; steps 3 epochs = {3 * n}, warmup_steps 1 epoch = {n}" in said and f"{3 * n}/{3 * n} step" in said
+    steps = run_pretrain(tmp_path / "b", features, "best_rq", pretrain__steps=3 * n, pretrain__warmup_steps=n, **settings)
+    assert contents(passes.out) == contents(steps.out) and "epoch_steps" not in steps.notes
+    assert [line["epoch"] for line in curve(passes.out)] == sorted([0, 1, 2] * n)
+
+
+def test_fine_tuning_by_epochs_goes_down_stairs(tmp_path: Path, features: Path, letters: Path, scratch_encoder: Path) -> None:
+    """Three stages of an epoch each; an epoch is one of the labelled speech, not of the split."""
+    thirds = {"finetune__warmup_share": 1 / 3, "finetune__hold_share": 1 / 3, "finetune__anneal_stairs": 2}
+    few = {"finetune__labelled_minutes": 0.3, "finetune__batch_seconds": 4.0, "finetune__micro_batch_seconds": 4.0}
+    changes = {"finetune__steps": "6 epochs", "finetune__log_every_steps": 1, **thirds, **few}
+    j = finetune_job(tmp_path, scratch_encoder, letters, features, **changes)
+    finetune.compute(j)
+    n, lines = j.notes["epoch_steps"], curve(j.out)
+    assert j.notes["steps"] == len(lines) == 6 * n and 3 < n < 9
+    factor = tri_stage(6 * n, 1 / 3, 1 / 3, 0.02, 2)
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.002 * factor(s) for s in range(6 * n)], rel=1e-5)
+    assert len({line["learning_rate"] for line in lines[4 * n :]}) == 2
 
 
 # ---- kill and resume

@@ -121,6 +121,7 @@ SMALL: dict[str, Any] = {
         "warmup_share": 0.1,
         "hold_share": 0.4,
         "final_rate_share": 0.02,
+        "anneal_stairs": 0,
         "weight_decay": 0.01,
         "adam_beta2": 0.98,
         "clip_norm": 1.0,

@@ -1,4 +1,4 @@
-"""LibriSpeech: any of its parts, whole or partial, with or without transcripts."""
+"""LibriSpeech: any of its parts, whole or partial, with or without transcripts; and Libri-light's small parts of its train parts."""
 
 from __future__ import annotations
 
@@ -32,6 +32,30 @@ ARCHIVES = {
     part + SUFFIX: Archive(tuple(f"{m}/{resource}/{part}{SUFFIX}" for m in MIRRORS), sha256, f"LibriSpeech/{part}", int(n_bytes))
     for part, resource, n_bytes, sha256 in map(str.split, _TABLE.strip().splitlines())
 }
+# Libri-light's limited supervision (Kahn et al. 2020): one archive, in which 10 minutes are part of 1 hour, and that of 10 hours.
+# Folders as torchaudio 2.11 has them (datasets/librilight_limited.py), below which all is as in LibriSpeech; SHA-256 of the same file
+LIMITED = "librispeech_finetuning"
+LIMITED_PARTS = {"libri-light-10min": ("1h/0",), "libri-light-1h": ("1h",), "libri-light-10h": ("1h", "9h")}
+ARCHIVES[LIMITED + ".tgz"] = Archive(
+    ("https://dl.fbaipublicfiles.com/librilight/data/librispeech_finetuning.tgz",),
+    "5d1efdc777b548194d7e09ba89126e2188026df9fd57aa57eb14408d2b2342af",
+    LIMITED,
+)
+
+
+def _archive(part: str) -> str:
+    """The name of the archive that has a part."""
+    return (LIMITED + ".tgz") if part in LIMITED_PARTS else part + SUFFIX
+
+
+def _folder(part: str) -> str:
+    """What an archive puts beside the other parts."""
+    return LIMITED if part in LIMITED_PARTS else part
+
+
+def _trees(part: str) -> list[str]:
+    """The folders whose recordings are a part, below the one that holds the parts."""
+    return [f"{LIMITED}/{below}" for below in LIMITED_PARTS[part]] if part in LIMITED_PARTS else [part]
 
 
 def _home(root: Path) -> Path:
@@ -50,7 +74,7 @@ def _named(corpus: LibriSpeechCorpus) -> list[str]:
 
 def pinned(corpus: LibriSpeechCorpus) -> dict[str, str]:
     """Archive -> SHA-256 of the parts that this corpus may download."""
-    names = [part + SUFFIX for part in _named(corpus)] if corpus.download else []
+    names = [_archive(part) for part in _named(corpus)] if corpus.download else []
     return {name: ARCHIVES[name].sha256 for name in names if name in ARCHIVES}
 
 
@@ -60,7 +84,7 @@ def sources(corpus: LibriSpeechCorpus) -> tuple[dict[str, str], list[Path]]:
     known = marks(root)
     own = []
     for part in _named(corpus):
-        name, path = part + SUFFIX, _home(root) / part
+        name, path = _archive(part), _home(root) / _folder(part)
         if path.is_dir() and not (name in checksums and known.get(name) == checksums[name]):
             own.append(path)
             checksums.pop(name, None)
@@ -71,14 +95,14 @@ def wanted(corpus: LibriSpeechCorpus, key: str) -> list[Wanted]:
     """The archives of the parts that are missing; they are put beside those that are there."""
     root = corpus.folder()
     home = _home(root)
-    missing = [part for part in _named(corpus) if not (home / part).is_dir()]
+    missing = [part for part in _named(corpus) if not (home / _folder(part)).is_dir()]
     for part in missing:
-        if part + SUFFIX not in ARCHIVES:
-            legal = ", ".join(name.removesuffix(SUFFIX) for name in ARCHIVES)
+        if _archive(part) not in ARCHIVES:
+            legal = ", ".join([*(name.removesuffix(SUFFIX) for name in ARCHIVES if name.endswith(SUFFIX)), *LIMITED_PARTS])
             raise BirqError(f"{key}: {part!r} is not in {home} and is no part of LibriSpeech; legal: {legal}")
-    has_parts = home != root or any((root / name.removesuffix(SUFFIX)).is_dir() for name in ARCHIVES)
+    has_parts = home != root or any((root / Path(archive.folder).name).is_dir() for archive in ARCHIVES.values())
     beside = home if has_parts else root / "LibriSpeech"
-    return [Wanted(part + SUFFIX, ARCHIVES[part + SUFFIX], beside / part) for part in missing]
+    return list(dict.fromkeys(Wanted(_archive(part), ARCHIVES[_archive(part)], beside / _folder(part)) for part in missing))
 
 
 def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
@@ -87,6 +111,10 @@ def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
     for part in named:
         if named.count(part) > 1:
             raise BirqError(f"{key}: {part!r} is named twice among train_parts, dev_parts and test_parts; name it once")
+    if len(limited := [part for part in named if part in LIMITED_PARTS]) > 1:
+        raise BirqError(
+            f"{key}: {', '.join(limited)} hold the same recordings, since each is part of the next larger one; name one of them"
+        )
     if not corpus.train_parts:
         raise BirqError(f"{key}.train_parts: empty; name at least one part, such as train-clean-100")
     if corpus.download:
@@ -95,14 +123,14 @@ def scan(corpus: LibriSpeechCorpus, key: str) -> Scan:
     root = _home(corpus.folder())
     items: list[Item] = []
     for split, parts in _parts(corpus).items():
-        for part in parts:
-            path = root / part
+        for below in (tree_of for part in parts for tree_of in _trees(part)):
+            path = root / below
             if not path.is_dir():
                 there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folder"
                 raise BirqError(
-                    f"{key}.{split}_parts: {root} has no part {part!r}, it has {there}; name one of these or set {key}.download to true"
+                    f"{key}.{split}_parts: {root} has no part {below!r}, it has {there}; name one of these or set {key}.download to true"
                 )
-            read = chapters.read(tree.read(path), None if split == "train" else split, f"{part}/")
+            read = chapters.read(tree.read(path), None if split == "train" else split, f"{below}/")
             if not read:
                 raise BirqError(f"{key}.{split}_parts: {path} holds no recording; complete the part or leave it out")
             items += read

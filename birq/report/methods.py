@@ -10,7 +10,7 @@ from birq.report.words import listed
 from birq.settings.corpora import SynthCorpus
 from birq.settings.decoding import with_lm
 from birq.settings.methods import FROM_ANEW
-from birq.settings.params import Params
+from birq.settings.params import Optimisation, Params
 
 # what the software is cited by; the others by name and version
 CITED = {
@@ -102,6 +102,15 @@ def _method(p: Params, run: str) -> str:
     return "BEST-RQ (arXiv 2202.01855), which is the same with the anchoring labels alone"
 
 
+def _budget(section: Optimisation) -> str:
+    steps, batch = section.steps, f"{_number(section.batch_seconds)} s"
+    return f"{steps} in steps of {batch}" if isinstance(steps, str) else f"{_count(steps, 'step')} of {batch}"
+
+
+def _warmup(length: int | str) -> str:
+    return f"{length} of warm-up" if isinstance(length, str) else _count(length, "warm-up step")
+
+
 def _pretraining(p: Params) -> str:
     trained = [m for m in p.run.methods if p.method(m).trains]
     also = " The encoder without pre-training is the reference." if len(trained) < len(p.run.methods) else ""
@@ -111,9 +120,9 @@ def _pretraining(p: Params) -> str:
     start = f" It began with the encoder of {t.starts_from}." if t.starts_from != FROM_ANEW else ""
     how = "; by ".join(_method(p, m) for m in trained)
     return (
-        f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for {_count(t.steps, 'step')} of "
-        f"{_number(t.batch_seconds)} s of speech (AdamW, peak rate {_number(t.learning_rate)}, "
-        f"{_count(t.warmup_steps, 'warm-up step')}, cosine), with {_count(q.n_codebooks, 'codebook')} of "
+        f"It was pre-trained on {listed(list(p.run.pretrain_corpora))} without transcripts for "
+        f"{_budget(t)} of speech (AdamW, peak rate {_number(t.learning_rate)}, "
+        f"{_warmup(t.warmup_steps)}, cosine), with {_count(q.n_codebooks, 'codebook')} of "
         f"{_number(q.codebook_size)} codes of {q.codebook_dim} dimensions and masked spans of {_number(t.mask_span_ms)} ms "
         f"that start at a frame with probability {_number(t.mask_start_probability)}: by {how}.{start}{also}"
     )
@@ -126,7 +135,7 @@ def _finetuning(p: Params) -> str:
     masks = ", SpecAugment (arXiv 1904.08779)" if t.time_masks or t.freq_masks else ""
     return (
         f"Each encoder was fine-tuned with CTC (Graves et al. 2006) on {_number(t.labelled_minutes)} min of transcribed speech from "
-        f"{listed(list(p.run.finetune_corpora))}, in {units}, for {_count(t.steps, 'step')} of {_number(t.batch_seconds)} s "
+        f"{listed(list(p.run.finetune_corpora))}, in {units}, for {_budget(t)} "
         f"(AdamW, peak rate {_number(t.learning_rate)}, dropout {_number(t.dropout)}{masks}{fresh}); of "
         f"{_count(t.evaluations, 'evaluation')} on dev, the one with the lowest word error rate was kept. {_decoding(p)} "
         f"Runs: {_count(len(p.run.seeds), 'seed')} ({listed([str(s) for s in p.run.seeds])}) per method; methods share "

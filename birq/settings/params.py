@@ -13,6 +13,7 @@ from birq.settings import alphabet as alphabets
 from birq.settings import explain, lineage, variants, yamlfile
 from birq.settings.corpora import Corpus
 from birq.settings.decoding import Decode, Lm, Search, check_search
+from birq.settings.lengths import Length, LengthOrNone
 from birq.settings.methods import FROM_ANEW, METHODS, Method
 from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
 from birq.settings.study import Study
@@ -109,7 +110,7 @@ class Optimisation(Section):
 
     unkeyed: ClassVar = frozenset({"checkpoint_seconds"})  # decides the time of a checkpoint, not its content
 
-    steps: Count
+    steps: Length  # birq/train/epochs.py turns epochs into steps
     batch_seconds: Positive
     micro_batch_seconds: Positive
     learning_rate: Positive
@@ -129,7 +130,7 @@ class Pretrain(Optimisation):
     unkeyed: ClassVar = Optimisation.unkeyed | {"starts_from"}  # that encoder is an input, and counts by its content
 
     starts_from: Name  # a method, a name from `variants`, or none
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: LengthOrNone
     mask_start_probability: Annotated[float, Field(gt=0, le=1)]
     mask_span_ms: Positive
     mask_fill_std: NonNegative
@@ -160,8 +161,8 @@ class RandomProjection(Section):
     def _further(self) -> RandomProjection:
         if self.distil_weight and self.distil_codes > self.codebook_size:
             raise ValueError(
-                f"distil_codes: {self.distil_codes} is above codebook_size = {self.codebook_size}, of whose codes the further codebook "
-                "begins with some"
+                f"distil_codes: {self.distil_codes} is above codebook_size = {self.codebook_size}, with whose codes the further codebook "
+                "begins; lower the one, or raise the other"
             )
         return self
 
@@ -217,6 +218,7 @@ class Finetune(Optimisation):
     frozen_steps: Annotated[int, Field(ge=0)]
     warmup_share: Share
     hold_share: Share
+    anneal_stairs: Annotated[int, Field(ge=0)]
     time_masks: Annotated[int, Field(ge=0)]
     time_mask_ms: NonNegative
     freq_masks: Annotated[int, Field(ge=0)]

@@ -13,6 +13,7 @@ from birq.settings.params import Finetune
 from birq.speech.shards import open_split
 from birq.text import tokenizer as tokens
 from birq.train.distributed import joined
+from birq.train.epochs import resolved
 from birq.train.finetuning import FinetuneTask, labelled
 from birq.train.loop import Training, adamw, feed_of
 from birq.train.runtime.devices import for_training
@@ -30,6 +31,7 @@ def compute(job: Job) -> None:
     with joined(device) as group:
         # the labelled subset is the same for every method and seed: methods are compared on the same speech
         index = labelled(split, section, tokenizer, front_end.n_stack, seed=0, group=group)
+        section = resolved(job, section, split, index, front_end, group)
         model = _model(pretrained.encoder, tokenizer.size, section, seed).to(device)
         job.notes["settings"] = prepare(model.encoder)
         feed = feed_of(split, index, front_end, section, seed, group)
@@ -38,7 +40,8 @@ def compute(job: Job) -> None:
             {"params": list(model.encoder.parameters())},
             {"params": list(model.head.parameters()), "rate_factor": section.head_rate_factor},
         ]
-        schedule = tri_stage(section.steps, section.warmup_share, section.hold_share, section.final_rate_share)
+        shares = (section.warmup_share, section.hold_share, section.final_rate_share)
+        schedule = tri_stage(section.steps, *shares, section.anneal_stairs)
         position = Training(job, model, adamw(layers, section), schedule, feed, task, section, seed).run()
     if not group.writes:
         return
@@ -47,7 +50,8 @@ def compute(job: Job) -> None:
     config = {k: pretrained.config[k] for k in ("method", "seed", "model", "hours_unlabelled")} | front_end.config()
     config |= {"labelled_hours": round(hours, 4), "best_step": task.best_step}
     Recogniser(model, tokenizer, front_end, config).save(job.out)
-    job.notes.update(labelled_hours=hours, labelled_utterances=len(index), best_step=task.best_step, train_seconds=position.seconds)
+    job.notes.update(labelled_hours=hours, labelled_utterances=len(index), steps=position.step)
+    job.notes.update(best_step=task.best_step, train_seconds=position.seconds)
 
 
 def _model(pretrained: Encoder, n_tokens: int, section: Finetune, seed: int) -> CtcModel:

@@ -13,6 +13,7 @@ from birq.pipeline import dag, keys
 from birq.pipeline.dag import Node
 from birq.settings.decoding import with_lm
 from birq.settings.params import Params
+from birq.study.lengths import lengths_in_steps
 from birq.study.measure import device_here, measure
 
 UTTERANCE_SECONDS = 9.0  # of the steps that are timed
@@ -38,9 +39,10 @@ def _seconds(node: Node, steps: dict[str, float], hours: dict[str, float]) -> fl
     audio_second = steps["best_rq"] / node.project.pretrain.batch_seconds
     match node.stage.name:
         case "pretrain" if node.method and node.method.trains:
-            return node.params.pretrain.steps * steps[node.wildcards["method"]]
+            return lengths_in_steps(node.params, "pretrain", hours, UTTERANCE_SECONDS).steps * steps[node.wildcards["method"]]
         case "finetune":
-            return node.params.finetune.steps * node.params.finetune.batch_seconds * FINETUNED_SECOND * audio_second
+            section = lengths_in_steps(node.params, "finetune", hours, UTTERANCE_SECONDS)
+            return section.steps * section.batch_seconds * FINETUNED_SECOND * audio_second
         case "corpus" if node.project.corpora[node.wildcards["corpus"]].kind == "synth":
             return SPOKEN_HOUR * hours[node.wildcards["corpus"]] * audio_second
         case "features":

@@ -17,6 +17,7 @@ from birq.saved.labels import Labels
 from birq.settings.params import Params, Pretrain, numbers
 from birq.speech.batches import Batch
 from birq.study.objective import objective
+from birq.train.epochs import in_steps
 from birq.train.loop import adamw
 from birq.train.offline import OfflineTask
 from birq.train.pretraining import PretrainTask, Refining, from_params
@@ -65,7 +66,8 @@ def device_here(section: Pretrain) -> torch.device:
 def measure(params: Params, method: str, micro_batch_seconds: float, utterance_seconds: float, device: torch.device) -> Measured:
     """Median of a few steps of one micro-batch. Errors: torch.OutOfMemoryError where it does not fit a GPU."""
     p, row = params.of_run(method), params.method(method)
-    section, f, module = p.pretrain, p.features, importlib.import_module(row.module)
+    f, module = p.features, importlib.import_module(row.module)
+    section = in_steps(p.pretrain, lambda: 1000)  # the last steps are timed, however many there are
     shape = Shape(**p.model.model_dump(mode="json"), n_mels=f.n_mels)
     model = build(module, shape, objective(p, row), 0, section.dropout).train().to(device)
     prepare(model.encoder)

@@ -16,8 +16,9 @@ from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
 from birq.pipeline import dag
 from birq.pipeline.dag import Node
-from birq.settings.params import Optimisation, Params
+from birq.settings.params import Params
 from birq.speech.shards import open_split
+from birq.study.lengths import lengths_in_steps, librispeech_hours
 from birq.study.measure import device_here, largest_micro_batch, measure
 from birq.study.memory import GIB, activations_gib, weights_gib
 from birq.study.objective import objective as objective_of
@@ -26,15 +27,6 @@ from birq.train.runtime.hardware import PEAK_TFLOPS, card
 
 # Hours of audio per hour of one core, FLAC to Parquet: benchmarks/results/features.json (another processor has another rate)
 FEATURE_HOURS_PER_CORE_HOUR = 2800.0
-LIBRISPEECH_HOURS = {  # openslr.org/12
-    "train-clean-100": 100.6,
-    "train-clean-360": 363.6,
-    "train-other-500": 496.7,
-    "dev-clean": 5.4,
-    "dev-other": 5.3,
-    "test-clean": 5.4,
-    "test-other": 5.1,
-}
 TYPICAL_SECONDS = 12.0  # of an utterance, where no features say it
 CHECKPOINT_BYTES = 12  # without the gradient; two checkpoints are kept
 
@@ -114,8 +106,7 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
         elif corpus.kind == "synth":
             out[name] = corpus.train_hours + corpus.dev_hours + corpus.test_hours
         elif corpus.kind == "librispeech":
-            parts = [*corpus.train_parts, *corpus.dev_parts, *corpus.test_parts]
-            out[name] = sum(LIBRISPEECH_HOURS.get(part, 0.0) for part in parts)
+            out[name] = librispeech_hours([*corpus.train_parts, *corpus.dev_parts, *corpus.test_parts])
         elif corpus.kind == "an4":
             out[name] = 0.9
         else:
@@ -123,24 +114,27 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
     return out
 
 
-def planned(node: Node, utterance_seconds: float, longest_seconds: float) -> Training | None:
-    """The training of a node; None where nothing is trained. Its work is that of usual utterances, its memory that of the longest ones."""
+def planned(node: Node, utterance_seconds: float, longest_seconds: float, hours: dict[str, float]) -> Training | None:
+    """The training of a node; None where nothing is trained. Its work is that of usual utterances, its memory that of the longest ones.
+
+    `hours`: of the corpora, by name; a length in epochs follows from them.
+    """
     p, method = node.params, node.method
     f, m = p.features, p.model
     shape = Shape(**m.model_dump(), n_mels=f.n_mels)
     frames_per_second = 1000 / (f.frame_shift_ms * m.n_stack)
     n_frames, n_parameters = utterance_seconds * frames_per_second, count_parameters(shape)
-    section: Optimisation
+    section = lengths_in_steps(p, node.stage.name, hours, utterance_seconds)
     if node.stage.name == "pretrain":
         if method is None or not method.trains:
             return None
-        section, start = p.pretrain, stacked_start_probability(p.pretrain.mask_start_probability, m.n_stack)
+        start = stacked_start_probability(p.pretrain.mask_start_probability, m.n_stack)
         masked = 1 - (1 - start) ** span_frames(p.pretrain.mask_span_ms, f.frame_shift_ms, m.n_stack)
         objective = objective_of(p, method)
         per_frame = pretraining_per_frame(shape, objective, n_frames, masked)
         n_weights = n_parameters + (m.d_model + 1) * prod(objective.label_sizes)
     else:
-        section, masked, objective, n_weights = p.finetune, 0.0, None, n_parameters
+        masked, objective, n_weights = 0.0, None, n_parameters
         per_frame = TRAINING * encoder_per_frame(shape, m.n_layers, n_frames)
     audio_seconds = section.steps * section.batch_seconds
     held = (section.micro_batch_seconds * frames_per_second, longest_seconds * frames_per_second, section.dropout, objective, masked)
@@ -166,7 +160,7 @@ def make(params: Params, given_hours: dict[str, float], *, study: bool = False) 
     total_hours = sum(h for name, h in hours.items() if name in used)
     frames_per_hour = 3600 * 1000 / f.frame_shift_ms
     utterance_seconds, longest_seconds = _utterance_seconds(params)
-    trainings = [t for node in nodes if node.stage.ranks and (t := planned(node, utterance_seconds, longest_seconds))]
+    trainings = [t for node in nodes if node.stage.ranks and (t := planned(node, utterance_seconds, longest_seconds, hours))]
     return Plan(
         corpus_hours={name: h for name, h in hours.items() if name in used},
         utterance_seconds=utterance_seconds,
@@ -212,12 +206,13 @@ def measured(params: Params, plan: Plan, machine: Machine, *, tune: bool) -> tup
             lines.append(f"{method}: pretrain.micro_batch_seconds up to {timed.micro_batch_seconds:.0f} fits {timed.device}")
         else:
             timed = measure(params, method, section.micro_batch_seconds, plan.utterance_seconds, device)
-        whole = section.steps * section.batch_seconds / timed.audio_hours_per_hour / 3600
+        training = next(t for t in plan.trainings if t.name.startswith(f"pretrain/{method}-"))
+        whole = training.audio_hours / timed.audio_hours_per_hour
         share = f", {100 * timed.mfu:.1f} % of peak" if timed.mfu else ""
         lines.append(
             f"{method}: {timed.seconds_per_step:.3f} s for {timed.micro_batch_seconds:.0f} s of audio ({timed.device}, "
             f"{timed.audio_hours_per_hour:,.0f} h of audio per hour{share}), at most {_gib(timed.peak_gib)} held; "
-            f"{section.steps:,d} steps here: {_time(whole)}"
+            f"{training.steps:,d} steps here: {_time(whole)}"
         )
         if timed.mfu:
             machine = replace(machine, mfu=timed.mfu, mfu_measured=True, gpu=card(timed.device) or machine.gpu)

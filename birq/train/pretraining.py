@@ -22,6 +22,7 @@ from birq.settings.params import Pretrain
 from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
 from birq.train.distributed import ALONE, Group, joined
+from birq.train.epochs import resolved
 from birq.train.loop import Training, adamw, feed_of, precision, step_seed
 from birq.train.refining import Refiners, Refining
 from birq.train.runtime.devices import for_training
@@ -333,6 +334,7 @@ def train(
     with joined(device) as group:
         model = model.to(device)
         job.notes["settings"] = prepare(model.encoder)
+        section = resolved(job, section, utterances, np.arange(len(utterances)), front_end, group)
         feed = pretraining_feed(utterances, front_end, section, seed, group)
         mean_frames = float(utterances.n_frames.mean()) / front_end.n_stack
         watched, refining = (from_params(kind, values) for kind in (Watched, Refining))

@@ -21,8 +21,11 @@ def warmup_cosine(steps: int, warmup_steps: int, final_share: float) -> Schedule
     return factor
 
 
-def tri_stage(steps: int, warmup_share: float, hold_share: float, final_share: float) -> Schedule:
-    """Linear warm-up, constant, exponential anneal to `final_share` (the paper's warm-up, hold, anneal)."""
+def tri_stage(steps: int, warmup_share: float, hold_share: float, final_share: float, stairs: int = 0) -> Schedule:
+    """Linear warm-up, constant, exponential anneal to `final_share` (the paper's warm-up, hold, anneal).
+
+    The anneal falls at every step; or in `stairs` of one length, each by the same factor below the one before, the first below the peak.
+    """
     warmup, hold = round(steps * warmup_share), round(steps * hold_share)
     floor = max(final_share, 1e-4)
 
@@ -31,6 +34,9 @@ def tri_stage(steps: int, warmup_share: float, hold_share: float, final_share: f
             return (step + 1) / warmup
         if step < warmup + hold:
             return 1.0
+        if stairs:
+            stair = (step - warmup - hold) * stairs // max(1, steps - warmup - hold)
+            return floor ** min(1.0, (stair + 1) / stairs)
         progress = (step - warmup - hold) / max(1, steps - 1 - warmup - hold)
         return floor ** min(1.0, progress)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from birq.report.page import figure
-from birq.report.study import figures, tables
+from birq.report.study import figures, published, tables
 from birq.report.study.compare import PROBE, WER, Part, value
 from birq.report.study.rows import Row
 from birq.report.study.tables import Table
@@ -74,4 +74,5 @@ def render(parts: Sequence[Part], lacking: Sequence[str] = ()) -> str:
     page = environment().get_template("study.html")
     explained = tables.explained(list(parts))
     notes = tables.notes(list(parts), lacking)
-    return page.render(title=TITLE, parts=[_part(p) for p in parts], explained=explained, notes=notes).strip() + "\n"
+    found = {"parts": [_part(p) for p in parts], "explained": explained, "published": published.beside(parts), "notes": notes}
+    return page.render(title=TITLE, **found).strip() + "\n"

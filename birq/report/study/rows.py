@@ -62,7 +62,7 @@ def row(project: Params, part: str, name: str, seed: int, present: Present) -> t
         "part": part,
         "form": name,
         "seed": seed,
-        "steps": project.of_run(name).pretrain.steps if method.trains else 0,
+        "steps": _steps(project.of_run(name).pretrain.steps, records["pretrain"]["notes"]) if method.trains else 0,
         "seconds": round(artifact.seconds(records["pretrain"]), 3),
         "split": probe["split"],
         "why_not": probe["linear"]["why_not"],
@@ -82,6 +82,11 @@ def row(project: Params, part: str, name: str, seed: int, present: Present) -> t
         },
     }
     return out, lacking
+
+
+def _steps(length: int | str, notes: dict[str, Any]) -> int:
+    """Of a length in epochs, the steps that it was."""
+    return int(notes["steps"]) if isinstance(length, str) else length
 
 
 def _training(folder: Path) -> dict[str, float]:

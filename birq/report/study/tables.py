@@ -8,7 +8,21 @@ from typing import Any
 
 from birq.evaluate.compare import MIN_SEEDS
 from birq.report.study import compare
-from birq.report.study.compare import ABX_ACROSS, CEILING, CER, DEV_LOSS, FLOOR, IN_TRAINING, OF_LAYER, PROBE, WER, Form, Measure, Part
+from birq.report.study.compare import (
+    ABX_ACROSS,
+    ABX_WITHIN,
+    CEILING,
+    CER,
+    DEV_LOSS,
+    FLOOR,
+    IN_TRAINING,
+    OF_LAYER,
+    PROBE,
+    WER,
+    Form,
+    Measure,
+    Part,
+)
 from birq.report.tables import grid, pipes
 from birq.report.words import listed, points
 
@@ -133,7 +147,8 @@ def others(part: Part) -> Table | None:
         for f in part.forms
     ]
     head = [*WHO, *(m.title for m in measures), *([f"ABX across {_unit(part)}"] if compared else [])]
-    note = "ABX: errors, 0 is perfect, 50 is chance. Codes are those of a random codebook on the layer; repeats: neighbours with one code."
+    note = "Codes are those of a random codebook on the layer; repeats: neighbours with one code."
+    note = f"ABX: errors, 0 is perfect, 50 is chance. {note}" if {ABX_WITHIN, ABX_ACROSS} & set(measures) else note
     return Table(f"{part.name}: layer {part.layer} by other measures", head, rows, 2, [note])
 
 
@@ -153,13 +168,20 @@ def words(part: Part) -> Table | None:
     forms = sorted((f for f in part.forms if f.values(WER, part.layer)), key=lambda f: f.mean(WER, part.layer) or 0.0)
     if not forms:
         return None
-    rows = []
+    rows, topped = [], part.base is not None and part.form(CEILING) is not None
     for form in forms:
         cells = [number(form.mean(m, part.layer), m) for m in (WER, CER)]
-        share = compare.ceiling_share(part, form, WER)
-        cells += [less(part, form, WER), _share(share)] if part.base else []
+        cells += [less(part, form, WER)] if part.base else []
+        cells += [_share(compare.ceiling_share(part, form, WER))] if topped else []
         rows.append([*_who(form, WER, part.layer), *cells, number(form.mean(DEV_LOSS, part.layer), DEV_LOSS)])
-    head = [*WHO, WER.title, CER.title, *([f"WER {_unit(part)}", "of the ceiling"] if part.base else []), DEV_LOSS.title]
+    head = [
+        *WHO,
+        WER.title,
+        CER.title,
+        *([f"WER {_unit(part)}"] if part.base else []),
+        *(["of the ceiling"] if topped else []),
+        DEV_LOSS.title,
+    ]
     splits = listed(list(dict.fromkeys(row["words"]["split"] for row in part.rows if row["words"])))
     about = [f"Rates on {splits}, mean over seeds."]
     about += [] if part.measured(PROBE) else [f"There is no linear probe beside them: {why}." for why in _no_probe(part)]
@@ -204,7 +226,8 @@ def _statements(part: Part, measure: Measure, what: str) -> list[str]:
 
 def notes(parts: list[Part], lacking: Sequence[str]) -> list[str]:
     """What the reader must know besides."""
-    out = [f"{part.name}: no linear probe: {why}." for part in parts for why in _no_probe(part)]
+    told = [part for part in parts if part.measured(WER) and not part.measured(PROBE)]  # by the table of words
+    out = [f"{part.name}: no linear probe: {why}." for part in parts if part not in told for why in _no_probe(part)]
     for part in parts:
         if part.base is None:
             out.append(f"{part.name}: no differences, {part.against} has no run in it.")
