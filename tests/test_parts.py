@@ -12,7 +12,7 @@ import pytest
 import report_artifacts as artifacts
 
 from birq.errors import BirqError
-from birq.evaluate.rates import score_split
+from birq.evaluate.rates import beside, score_split
 from birq.report import parts
 from birq.settings.params import Params, Score
 
@@ -43,15 +43,19 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         _, table = score_split("test", pa.table(columns), Score(**artifacts.SCORE))
         folder = tmp_path / "data" / "score" / f"{method}-0"
         folder.mkdir(parents=True)
-        pq.write_table(table, folder / "utterances.parquet")
+        searched = score_split("test", pa.table(columns | {"hypothesis": columns["text"]}), Score(**artifacts.SCORE))[1]
+        pq.write_table(beside(table, searched if method == "birq" else None), folder / "utterances.parquet")
     p = artifacts.params(methods=["birq", "scratch"], seeds=[0])
     return p.model_copy(update={"decode": p.decode.model_copy(update={"splits": ["test"]})})
 
 
 def test_each_part_has_the_rate_that_it_has_alone(scored: Params) -> None:
-    """jiwer, over the utterances of one part only, is the reference."""
-    rows = {line.split("|")[1].strip(): line.split("|")[4:6] for line in parts.table(scored, markdown=True).splitlines()[2:]}
-    assert [cell.strip() for cell in rows["method"]] == ["test-clean", "test-other"]
+    """jiwer, over the utterances of one part only, is the reference; of a run with a language model both decodings have a row."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in parts.table(scored, markdown=True).splitlines()[2:]]
+    assert [line[:3] for line in lines[2:]] == [["birq", "0", "greedy"], ["birq", "0", "LM"], ["scratch", "0", "greedy"]]
+    assert all(cell.startswith("0.0 ") for cell in lines[3][3:])
+    rows = {method: rates for method, _, decoding, *rates in lines if decoding != "LM"}
+    assert rows["method"] == ["test-clean", "test-other"]
     for i, method in enumerate(("birq", "scratch")):
         for cell, part in zip(rows[method], ("test-clean", "test-other"), strict=True):
             said, heard = zip(*((row[0], row[1 + i]) for path, row in HEARD.items() if path.startswith(part)), strict=True)

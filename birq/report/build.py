@@ -49,7 +49,7 @@ def records(facts: Facts) -> list[dict[str, Any]]:
 
 
 def probed(facts: Facts, run: Run) -> dict[str, Any]:
-    """The primary measure of pre-training: the linear probe's accuracy at the layer of `birq.label_layer`, with intervals; and its ABX."""
+    """The primary measure of pre-training: the linear probe's accuracy at the layer of `birq.label_layer`, its intervals, and its ABX."""
     row = run.layer(facts.probed_layer)
     ends = ("", "_low", "_high", "_speaker_low", "_speaker_high")
     found = {f"probe{end}": row.get(f"linear{end}") for end in ends}

@@ -21,7 +21,7 @@ from birq.pipeline import dag
 from birq.report import tables
 from birq.settings.params import Params, Score
 
-ERRORS = {"greedy": "errors"}  # decoding -> the column of utterances.parquet that counts its word errors
+ERRORS = {"greedy": "errors", "LM": "lm_errors"}  # decoding -> the column of utterances.parquet that counts its word errors
 
 
 def made(path: Path) -> Path:
@@ -62,6 +62,8 @@ def _rows(project: Params, split: str, part_of: dict[str, str], parts: Sequence[
         utterances = pq.read_table(made(node.folder / "utterances.parquet"), filters=[("split", "==", split)])
         of = pa.array([part_of.get(id) for id in utterances["id"].to_pylist()])
         for decoding, column in ERRORS.items():
+            if utterances[column].null_count:  # there is no language model
+                continue
             rates = [word_errors(utterances.filter(pc.equal(of, part)), column, project.score) for part in parts]
             rows.append([node.wildcards["method"], node.wildcards["seed"], decoding, *rates])
     return rows
