@@ -22,11 +22,13 @@ def digest(node: Node) -> str | None:
     if node.stage.name != "corpus":
         return None
     corpus: Any = node.params.corpora[node.wildcards["corpus"]]
+    paths, names = [], []
     if getattr(corpus, "download", False):
-        archives, folders = importlib.import_module(f"birq.corpora.{corpus.kind}").sources(corpus)
+        archives, folders = _reader(corpus).sources(corpus)
+    elif getattr(corpus, "says_files", False):
+        archives, folders, paths = {}, [], _reader(corpus).files(corpus)
     else:
         archives, folders = {}, [corpus.folder()] if hasattr(corpus, "root") else []
-    paths, names = [], []
     for folder in [f for f in folders if f.is_dir()]:
         tree = importlib.import_module("birq.corpora.tree").read(folder)  # as the reader walks it
         paths += tree.content()
@@ -37,6 +39,10 @@ def digest(node: Node) -> str | None:
     readable = [p for p in paths if os.access(p, os.R_OK)]
     digests = dict(zip(readable, sha256_files(readable, locations.memo(f"sources-{node.wildcards['corpus']}")), strict=True))
     return artifact.sha256_json([sorted(archives.items()), [[str(p), digests.get(p, "unreadable")] for p in paths], names])
+
+
+def _reader(corpus: Any) -> Any:
+    return importlib.import_module(f"birq.corpora.{corpus.kind}")
 
 
 def _language_model(node: Node) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -92,4 +92,22 @@ class LocalCorpus(FolderCorpus):
     unlabelled: bool = False  # true: transcripts, if any, are ignored
 
 
-Corpus = Annotated[SynthCorpus | An4Corpus | LibriSpeechCorpus | LocalCorpus, Field(discriminator="kind")]
+class LhotseCorpus(FolderCorpus):
+    """What lhotse describes: a folder of its manifests, or a corpus that one of its recipes reads."""
+
+    says_files: ClassVar = True  # the reader says which files it reads; a walk of root would miss audio elsewhere
+
+    kind: Literal["lhotse"]
+    recipe: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""  # of lhotse.recipes.prepare_<recipe>; empty: root holds manifests
+    recipe_params: dict[str, Any] = Field(default={})  # keyword arguments of the recipe
+    prefix: str = ""  # of the manifests' names, where root holds several sets
+    audio: str = ""  # folder at which relative paths of recordings begin; empty: root
+    train_parts: list[str] = Field(default=[])  # empty, all three: by their names (birq/corpora/lhotse_parts.py)
+    dev_parts: list[str] = Field(default=[])
+    test_parts: list[str] = Field(default=[])
+
+    def audio_folder(self) -> Path:
+        return expanded(self.audio) if self.audio else self.folder()
+
+
+Corpus = Annotated[SynthCorpus | An4Corpus | LibriSpeechCorpus | LocalCorpus | LhotseCorpus, Field(discriminator="kind")]

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from birq.errors import BirqError
 from birq.pipeline import pool
 from birq.pipeline.stage import Job, Part
 from birq.progress import Progress
-from birq.speech import audio, shards
+from birq.speech import audio, pieces, shards
 from birq.speech.fbank import fbank
 from birq.speech.frontend import KERNEL
 
+PIECES_AT_ONCE = 64  # of one recording, decoded in one pass; they lie in memory together
 HOURS_PER_WORKER = 0.5  # of audio: below it, starting a process takes longer than the work
 KILLED = "features: a worker process was killed (out of memory?); finished shards are kept, run again"
 
@@ -40,6 +41,7 @@ class _Utterance:
     offset_s: float
     duration_s: float | None  # None: to the end
     gain: float
+    channels: tuple[int, ...] | None = None  # positions in the file; None: all
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,17 @@ class _Task:
         return self.shard.with_suffix(".json")
 
 
+def _waves(task: _Task) -> Iterator[tuple[_Utterance, np.ndarray]]:
+    """The utterances and their samples [n]; a recording that several of them in a row are cut from is decoded once for all of them."""
+    rate_hz = task.settings["sample_rate_hz"]
+    for path, group in groupby(task.utterances, key=lambda u: u.path):
+        while some := list(islice(group, PIECES_AT_ONCE)):
+            if len(some) == 1 and some[0].channels is None:
+                yield some[0], audio.read(path, rate_hz, some[0].offset_s, some[0].duration_s)
+            else:
+                yield from zip(some, pieces.read(path, rate_hz, some), strict=True)
+
+
 def _make_shard(task: _Task) -> dict[str, Any]:
     """Write a shard, unless an earlier run did, and return the facts about its content."""
     if task.facts.exists() and task.shard.exists():
@@ -70,8 +83,8 @@ def _make_shard(task: _Task) -> dict[str, Any]:
     facts: dict[str, Any] = {"utterances": 0, "frames": 0, "seconds": 0.0, "labelled_utterances": 0, "labelled_seconds": 0.0}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for u in task.utterances:
-            wave = audio.read(u.path, task.settings["sample_rate_hz"], u.offset_s, u.duration_s) * np.float32(u.gain)
+        for u, samples in _waves(task):
+            wave = samples * np.float32(u.gain)
             logmel_TF = fbank(wave, task.settings).numpy()
             if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
                 why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
@@ -118,14 +131,17 @@ def _tasks(corpus: Path, splits: list[str], folder: Path, settings: Any) -> Iter
 def _utterance(cut: Any) -> _Utterance:
     supervision = cut.supervisions[0] if cut.supervisions else None
     whole = cut.start == 0 and abs(cut.duration - cut.recording.duration) < 1e-6
+    source = cut.recording.sources[0]
+    wanted = [cut.channel] if isinstance(cut.channel, int) else list(cut.channel)
     return _Utterance(
         id=cut.id,
         speaker=(supervision.speaker if supervision else None) or "unknown",
         text=supervision.text if supervision else None,
-        path=str(cut.recording.sources[0].source),
+        path=str(source.source),
         offset_s=float(cut.start),
         duration_s=None if whole else float(cut.duration),
         gain=(cut.custom or {}).get("gain", 1.0),
+        channels=None if wanted == list(source.channels) else tuple(source.channels.index(c) for c in wanted),
     )
 
 

@@ -1,0 +1,176 @@
+"""Utterances cut from recordings: a start, a length and channels of a file. Judged as utterances of their own, written as lhotse cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from birq.corpora import alignments, check, folder, manifests, splits
+from birq.corpora.check import Sound
+from birq.corpora.items import Item, Limits, Scan
+from birq.errors import BirqError
+from birq.progress import say
+from birq.settings.corpora import FolderCorpus
+from birq.text.normal import Normaliser
+
+DRIFT_S = 0.5  # between the length that is written and the file's: decoders disagree about the edges of MP3, not about more
+PAST_END_S = 0.01  # a frame: times are rounded when they are written
+SILENCES = alignments.SILENCES | {"h#", "#h", "pau", "epi"}  # TIMIT's as well
+HELD_OUT = ("test", "dev")  # the first one keeps a speaker that both have
+
+
+@dataclass(frozen=True)
+class Said:
+    """A phone or a word, with its time in the recording."""
+
+    symbol: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Segment(Item):
+    """An item that is a part of a recording."""
+
+    recording: str = ""  # its id
+    start_s: float = 0.0
+    duration_s: float | None = None  # None: the whole file
+    channels: tuple[int, ...] = ()  # positions in the file, averaged; empty: all
+    written_rate_hz: int = 0  # of the file, by the manifest; 0: not known
+    written_s: float = 0.0  # its length
+    written_channels: int = 0
+    phones: tuple[Said, ...] = ()
+    words: tuple[Said, ...] = ()
+
+
+def sound_of(segment: Segment, sound: Sound) -> Sound:
+    """The facts of a segment, from those of its file."""
+    if sound.reason:
+        return sound
+    rate_hz, length_s = sound.sample_rate_hz, sound.n_samples / sound.sample_rate_hz
+    if segment.written_rate_hz not in (0, rate_hz):
+        return replace(sound, reason="wrong rate", detail=f"{rate_hz} Hz, the manifest says {segment.written_rate_hz} Hz")
+    if segment.written_s and abs(segment.written_s - length_s) > DRIFT_S:
+        return replace(sound, reason="wrong duration", detail=f"{length_s:.3f} s, the manifest says {segment.written_s:.3f} s")
+    if segment.written_channels not in (0, sound.channels):
+        return replace(sound, reason="wrong channels", detail=f"{sound.channels}, the manifest says {segment.written_channels}")
+    if segment.channels and max(segment.channels) >= sound.channels:
+        return replace(sound, reason="no such channel", detail=f"number {max(segment.channels)} of {sound.channels}, counted from 0")
+    if segment.duration_s is None:
+        return sound
+    begin, end = (round(t * rate_hz) for t in (segment.start_s, segment.start_s + segment.duration_s))
+    if begin < 0 or end <= begin or begin >= sound.n_samples or end - sound.n_samples > PAST_END_S * rate_hz:
+        times = f"{segment.start_s:.3f} to {segment.start_s + segment.duration_s:.3f} s of a file of {length_s:.3f} s"
+        return replace(sound, reason="outside of the recording", detail=times)
+    return replace(sound, n_samples=min(end, sound.n_samples) - begin)
+
+
+def judge(scan: Scan, heard: dict[str, Sound], form: Normaliser, limits: Limits) -> tuple[list[Segment], list[Item], dict[str, Sound]]:
+    """(good, bad, sound by id of the good). A segment is judged as a file of its length would be."""
+    sounds: dict[str, Sound] = {}
+    items: list[Item] = []
+    for number, item in enumerate(scan.items):
+        assert isinstance(item, Segment)
+        if item.path and item.path in heard and not item.reason:
+            sounds[str(number)] = sound_of(item, heard[item.path])
+        items.append(replace(item, path=str(number)) if item.path else item)  # the check looks a sound up by path
+    good, bad = check.judge(replace(scan, items=items), sounds, form, limits.min_seconds, limits.max_seconds)
+    sound_by_id = {i.id: sounds[i.path] for i in good}
+    good, bad = ([replace(i, path=scan.items[int(i.path)].path) if i.path else i for i in some] for some in (good, bad))
+    return good, bad, sound_by_id  # type: ignore[return-value]
+
+
+def without_crossing(items: Iterable[Segment]) -> list[Segment]:
+    """Set aside what a speaker says in training and is also held out, or in dev and is also in test."""
+    items = list(items)
+    of = {split: {i.speaker for i in items if i.split == split and not i.reason} for split in HELD_OUT}
+    out = []
+    for item in items:
+        for split in HELD_OUT[: HELD_OUT.index(item.split)] if item.split in HELD_OUT else HELD_OUT:
+            if item.speaker in of[split]:
+                item = item.bad("speaker is held out", f"{item.speaker} is in {split} as well")
+        out.append(item)
+    return out
+
+
+def cut(segment: Segment, sound: Sound, file: Sound) -> dict[str, Any]:
+    """One lhotse cut as a plain dict. `sound` is the segment's, `file` that of its file."""
+    from lhotse import MonoCut, MultiCut, Recording, SupervisionSegment
+    from lhotse.audio import AudioSource
+
+    rate_hz, of, everything = file.sample_rate_hz, segment.recording or segment.id, list(range(file.channels))
+    start_s = 0.0 if segment.duration_s is None else round(segment.start_s * rate_hz) / rate_hz
+    duration_s = sound.n_samples / rate_hz
+    channels = list(segment.channels) or everything
+    channel: Any = channels[0] if len(channels) == 1 else channels
+    source = AudioSource(type="file", channels=everything, source=segment.path)
+    recording = Recording(of, [source], rate_hz, file.n_samples, file.n_samples / rate_hz, channel_ids=everything)
+    said = SupervisionSegment(segment.id, of, 0.0, duration_s, channel=channel, text=segment.text, speaker=segment.speaker)
+    kind = MonoCut if len(channels) == 1 else MultiCut
+    made = kind(id=segment.id, start=start_s, duration=duration_s, channel=channel, recording=recording, supervisions=[said])
+    made.custom = {"sha256": sound.sha256} | ({"gain": sound.gain} if sound.gain != 1 else {})
+    return made.to_dict()
+
+
+def phone_rows(segment: Segment, duration_s: float) -> list[alignments.Row]:
+    """Rows (id, start_s, end_s, phone, word) in the utterance's time; what lies outside is left out. A phone's word covers its middle."""
+    rows = []
+    for phone in segment.phones:
+        start_s, end_s = (round(min(max(t - segment.start_s, 0.0), duration_s), 6) for t in (phone.start_s, phone.end_s))
+        if end_s <= start_s:
+            continue
+        middle_s = (phone.start_s + phone.end_s) / 2
+        silent = phone.symbol.lower() in SILENCES
+        word = next((w.symbol for w in segment.words if w.start_s <= middle_s < w.end_s), None)
+        rows.append((segment.id, start_s, end_s, "SIL" if silent else phone.symbol, None if silent else word))
+    return rows
+
+
+def _rows_of(good: list[Segment], sound_by_id: dict[str, Sound], corpus: FolderCorpus) -> list[alignments.Row]:
+    """Phone times from the tables that params.yaml names, or else from the segments themselves."""
+    if corpus.alignments:
+        ids = {i.id for i in good}
+        return sorted((row for path in corpus.alignment_files() for row in alignments.read(path, ids)), key=lambda r: r[:3])
+    sounds = ((i, sound_by_id[i.id]) for i in good if i.phones)
+    return sorted((r for i, s in sounds for r in phone_rows(i, s.n_samples / s.sample_rate_hz)), key=lambda r: r[:3])
+
+
+def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
+    """Decode, judge, split, write: `folder.prepare` for items that are Segments.
+
+    Errors: BirqError where more utterances are set aside than `limits` allow, or none is left.
+    """
+    key = f"corpora.{name}"
+    heard = check.listen_all(scanned, name, scratch)
+    form = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
+    good, bad, sound_by_id = judge(scanned, heard, form, limits)
+    rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
+    manifests.write_quarantine(scratch / "quarantine.tsv", rows)
+    # the names are private because another name would be an edit of code, which makes the corpora of all folders again
+    folder._refuse(bad, len(scanned.items), limits.max_quarantined_share, scratch / "quarantine.tsv", key)
+    if not good:
+        raise BirqError(f"{key}: no utterance is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
+    if scaled := [i.path for i in good if sound_by_id[i.id].gain != 1]:
+        say(f"{key}: {len(scaled)} utterances hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
+    changes = folder.text_changes(good)  # type: ignore[arg-type]
+    cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
+    for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):  # type: ignore[arg-type]
+        cuts[str(item.split)].append(cut(item, sound_by_id[item.id], heard[item.path]))  # type: ignore[arg-type]
+    manifests.write_quarantine(out / "quarantine.tsv", rows)
+    manifests.write_corpus(
+        out,
+        name=name,
+        kind=corpus.kind,  # type: ignore[attr-defined]
+        synthetic=False,
+        licence=scanned.licence,
+        source=scanned.source,
+        audio_root=scanned.root.as_posix(),
+        cuts=cuts,
+        quarantined=len(bad),
+        text_changes=changes,
+    )
+    folder._tell_changes(name, changes)
+    if times := _rows_of(good, sound_by_id, corpus):
+        manifests.write_alignments(out / "alignments.parquet", times)
