@@ -539,10 +539,10 @@ def test_wrong_alignments_are_an_error_that_names_the_line(tmp_path: Path, text:
 # ---- code
 
 
-@pytest.mark.parametrize("kind", ["an4", "librispeech", "local", "synth"])
+@pytest.mark.parametrize("kind", ["an4", "lhotse", "librispeech", "local", "synth"])
 def test_a_readers_code_holds_no_other_reader(kind: str):
     # a corpus' key holds the hashes of its reader's imports: a new reader must not decode every other corpus again
-    others = {"an4", "librispeech", "local", "synth"} - {kind}
+    others = {"an4", "lhotse", "librispeech", "local", "synth"} - {kind}
     if kind != "synth":
         others |= {"espeak", "grammar"}
     names = set(code.modules(f"birq.corpora.{kind}"))
@@ -552,6 +552,7 @@ def test_a_readers_code_holds_no_other_reader(kind: str):
 
 def test_readers_are_imported_without_torch_lhotse_and_pyarrow(environment: dict[str, str]):
     # the stage contract asks them for their checksums at every start of the pipeline
-    text = "import sys, birq.corpora.an4, birq.corpora.librispeech; print(*{'torch', 'lhotse', 'pyarrow', 'soundfile'} & set(sys.modules))"
+    readers = "birq.corpora.an4, birq.corpora.lhotse, birq.corpora.librispeech"
+    text = f"import sys, {readers}; print(*{{'torch', 'lhotse', 'pyarrow', 'soundfile'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from birq.corpora import lhotse_parts, segments, tree
+from birq.corpora import excerpts, lhotse_parts, tree
+from birq.corpora.excerpts import Excerpt, Said
 from birq.corpora.items import Limits, Scan
 from birq.corpora.lhotse_parts import Line, Part
-from birq.corpora.segments import Said, Segment
 from birq.errors import BirqError
 from birq.settings.corpora import LhotseCorpus
 from birq.settings.paths import expanded
@@ -88,12 +88,12 @@ class _Reader:
         full = os.path.normpath(self.audio / expanded(written) if written.startswith(("~", "$")) else self.audio / written)
         return os.path.relpath(full, self.root) if full.startswith(f"{self.root}{os.sep}") else full
 
-    def bare(self, id: str, speaker: Any, text: Any, recording: str) -> Segment:
+    def bare(self, id: str, speaker: Any, text: Any, recording: str) -> Excerpt:
         known = str(speaker) if speaker is not None and str(speaker).strip().lower() not in NOBODY else recording
         said = None if text is None else str(text)
-        return Segment(id, "", known, said, None if self.split == "train" else self.split, recording=recording)
+        return Excerpt(id, "", known, said, None if self.split == "train" else self.split, recording=recording)
 
-    def placed(self, item: Segment, recording: Recording, channel: Any, start_s: float, duration_s: float) -> Segment:
+    def placed(self, item: Excerpt, recording: Recording, channel: Any, start_s: float, duration_s: float) -> Excerpt:
         """The item with its file, its time and its channels."""
         wanted = [channel] if isinstance(channel, int) else list(channel)
         found = ((file, have, tuple(have.index(c) for c in wanted if c in have)) for file, have in recording.sources)
@@ -112,7 +112,7 @@ class _Reader:
             written_channels=len(have),
         )
 
-    def said(self, supervision: dict[str, Any], recording: Recording | None, begin_s: float = 0.0) -> Segment:
+    def said(self, supervision: dict[str, Any], recording: Recording | None, begin_s: float = 0.0) -> Excerpt:
         """The utterance of a supervision; `begin_s` is where its times begin in the recording."""
         id, of = str(supervision["id"]), str(supervision["recording_id"])
         item = self.bare(id, supervision.get("speaker"), supervision.get("text"), of)
@@ -122,7 +122,7 @@ class _Reader:
         item = self.placed(item, recording, supervision.get("channel", 0), start_s, duration_s)
         return replace(item, phones=_said(supervision, "phone"), words=_said(supervision, "word"))
 
-    def silent(self, id: str, recording: Recording, channel: Any, start_s: float, duration_s: float) -> Segment:
+    def silent(self, id: str, recording: Recording, channel: Any, start_s: float, duration_s: float) -> Excerpt:
         """A recording or a cut of which no supervision speaks."""
         return self.placed(self.bare(id, None, None, recording.id), recording, channel, start_s, duration_s)
 
@@ -134,7 +134,7 @@ def _said(supervision: dict[str, Any], kind: str) -> tuple[Said, ...]:
     return tuple(Said(str(v[0]), float(v[1]), float(v[1]) + float(v[2])) for v in values)
 
 
-def _of_recordings(part: Part, reader: _Reader) -> Iterator[Segment]:
+def _of_recordings(part: Part, reader: _Reader) -> Iterator[Excerpt]:
     recordings: dict[str, Recording] = {}
     for line in part.lines("recordings"):
         recording = _read(line, _recording)
@@ -151,7 +151,7 @@ def _of_recordings(part: Part, reader: _Reader) -> Iterator[Segment]:
             yield reader.silent(recording.id, recording, recording.whole(), 0.0, recording.duration_s)
 
 
-def _of_cut(reader: _Reader, cut: dict[str, Any], where: str) -> list[Segment]:
+def _of_cut(reader: _Reader, cut: dict[str, Any], where: str) -> list[Excerpt]:
     """The utterances of a cut: its supervisions, or all of it where it has none."""
     if cut["type"] not in ("MonoCut", "MultiCut"):
         item = reader.bare(str(cut["id"]), None, None, str(cut["id"]))
@@ -172,7 +172,7 @@ def _of_cut(reader: _Reader, cut: dict[str, Any], where: str) -> list[Segment]:
     return out
 
 
-def _utterances(part: Part, reader: _Reader) -> list[Segment]:
+def _utterances(part: Part, reader: _Reader) -> list[Excerpt]:
     """The utterances of a part, sorted by id. Where a part has both, recordings and supervisions are read and cuts are not."""
     if "recordings" in part.sets:
         items = list(_of_recordings(part, reader))
@@ -188,7 +188,7 @@ def scan(corpus: LhotseCorpus, key: str, scratch: Path) -> Scan:
     """Read the manifests. Recipes that must write manifests write them into `scratch`."""
     parts = lhotse_parts.read(corpus, key, scratch)
     root, audio = corpus.folder(), corpus.audio_folder()
-    items: list[Segment] = []
+    items: list[Excerpt] = []
     for name, split in lhotse_parts.splits_of(corpus, list(parts), key).items():
         if not {"recordings", "cuts"} & set(parts[name].sets):
             raise BirqError(f"{key}.root: the part {name!r} has supervisions and no recordings; put its recordings manifest beside them")
@@ -197,11 +197,11 @@ def scan(corpus: LhotseCorpus, key: str, scratch: Path) -> Scan:
         raise BirqError(f"{key}.root: the manifests of {root} hold nothing; write them anew with lhotse")
     read_by = f"lhotse {importlib.metadata.version('lhotse')}, recipe {corpus.recipe}" if corpus.recipe else "lhotse's manifests"
     licence = "not stated; the owner of the recordings knows it"
-    return Scan(root.absolute(), segments.without_crossing(items), licence, f"{root.resolve().name}, by {read_by}")  # type: ignore[arg-type]
+    return Scan(root.absolute(), excerpts.without_crossing(items), licence, f"{root.resolve().name}, by {read_by}")  # type: ignore[arg-type]
 
 
 def files(corpus: LhotseCorpus) -> list[Path]:
-    """The files that the key depends on: manifests and the audio that they name; with a recipe, all below root and folders in its params."""
+    """The files that the key depends on: manifests and the audio that they name; with a recipe, all below root and folders in params."""
     root = corpus.folder()
     if corpus.recipe:
         given = [Path(v) for v in corpus.recipe_params.values() if isinstance(v, str) and os.path.isabs(v)]
@@ -223,4 +223,4 @@ def _files_of(item: dict[str, Any], _: str) -> list[str]:
 
 def prepare(name: str, corpus: LhotseCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
     """Make the corpus in `out`."""
-    segments.prepare(scan(corpus, f"corpora.{name}", scratch), name, corpus, out, scratch, alphabet=alphabet, limits=limits)
+    excerpts.prepare(scan(corpus, f"corpora.{name}", scratch), name, corpus, out, scratch, alphabet=alphabet, limits=limits)

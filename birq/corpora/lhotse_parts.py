@@ -188,9 +188,7 @@ def splits_of(corpus: LhotseCorpus, names: list[str], key: str) -> dict[str, str
             f"{key}: no part is for training by its name, there are {there}; name them in {key}.train_parts, dev_parts, test_parts"
         )
     if left := [n for n in names if n not in out]:
-        say(
-            f"{key}: parts left out, since their names say no split: {', '.join(left)}; name them in {key}.train_parts, dev_parts or test_parts"
-        )
+        say(f"{key}: parts left out, whose names say no split: {', '.join(left)}; to use them, name all in {key}.train_parts and so on")
     return out
 
 

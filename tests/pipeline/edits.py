@@ -51,8 +51,10 @@ EDITS = (
     ),
     Edit("a new corpus reader", "", "birq/corpora/timit.py", "", "SAMPLE_RATE_HZ = 16000\n"),
     Edit("the reader of another kind of corpus", "", "birq/corpora/librispeech.py", "SAMPLE_RATE_HZ = 16000", "SAMPLE_RATE_HZ = 16001"),
+    Edit("utterances in long recordings (`kind: lhotse`)", "", "birq/corpora/excerpts.py", "DRIFT_S = 0.5", "DRIFT_S = 0.6"),
     Edit("the reader of local folders", "corpus-spoken", "birq/corpora/local.py", 'TABLE = "transcripts.tsv"', 'TABLE = "texts.tsv"'),
     Edit("the sentences of the synthetic corpus", "corpus-synth", "birq/corpora/synth.py", "PAUSE_SHARE = 0.3", "PAUSE_SHARE = 0.4"),
+    Edit("the pieces of long recordings", _corpora("features"), "birq/speech/pieces.py", "done >= last_s", "last_s <= done"),
     Edit("the filterbank", _corpora("features"), "birq/speech/fbank.py", "PREEMPHASIS = 0.97", "PREEMPHASIS = 0.98"),
     Edit(
         "the batches",

@@ -31,7 +31,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Segment(Item):
+class Excerpt(Item):
     """An item that is a part of a recording."""
 
     recording: str = ""  # its id
@@ -45,34 +45,34 @@ class Segment(Item):
     words: tuple[Said, ...] = ()
 
 
-def sound_of(segment: Segment, sound: Sound) -> Sound:
-    """The facts of a segment, from those of its file."""
+def sound_of(excerpt: Excerpt, sound: Sound) -> Sound:
+    """The facts of an excerpt, from those of its file."""
     if sound.reason:
         return sound
     rate_hz, length_s = sound.sample_rate_hz, sound.n_samples / sound.sample_rate_hz
-    if segment.written_rate_hz not in (0, rate_hz):
-        return replace(sound, reason="wrong rate", detail=f"{rate_hz} Hz, the manifest says {segment.written_rate_hz} Hz")
-    if segment.written_s and abs(segment.written_s - length_s) > DRIFT_S:
-        return replace(sound, reason="wrong duration", detail=f"{length_s:.3f} s, the manifest says {segment.written_s:.3f} s")
-    if segment.written_channels not in (0, sound.channels):
-        return replace(sound, reason="wrong channels", detail=f"{sound.channels}, the manifest says {segment.written_channels}")
-    if segment.channels and max(segment.channels) >= sound.channels:
-        return replace(sound, reason="no such channel", detail=f"number {max(segment.channels)} of {sound.channels}, counted from 0")
-    if segment.duration_s is None:
+    if excerpt.written_rate_hz not in (0, rate_hz):
+        return replace(sound, reason="wrong rate", detail=f"{rate_hz} Hz, the manifest says {excerpt.written_rate_hz} Hz")
+    if excerpt.written_s and abs(excerpt.written_s - length_s) > DRIFT_S:
+        return replace(sound, reason="wrong duration", detail=f"{length_s:.3f} s, the manifest says {excerpt.written_s:.3f} s")
+    if excerpt.written_channels not in (0, sound.channels):
+        return replace(sound, reason="wrong channels", detail=f"{sound.channels}, the manifest says {excerpt.written_channels}")
+    if excerpt.channels and max(excerpt.channels) >= sound.channels:
+        return replace(sound, reason="no such channel", detail=f"number {max(excerpt.channels)} of {sound.channels}, counted from 0")
+    if excerpt.duration_s is None:
         return sound
-    begin, end = (round(t * rate_hz) for t in (segment.start_s, segment.start_s + segment.duration_s))
+    begin, end = (round(t * rate_hz) for t in (excerpt.start_s, excerpt.start_s + excerpt.duration_s))
     if begin < 0 or end <= begin or begin >= sound.n_samples or end - sound.n_samples > PAST_END_S * rate_hz:
-        times = f"{segment.start_s:.3f} to {segment.start_s + segment.duration_s:.3f} s of a file of {length_s:.3f} s"
+        times = f"{excerpt.start_s:.3f} to {excerpt.start_s + excerpt.duration_s:.3f} s of a file of {length_s:.3f} s"
         return replace(sound, reason="outside of the recording", detail=times)
     return replace(sound, n_samples=min(end, sound.n_samples) - begin)
 
 
-def judge(scan: Scan, heard: dict[str, Sound], form: Normaliser, limits: Limits) -> tuple[list[Segment], list[Item], dict[str, Sound]]:
-    """(good, bad, sound by id of the good). A segment is judged as a file of its length would be."""
+def judge(scan: Scan, heard: dict[str, Sound], form: Normaliser, limits: Limits) -> tuple[list[Excerpt], list[Item], dict[str, Sound]]:
+    """(good, bad, sound by id of the good). An excerpt is judged as a file of its length would be."""
     sounds: dict[str, Sound] = {}
     items: list[Item] = []
     for number, item in enumerate(scan.items):
-        assert isinstance(item, Segment)
+        assert isinstance(item, Excerpt)
         if item.path and item.path in heard and not item.reason:
             sounds[str(number)] = sound_of(item, heard[item.path])
         items.append(replace(item, path=str(number)) if item.path else item)  # the check looks a sound up by path
@@ -82,7 +82,7 @@ def judge(scan: Scan, heard: dict[str, Sound], form: Normaliser, limits: Limits)
     return good, bad, sound_by_id  # type: ignore[return-value]
 
 
-def without_crossing(items: Iterable[Segment]) -> list[Segment]:
+def without_crossing(items: Iterable[Excerpt]) -> list[Excerpt]:
     """Set aside what a speaker says in training and is also held out, or in dev and is also in test."""
     items = list(items)
     of = {split: {i.speaker for i in items if i.split == split and not i.reason} for split in HELD_OUT}
@@ -95,41 +95,41 @@ def without_crossing(items: Iterable[Segment]) -> list[Segment]:
     return out
 
 
-def cut(segment: Segment, sound: Sound, file: Sound) -> dict[str, Any]:
-    """One lhotse cut as a plain dict. `sound` is the segment's, `file` that of its file."""
+def cut(excerpt: Excerpt, sound: Sound, file: Sound) -> dict[str, Any]:
+    """One lhotse cut as a plain dict. `sound` is the excerpt's, `file` that of its file."""
     from lhotse import MonoCut, MultiCut, Recording, SupervisionSegment
     from lhotse.audio import AudioSource
 
-    rate_hz, of, everything = file.sample_rate_hz, segment.recording or segment.id, list(range(file.channels))
-    start_s = 0.0 if segment.duration_s is None else round(segment.start_s * rate_hz) / rate_hz
+    rate_hz, of, everything = file.sample_rate_hz, excerpt.recording or excerpt.id, list(range(file.channels))
+    start_s = 0.0 if excerpt.duration_s is None else round(excerpt.start_s * rate_hz) / rate_hz
     duration_s = sound.n_samples / rate_hz
-    channels = list(segment.channels) or everything
+    channels = list(excerpt.channels) or everything
     channel: Any = channels[0] if len(channels) == 1 else channels
-    source = AudioSource(type="file", channels=everything, source=segment.path)
+    source = AudioSource(type="file", channels=everything, source=excerpt.path)
     recording = Recording(of, [source], rate_hz, file.n_samples, file.n_samples / rate_hz, channel_ids=everything)
-    said = SupervisionSegment(segment.id, of, 0.0, duration_s, channel=channel, text=segment.text, speaker=segment.speaker)
+    said = SupervisionSegment(excerpt.id, of, 0.0, duration_s, channel=channel, text=excerpt.text, speaker=excerpt.speaker)
     kind = MonoCut if len(channels) == 1 else MultiCut
-    made = kind(id=segment.id, start=start_s, duration=duration_s, channel=channel, recording=recording, supervisions=[said])
+    made = kind(id=excerpt.id, start=start_s, duration=duration_s, channel=channel, recording=recording, supervisions=[said])
     made.custom = {"sha256": sound.sha256} | ({"gain": sound.gain} if sound.gain != 1 else {})
     return made.to_dict()
 
 
-def phone_rows(segment: Segment, duration_s: float) -> list[alignments.Row]:
+def phone_rows(excerpt: Excerpt, duration_s: float) -> list[alignments.Row]:
     """Rows (id, start_s, end_s, phone, word) in the utterance's time; what lies outside is left out. A phone's word covers its middle."""
     rows = []
-    for phone in segment.phones:
-        start_s, end_s = (round(min(max(t - segment.start_s, 0.0), duration_s), 6) for t in (phone.start_s, phone.end_s))
+    for phone in excerpt.phones:
+        start_s, end_s = (round(min(max(t - excerpt.start_s, 0.0), duration_s), 6) for t in (phone.start_s, phone.end_s))
         if end_s <= start_s:
             continue
         middle_s = (phone.start_s + phone.end_s) / 2
         silent = phone.symbol.lower() in SILENCES
-        word = next((w.symbol for w in segment.words if w.start_s <= middle_s < w.end_s), None)
-        rows.append((segment.id, start_s, end_s, "SIL" if silent else phone.symbol, None if silent else word))
+        word = next((w.symbol for w in excerpt.words if w.start_s <= middle_s < w.end_s), None)
+        rows.append((excerpt.id, start_s, end_s, "SIL" if silent else phone.symbol, None if silent else word))
     return rows
 
 
-def _rows_of(good: list[Segment], sound_by_id: dict[str, Sound], corpus: FolderCorpus) -> list[alignments.Row]:
-    """Phone times from the tables that params.yaml names, or else from the segments themselves."""
+def _rows_of(good: list[Excerpt], sound_by_id: dict[str, Sound], corpus: FolderCorpus) -> list[alignments.Row]:
+    """Phone times from the tables that params.yaml names, or else from the excerpts themselves."""
     if corpus.alignments:
         ids = {i.id for i in good}
         return sorted((row for path in corpus.alignment_files() for row in alignments.read(path, ids)), key=lambda r: r[:3])
@@ -138,7 +138,7 @@ def _rows_of(good: list[Segment], sound_by_id: dict[str, Sound], corpus: FolderC
 
 
 def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
-    """Decode, judge, split, write: `folder.prepare` for items that are Segments.
+    """Decode, judge, split, write: `folder.prepare` for items that are Excerpts.
 
     Errors: BirqError where more utterances are set aside than `limits` allow, or none is left.
     """
