@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from birq.pipeline import dag, sources
 from birq.settings import params
 from birq.settings.corpora import LhotseCorpus, LibriSpeechCorpus
 from birq.speech import audio, pieces
+from birq.stages import corpus as corpus_stage
 from birq.stages.features import _utterance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -434,6 +436,23 @@ def test_a_wrong_recipe_is_refused_with_the_way_out(tmp_path: Path, more: dict, 
         run(tmp_path, of(timit(tmp_path / "TIMIT"), **more))
 
 
+def test_one_line_in_params_makes_a_corpus_whose_audio_can_be_verified(birq, root: Path, tmp_path: Path):
+    shutil.copy(root / "params.yaml", tmp_path)
+    timit(tmp_path / "TIMIT")
+    line = "corpora={timit: {kind: lhotse, root: TIMIT, recipe: timit, recipe_params: {num_phones: 39}}}"
+    run_of = "run={pretrain_corpora: [timit], finetune_corpora: [timit], methods: [scratch], seeds: [0]}"
+    assert birq("preset", "--set", line, "--set", run_of).returncode == 0
+    done = birq("corpus", "--corpus", "timit")
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "data" / "corpus" / "timit"
+    assert manifests.info(made)["splits"].keys() == {"train", "dev", "test"}
+    assert corpus_stage.check_sources(made) == 3
+    assert "up to date" in birq("corpus", "--corpus", "timit").stderr
+    sound(tmp_path / "TIMIT" / "data" / "TRAIN" / "DR1" / "FCJF0" / "SX37.WAV", 1.9)
+    with pytest.raises(BirqError, match=r"SX37\.WAV has changed"):
+        corpus_stage.check_sources(made)
+
+
 # ---- keys
 
 
@@ -458,3 +477,33 @@ def test_the_key_holds_manifests_and_the_audio_that_they_name(tmp_path: Path, mo
     before = digest(of(home, recipe="timit"))
     (home / "data" / "TRAIN" / "DR1" / "FCJF0" / "SX37.PHN").write_text("0 32000 h#\n")
     assert digest(of(home, recipe="timit")) != before
+
+
+# ---- features
+
+
+def test_features_decode_a_recording_once_for_its_utterances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # ninety utterances of an hour-long meeting must not mean ninety decoded hours
+    from tiny import TinyJob
+
+    from birq.speech import fbank, shards
+    from birq.stages import features
+
+    path = sound(tmp_path / "long.flac", 100.0, channels=2)
+    put(tmp_path / "m" / "recordings.jsonl", [recording("long", path, 100.0, 2)])
+    put(tmp_path / "m" / "supervisions.jsonl", [supervision(f"u{u:02d}", "long", 1.0 + u, 1.0, channel=u % 2) for u in range(90)])
+    corpus = run(tmp_path, of(tmp_path / "m", dev_share=0.0, test_share=0.0))
+    tracked = params.load(ROOT / "params.yaml")
+    out, scratch = tmp_path / "features" / "out", tmp_path / "features" / "scratch"
+    out.mkdir(parents=True)
+    scratch.mkdir()
+    decoded = []
+    monkeypatch.setattr(audio, "decode", lambda p, real=audio.decode: decoded.append(p) or real(p))
+    job = TinyJob(dag.Node(dag.STAGES["features"], {"corpus": "mine"}, tracked), "key", out, scratch, given={"corpus": [corpus]})
+    features.compute(job)
+    assert len(decoded) == 2  # 64 and 26
+    made, (wave, _) = shards.open_split([out], "train"), soundfile.read(path, dtype="float32")
+    settings = {k: getattr(job.read("features"), k) for k in features.KERNEL}
+    for u in (0, 1, 63, 64, 89):
+        wanted_TF = fbank.fbank(wave[(1 + u) * RATE : (2 + u) * RATE, u % 2], settings).numpy()
+        assert made.ids[u] == f"u{u:02d}" and np.abs(made.logmel(u) - wanted_TF).max() < 1e-3

@@ -204,7 +204,7 @@ def files(corpus: LhotseCorpus) -> list[Path]:
     """The files that the key depends on: manifests and the audio that they name; with a recipe, all below root and folders in params."""
     root = corpus.folder()
     if corpus.recipe:
-        given = [Path(v) for v in corpus.recipe_params.values() if isinstance(v, str) and os.path.isabs(v)]
+        given = [Path(v) for v in corpus.recipe_params.values() if isinstance(v, str) and os.path.exists(v)]
         below = [f / name for f in [root, *given] if f.is_dir() for name in tree.read(f).files]
         return [*below, *(f for f in given if f.is_file())]
     reader, named = _Reader(root, corpus.audio_folder(), "train"), lhotse_parts.manifest_files(corpus)

@@ -18,6 +18,7 @@ from birq.corpora.items import need_folder
 from birq.errors import BirqError
 from birq.progress import say
 from birq.settings.corpora import LhotseCorpus
+from birq.speech import resampling
 
 Line = tuple[str, dict[str, Any]]  # where it stands, for messages; the manifest's item as a plain dict
 SETS = ("recordings", "supervisions", "cuts")
@@ -126,6 +127,7 @@ def _arguments(prepare: Callable[..., Any], corpus: LhotseCorpus, key: str, scra
 def _from_recipe(corpus: LhotseCorpus, key: str, scratch: Path) -> dict[str, Part]:
     prepare = _recipe(corpus, key)
     given = _arguments(prepare, corpus, key, scratch)
+    resampling.torchaudio()  # where its extension cannot be loaded, lhotse would fail to ask it for a file's length
     try:
         made = prepare(**given)
     except Exception as e:  # a recipe meets a corpus that is not as it expects with errors of all kinds
