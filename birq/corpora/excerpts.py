@@ -95,23 +95,25 @@ def without_crossing(items: Iterable[Excerpt]) -> list[Excerpt]:
     return out
 
 
-def cut(excerpt: Excerpt, sound: Sound, file: Sound) -> dict[str, Any]:
-    """One lhotse cut as a plain dict. `sound` is the excerpt's, `file` that of its file."""
-    from lhotse import MonoCut, MultiCut, Recording, SupervisionSegment
-    from lhotse.audio import AudioSource
+def recording_of(excerpt: Excerpt, file: Sound) -> dict[str, Any]:
+    """An excerpt's lhotse recording as a plain dict."""
+    of = excerpt.recording or excerpt.id
+    whole = manifests.cut(of, excerpt.path, file.sample_rate_hz, file.n_samples, "", None, channels=file.channels)
+    return whole["recording"]
 
-    rate_hz, of, everything = file.sample_rate_hz, excerpt.recording or excerpt.id, list(range(file.channels))
+
+def cut(excerpt: Excerpt, sound: Sound, recording: dict[str, Any]) -> dict[str, Any]:
+    """One lhotse cut as a plain dict. `sound` is the excerpt's; `recording` may be shared, since an hour has hundreds of cuts."""
+    rate_hz = sound.sample_rate_hz
+    channels = list(excerpt.channels) or list(recording["channel_ids"])
+    channel: Any = channels[0] if len(channels) == 1 else channels
     start_s = 0.0 if excerpt.duration_s is None else round(excerpt.start_s * rate_hz) / rate_hz
     duration_s = sound.n_samples / rate_hz
-    channels = list(excerpt.channels) or everything
-    channel: Any = channels[0] if len(channels) == 1 else channels
-    source = AudioSource(type="file", channels=everything, source=excerpt.path)
-    recording = Recording(of, [source], rate_hz, file.n_samples, file.n_samples / rate_hz, channel_ids=everything)
-    said = SupervisionSegment(excerpt.id, of, 0.0, duration_s, channel=channel, text=excerpt.text, speaker=excerpt.speaker)
-    kind = MonoCut if len(channels) == 1 else MultiCut
-    made = kind(id=excerpt.id, start=start_s, duration=duration_s, channel=channel, recording=recording, supervisions=[said])
-    made.custom = {"sha256": sound.sha256} | ({"gain": sound.gain} if sound.gain != 1 else {})
-    return made.to_dict()
+    said = {"id": excerpt.id, "recording_id": recording["id"], "start": 0.0, "duration": duration_s, "channel": channel}
+    said |= {key: value for key, value in (("text", excerpt.text), ("speaker", excerpt.speaker)) if value is not None}
+    made = {"id": excerpt.id, "start": start_s, "duration": duration_s, "channel": channel, "supervisions": [said], "recording": recording}
+    custom = {"sha256": sound.sha256} | ({"gain": sound.gain} if sound.gain != 1 else {})
+    return made | {"custom": custom, "type": "MonoCut" if len(channels) == 1 else "MultiCut"}
 
 
 def phone_rows(excerpt: Excerpt, duration_s: float) -> list[alignments.Row]:
@@ -155,9 +157,14 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
     if scaled := [i.path for i in good if sound_by_id[i.id].gain != 1]:
         say(f"{key}: {len(scaled)} utterances hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
     changes = folder.text_changes(good)  # type: ignore[arg-type]
+    recordings: dict[tuple[str, str], dict] = {}
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
     for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):  # type: ignore[arg-type]
-        cuts[str(item.split)].append(cut(item, sound_by_id[item.id], heard[item.path]))  # type: ignore[arg-type]
+        assert isinstance(item, Excerpt)
+        of = (item.path, item.recording)
+        if of not in recordings:
+            recordings[of] = recording_of(item, heard[item.path])
+        cuts[str(item.split)].append(cut(item, sound_by_id[item.id], recordings[of]))
     manifests.write_quarantine(out / "quarantine.tsv", rows)
     manifests.write_corpus(
         out,

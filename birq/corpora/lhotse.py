@@ -82,9 +82,15 @@ class _Reader:
 
     def __init__(self, root: Path, audio: Path, split: str):
         self.root, self.audio, self.split = root.absolute(), audio.absolute(), split
+        self._paths: dict[str, str] = {}
 
     def path(self, written: str) -> str:
         """A file as items name it: relative to the corpus' root where it is below it."""
+        if written not in self._paths:
+            self._paths[written] = self._path(written)
+        return self._paths[written]
+
+    def _path(self, written: str) -> str:
         full = os.path.normpath(self.audio / expanded(written) if written.startswith(("~", "$")) else self.audio / written)
         return os.path.relpath(full, self.root) if full.startswith(f"{self.root}{os.sep}") else full
 
