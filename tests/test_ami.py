@@ -42,9 +42,7 @@ def made(tmp_path: Path, corpus: AmiCorpus, share: float = 0.9, alphabet: str = 
 
 
 def turn(text: str, begin: float = 0.5, **more) -> nite.Turn:
-    tokens = [
-        nite.Token("" if t.startswith("<") else t, start, end, t in ami_copy.SIGNS) for t, start, end in timed(text, begin)
-    ]
+    tokens = [nite.Token("" if t.startswith("<") else t, start, end, t in ami_copy.SIGNS) for t, start, end in timed(text, begin)]
     return nite.Turn(tuple(tokens), 0.0, 99.0, **more)
 
 
@@ -80,7 +78,7 @@ def test_a_meeting_of_no_split_is_refused_with_the_reason(tmp_path: Path, name: 
         made(tmp_path, section(tmp_path / "ami", meetings=[name]))
 
 
-@pytest.mark.parametrize("wrong", [{"microphones": []}, {"microphones": ["ihm", "ihm"]}, {"microphones": ["lapel"]}, {"segmentation": "words"}])
+@pytest.mark.parametrize("wrong", [{"microphones": []}, {"microphones": ["ihm"] * 2}, {"microphones": ["lapel"]}, {"segmentation": "no"}])
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path, wrong: dict):
     with pytest.raises(ValidationError):
         section(tmp_path, **wrong)
@@ -224,8 +222,8 @@ def test_headsets_that_nobody_is_transcribed_from_are_listed(tmp_path: Path):
 
 def test_segmentation_is_chosen_by_its_param(tmp_path: Path):
     root = ami_copy.copy(tmp_path / "ami")
-    counts = {rule: len(list(manifests.load_cuts(made(tmp_path, section(root, segmentation=rule), name=rule), "dev"))) for rule in turns.RULES}
-    assert counts == {"kaldi": 3, "at_most_30_words": 3, "whole": 1}
+    by_rule = {rule: cuts_of(made(tmp_path, section(root, segmentation=rule), name=rule)) for rule in turns.RULES}
+    assert {rule: len(cuts["dev"]) for rule, cuts in by_rule.items()} == {"kaldi": 3, "at_most_30_words": 3, "whole": 1}
 
 
 def test_without_a_hyphen_in_the_alphabet_its_words_are_two(tmp_path: Path):
@@ -258,7 +256,8 @@ def test_two_recordings_with_one_name_are_told_apart(tmp_path: Path):
     other.write_bytes(ami_copy.wav("other"))
     out = made(tmp_path, section(root))
     assert "duplicate id\ta recording ES2004a.Headset-0 is at amicorpus/ES2004a/audio/" in (out / "quarantine.tsv").read_text()
-    assert {c.recording.sources[0].source for c in manifests.load_cuts(out, "test")} == {f"{root}/amicorpus/ES2004a/audio/ES2004a.Headset-0.wav"}
+    used = {c.recording.sources[0].source for c in manifests.load_cuts(out, "test")}
+    assert used == {f"{root}/amicorpus/ES2004a/audio/ES2004a.Headset-0.wav"}
 
 
 def test_doubled_segments_are_kept_once(tmp_path: Path):
@@ -311,7 +310,7 @@ def test_what_is_missing_or_damaged_is_an_error_that_names_it(tmp_path: Path, fi
         ("segments/ES2002a.A.segments.xml", "words0)", "words99)", "damaged annotation"),
         ("segments/ES2002a.A.segments.xml", "#id(", "#it(", "damaged annotation"),
         ("corpusResources/meetings.xml", 'global_name="FEE005"', "", "unknown speaker"),
-        ("corpusResources/meetings.xml", 'channel="0" nxt_agent="A" global_name="FEE005"', 'nxt_agent="A" global_name="FEE005"', "no audio"),
+        ("corpusResources/meetings.xml", '"0" nxt_agent="A" global_name="FEE005"', '"" nxt_agent="A" global_name="FEE005"', "no audio"),
     ],
 )
 def test_annotations_that_say_too_little_set_their_utterances_aside(tmp_path: Path, file: str, old: str, new: str, reason: str):
@@ -322,4 +321,144 @@ def test_annotations_that_say_too_little_set_their_utterances_aside(tmp_path: Pa
     ami_copy.put(path, text.replace(old, new))
     out = made(tmp_path, section(root))
     assert reason in quarantine(out).values()
-    assert not any("FEE005" in c.id for c in manifests.load_cuts(out, "train")) and any("MEE006" in c.id for c in manifests.load_cuts(out, "train"))
+    of_meeting = {c.supervisions[0].speaker for c in manifests.load_cuts(out, "train") if c.id.startswith("ES2002a")}
+    assert of_meeting == {"MEE006"}
+
+
+# ---- download
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """The owners' site on this machine, with the annotations and all recordings."""
+    with serving() as site:
+        monkeypatch.setattr(ami, "SITE", site.url("ami"))
+        site.files = {f"ami/AMICorpusMirror/amicorpus/{name}": content for name, content in ami_copy.recordings().items()}
+        site.files["ami/AMICorpusAnnotations/ami_public_manual_1.6.2.zip"] = ami_copy.zipped(ami_copy.annotations(tmp_path / "packed"))
+        yield site
+
+
+def downloading(root: Path, **more) -> AmiCorpus:
+    return section(root, download=True, **{"stall_seconds": 20.0, "tries": 1} | more)
+
+
+ONE = "ami/AMICorpusMirror/amicorpus/ES2004a/audio/ES2004a.Array1-01.wav"
+SDM = {"microphones": ["sdm"], "meetings": ["ES2002a", "IS1003b", "ES2011a", "ES2004a"]}
+
+
+def test_a_download_gives_what_a_copy_gives(tmp_path: Path, server: Server):
+    both = {"microphones": ["ihm", "sdm"]}
+    got = made(tmp_path, downloading(tmp_path / "got", **both), name="a")
+    own = made(tmp_path, section(ami_copy.copy(tmp_path / "own"), **both), name="b")
+    for split in manifests.SPLITS:
+        assert (got / f"{split}.jsonl").read_text() == (own / f"{split}.jsonl").read_text()
+    assert not any("IS1003b.Array" in name or "MDM8" in name for name, _ in server.asked), "what does not exist is not asked for"
+    asked = len(server.asked)
+    made(tmp_path, downloading(tmp_path / "got", **both), name="c")
+    assert len(server.asked) == asked == 1 + 25 + 5
+    assert not (tmp_path / "got" / archives.WORK).exists()
+
+
+def test_the_checksums_of_the_first_download_are_the_key_for_ever(tmp_path: Path, server: Server):
+    """They are kept beside the root, so they outlive it; before, there is no key to tell."""
+    corpus = downloading(tmp_path / "ami", **SDM)
+    before, own = ami.sources(corpus)
+    assert set(before.values()) == {""} and len(before) == 1 + 3 and not own
+    ami.settle(corpus, "corpora.ami")
+    after, own = ami.sources(corpus)
+    assert all(after.values()) and set(after) == set(before) and not own
+    lock = json.loads((tmp_path / "ami.lock.json").read_text())["files"]
+    assert {name: about["sha256"] for name, about in lock.items()} == after
+    assert lock["ES2004a.Array1-01.wav"]["bytes"] == len(server.files[ONE])
+    asked = len(server.asked)
+    ami.settle(corpus, "corpora.ami")
+    (tmp_path / "ami").rename(tmp_path / "elsewhere")
+    assert ami.sources(corpus) == (after, []) and len(server.asked) == asked, "a key that the lock tells needs no download"
+    ami.settle(corpus, "corpora.ami")
+    assert len(server.asked) == asked
+    made(tmp_path, corpus)
+    assert ami.sources(corpus) == (after, [])
+
+
+def test_another_file_than_the_first_time_is_refused(tmp_path: Path, server: Server):
+    corpus = downloading(tmp_path / "ami", **SDM)
+    ami.settle(corpus, "corpora.ami")
+    (tmp_path / "ami/amicorpus/ES2004a/audio/ES2004a.Array1-01.wav").unlink()
+    server.files[ONE] = server.files[ONE][:-1] + b"!"
+    error = r"ES2004a\.Array1-01\.wav could not(.|\n)*expected [0-9a-f]{64}(.|\n)*take its entry out of .*ami\.lock\.json"
+    with pytest.raises(BirqError, match=error):
+        made(tmp_path, corpus)
+
+
+def test_files_that_were_not_downloaded_are_read_for_the_key(tmp_path: Path, server: Server):
+    root = ami_copy.copy(tmp_path / "ami")
+    for corpus in (section(root, **SDM), downloading(root, **SDM)):
+        pinned, own = ami.sources(corpus)
+        names = [p.relative_to(root).as_posix() for p in own]
+        assert not pinned and sum(n.endswith(".wav") for n in names) == 3 and sum(n.endswith(".xml") for n in names) == 1 + 2 * 5
+        assert not any("Headset" in n or "MDM" in n or "EN2001a" in n for n in names), "only what is read"
+    assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("replies", "error"),
+    [
+        ([Reply(404)], "HTTP 404 Not Found"),
+        ([Reply(body=b"<html>We are sorry</html>")], r"it begins with b'<html>We are"),
+        ([Reply(length=-1)], "the server declares no length, and no checksum is published"),
+        ([Reply(cut=50_000), Reply(403)], r"HTTP 403 Forbidden\n50000 bytes are kept"),
+    ],
+)
+def test_without_a_checksum_only_a_whole_file_of_the_right_kind_is_taken(tmp_path: Path, server: Server, replies: list[Reply], error: str):
+    server.replies[ONE] = list(replies)
+    with pytest.raises(BirqError, match=error):
+        made(tmp_path, downloading(tmp_path / "ami", **SDM))
+    assert not list(tmp_path.glob("ami/**/ES2004a.Array1-01.wav")) and "ES2004a.Array1-01.wav" not in firstseen.known(tmp_path / "ami")
+    assert len(firstseen.known(tmp_path / "ami")) == 3, "the others are there"
+    with pytest.raises(BirqError, match=r"ES2004a\.Array1-01\.wav is not in"):  # what came of it is not taken for the file
+        made(tmp_path, downloading(tmp_path / "ami", offline=True, **SDM), name="offline")
+    made(tmp_path, downloading(tmp_path / "ami", **SDM), name="again")
+
+
+@pytest.mark.parametrize("validators", [True, False])
+def test_it_goes_on_only_where_the_server_tells_versions_apart(tmp_path: Path, server: Server, validators: bool):
+    server.validators, server.replies[ONE] = validators, [Reply(cut=50_000)]
+    made(tmp_path, downloading(tmp_path / "ami", tries=3, **SDM))
+    ranges = [r for name, r in server.asked if name == ONE]
+    assert ranges == [None, "bytes=50000-" if validators else None]
+
+
+def test_a_file_that_changes_in_between_is_fetched_anew(tmp_path: Path, server: Server):
+    new = ami_copy.wav("new", 7.0)
+    server.replies[ONE] = [Reply(cut=50_000, body=new[:44] + bytes(len(new) - 44), headers={"ETag": '"old"'}), Reply()]
+    server.files[ONE] = new
+    made(tmp_path, downloading(tmp_path / "ami", tries=3, **SDM))
+    assert (tmp_path / "ami/amicorpus/ES2004a/audio/ES2004a.Array1-01.wav").read_bytes() == new
+
+
+def test_offline_names_the_file_and_takes_it_from_a_folder(tmp_path: Path, server: Server):
+    (tmp_path / "mine").mkdir()
+    corpus = downloading(tmp_path / "ami", offline=True, mirrors=[str(tmp_path / "mine")], **SDM)
+    with pytest.raises(BirqError, match=r"ES2004a\.Array1-01\.wav is not in(.|\n)*no checksum is published"):
+        made(tmp_path, corpus)
+    for name, content in server.files.items():
+        (tmp_path / "mine" / Path(name).name).write_bytes(content)
+    made(tmp_path, corpus, name="again")
+    assert not server.asked
+
+
+def test_a_damaged_lock_is_not_taken_for_none(tmp_path: Path):
+    (tmp_path / "ami.lock.json").write_text("{")
+    with pytest.raises(BirqError, match=r"ami\.lock\.json: not a lock file"):
+        ami.sources(downloading(tmp_path / "ami", **SDM))
+
+
+# ---- keys
+
+
+def test_no_other_corpus_has_the_code_of_this_one():
+    own = {"birq.corpora.ami", "birq.corpora.segments", "birq.corpora.nite", "birq.corpora.turns"}
+    assert own <= set(code.modules("birq.stages.corpus", "birq.corpora.ami"))
+    for kind in ("an4", "librispeech", "local", "synth"):
+        assert not own & set(code.modules("birq.stages.corpus", f"birq.corpora.{kind}"))
+    assert sources.settle.__module__ == "birq.pipeline.sources" and not code.keyed("birq.pipeline.sources")

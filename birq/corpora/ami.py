@@ -36,7 +36,7 @@ _PARTITION = {
 }
 NO_SPLIT = {"IB4005": "its speakers FIE038 and MIO036 are in dev too, so the partition leaves it out"}
 FIVE_HEADSETS = ("EN2001a", "EN2001d", "EN2001e")
-# utterances of headsets that others count by these rules: (train, dev, test). lhotse drops words across the border of a turn; here they stay
+# utterances of headsets that others count by these rules: (train, dev, test). lhotse drops words across a turn's border; they stay here
 PUBLISHED = {
     "kaldi": (105_149, 13_059, 12_612),
     "at_most_30_words": (103_377, 12_614, 12_121),
@@ -143,7 +143,8 @@ def wanted(corpus: AmiCorpus, key: str) -> list[Wanted]:
     root = corpus.folder()
     found, remedy = _found(root), firstseen.remedy(root)
     missing = {} if _annotations(root) else {_zip(): root / ANNOTATIONS}
-    missing |= {_archive(name, address): root / "amicorpus" / address for name, address in _needed(corpus, key).items() if name not in found}
+    needed = {name: address for name, address in _needed(corpus, key).items() if name not in found}
+    missing |= {_archive(name, address): root / "amicorpus" / address for name, address in needed.items()}
     return [Wanted(name, firstseen.pinned(name, archive, root), target, remedy) for (name, archive), target in missing.items()]
 
 
@@ -195,20 +196,16 @@ class _Reader:
         path, begin = recordings.get(name, [""])[0], f"{meeting}-{label}-{who.speaker or 'unknown'}"
         for turn in spoken:
             if turn.problem:
-                yield self._segment(f"{begin}-{turn.start_s:.2f}", path, who, meeting, microphone).bad("damaged annotation", turn.problem)
+                yield Segment(f"{begin}-{turn.start_s:.2f}", path, who.speaker).bad("damaged annotation", turn.problem)
             for piece in turns.pieces(turn, self.corpus.segmentation):
                 id = f"{begin}-{round(piece.start_s * 100):07d}-{round(piece.end_s * 100):07d}"
-                made = self._segment(id, path, who, meeting, microphone, piece)
+                times = {"start_s": piece.start_s, "end_s": piece.end_s}
+                made: Item = Segment(id, path, who.speaker, piece.text, MEETINGS[meeting], part=microphone, **times)
+                if not path:
+                    made = made.bad("no audio", f"{meeting} has no headset {who.channel}, which meetings.xml names")
                 if not who.speaker:
                     made = made.bad("unknown speaker", f"meetings.xml has no global_name for this speaker of {meeting}")
                 yield made
-
-    def _segment(
-        self, id: str, path: str, who: Participant, meeting: str, microphone: str, piece: turns.Piece | None = None
-    ) -> Segment:
-        times = (piece.start_s, piece.end_s) if piece else (0.0, 0.0)
-        made = Segment(id, path, who.speaker, piece.text if piece else None, MEETINGS[meeting], start_s=times[0], end_s=times[1], part=microphone)
-        return made if path else made.bad("no audio", f"{meeting} has no headset {who.channel}, which meetings.xml names")  # type: ignore[return-value]
 
     def _without_annotation(self, meeting: str, said: dict[str, list[nite.Turn]], recordings: dict[str, list[str]]) -> Iterator[Item]:
         worn = {f"{meeting}.Headset-{self.seats[meeting][letter].channel}" for letter in said}

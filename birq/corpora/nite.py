@@ -1,8 +1,8 @@
 """Transcripts in NITE XML: words of a speaker with times, and segments that point at ranges of them.
 
-    words/ES2002a.A.words.xml         <w nite:id="ES2002a.A.words0" starttime="77.44" endtime="77.74">Hi</w>
-    segments/ES2002a.A.segments.xml   <segment ...><nite:child href="ES2002a.A.words.xml#id(ES2002a.A.words0)..id(ES2002a.A.words12)"/>
-    corpusResources/meetings.xml      <meeting observation="ES2002a"><speaker nxt_agent="A" global_name="MEE006" channel="0" .../>
+words/ES2002a.A.words.xml         <w nite:id="ES2002a.A.words0" starttime="77.44" endtime="77.74">Hi</w>
+segments/ES2002a.A.segments.xml   <segment ...><nite:child href="ES2002a.A.words.xml#id(ES2002a.A.words0)..id(ES2002a.A.words12)"/>
+corpusResources/meetings.xml      <meeting observation="ES2002a"><speaker nxt_agent="A" global_name="MEE006" channel="0" .../>
 """
 
 from __future__ import annotations

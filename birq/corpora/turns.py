@@ -1,9 +1,9 @@
 """Turns of a conversation to utterances: three rules for their borders, and one for their text.
 
-- `kaldi`: s5b of Kaldi's AMI recipe (local/ami_split_segments.pl). A turn is split at every `.` and `?`, at the time of the sign; what then has
-  more than 30 words and signs is split at the comma nearest to its middle, again and again. So borders lie where words end, pauses stay in.
-- `at_most_30_words`: lhotse's. A turn is split at every `.`; what then has more than 30 words and signs is cut at commas, into pieces of up to
-  30 where there are enough of them. An utterance lasts from its first word to its last.
+- `kaldi`: s5b of Kaldi's AMI recipe (local/ami_split_segments.pl). A turn is split at every `.` and `?`, at the time of the sign; what then
+  has more than 30 words and signs is split at the comma nearest to its middle, again and again. Borders lie where words end; pauses stay.
+- `at_most_30_words`: lhotse's. A turn is split at every `.`; what then has more than 30 words and signs is cut at commas, into pieces of
+  up to 30 where there are commas enough. An utterance lasts from its first word to its last.
 - `whole`: a turn as the transcriber set it, from its first word to its last.
 
 Words without times go with their neighbours. Laughter and other sounds are no text.

@@ -1,6 +1,7 @@
-"""Files whose owner publishes no checksum: the SHA-256 and length of the first download, kept beside the corpus' root and asked for ever after.
+"""Files whose owner publishes no checksum: SHA-256 and length of the first download, kept beside the corpus' root.
 
-The lock file outlives the root. Given to somebody else, or put under version control, it pins the corpus for them too.
+Every later download must give the same. The lock file outlives the root. Given to somebody else, or put under version control, it pins
+the corpus for them too.
 """
 
 from __future__ import annotations

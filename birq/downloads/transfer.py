@@ -82,7 +82,8 @@ class Transfer:
         Errors: UnavailableError; OSError of the disk.
         """
         failures = []
-        whole = [self.part.path] if self.rules.offline and self._may_be_whole() else []  # a run with a network may have ended before unpacking
+        # a run with a network may have ended before unpacking
+        whole = [self.part.path] if self.rules.offline and self._may_be_whole() else []
         for copy in (*self.rules.copies(self.name, root), *whole):
             if not (failure := differs(self.archive, copy, self.name)):
                 return copy
@@ -194,7 +195,7 @@ class Transfer:
             version = self.part.version()
             if version is None or version.n_bytes is None:
                 self.part.drop()
-                raise RefusedError("the server declares no length, and no checksum is published: nobody could tell whether the file is whole")
+                raise RefusedError("the server declares no length, and no checksum is published: whether it is whole cannot be told")
             raise ChangedError("the file on the server has another length than when it was begun")
         failure = differs(self.archive, self.part.path, self.name)
         if failure:

@@ -1,7 +1,7 @@
 """Error rates of the parts of a split: test-clean and test-other of LibriSpeech, or what else lies in folders of its own.
 
-A part is what the cut says (`part`, such as a microphone of AMI), else the first folder in the path of its recording, below the corpus' root;
-of several corpora, with the corpus' name before it.
+A part is what the cut says (`part`, such as a microphone of AMI), else the first folder in the path of its recording, below the corpus'
+root; of several corpora, with the corpus' name before it.
 Read from artifacts as they are in place, so no artifact is made again for it.
 """
 

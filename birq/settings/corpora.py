@@ -92,8 +92,8 @@ class AmiCorpus(DownloadedCorpus):
 
     settles: ClassVar = True  # no checksums are published: those of the first download decide the key
     kind: Literal["ami"]
-    # ihm: each speaker's headset; sdm: the first microphone of the first array; mdm: eight of that array, beamformed by the corpus' owners
-    microphones: Annotated[list[Literal["ihm", "sdm", "mdm"]], Field(min_length=1)] = ["ihm"]
+    # ihm: each speaker's headset; sdm: the first microphone of the first array; mdm: the array's eight, beamformed by the corpus' owners
+    microphones: Annotated[list[Literal["ihm", "sdm", "mdm"]], Field(min_length=1)] = Field(default=["ihm"])
     segmentation: Literal["kaldi", "at_most_30_words", "whole"] = "kaldi"  # birq/corpora/turns.py states each rule
     meetings: list[str] = Field(default=[])  # such as ES2002a; empty: all of the partition
     absent: list[str] = Field(default=["IS1003b.Array1-01", "IS1007d.Array1-01"])  # recordings that the owners' server does not have
