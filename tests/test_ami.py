@@ -26,6 +26,8 @@ from birq.settings.corpora import AmiCorpus
 from birq.speech import audio
 from birq.stages import corpus as stages_corpus
 
+A = "ami_public_manual_1.6.2"
+
 
 def section(root: Path, **more) -> AmiCorpus:
     given = {"kind": "ami", "root": str(root), "meetings": list(SPEAKERS)} | more
@@ -200,7 +202,7 @@ def test_every_speaker_is_cut_out_of_the_own_headset_and_of_the_distant_micropho
     assert not any("IS1003b" in id and "SDM" in id for id in by_id)
     assert stages_corpus.check_sources(out) == 7 + 5 + 6
     said = capfd.readouterr().err
-    assert "1 recordings have several channels, such as amicorpus/ES2010d/audio/ES2010d.Array1-01.wav; their mean is used" in said
+    assert "several channels in 1 of the recordings, such as amicorpus/ES2010d/audio/ES2010d.Array1-01.wav; their mean is used" in said
     assert "corpora.ami: sdm, utterances of train / dev / test: 12 / 3 / 3" in said and "others count" not in said
 
 
@@ -271,12 +273,24 @@ def test_doubled_segments_are_kept_once(tmp_path: Path):
     assert quarantine(out)["ES2004a-H00-MEO015-0000050-0000075"] == "duplicate id"
 
 
+def test_a_speaker_without_a_word_has_no_annotation(tmp_path: Path):
+    root = ami_copy.copy(tmp_path / "ami")
+    ami_copy.put(root / A / "words/ES2002a.A.words.xml", ami_copy.words_xml("ES2002a", "A", timed(" ".join(["<laugh>"] * 16))))
+    out = made(tmp_path, section(root))
+    assert quarantine(out)["ES2002a.Headset-0"] == "no annotation"
+
+
+def test_speakers_of_two_splits_stop_the_stage(tmp_path: Path):
+    root = ami_copy.copy(tmp_path / "ami")
+    path = root / A / "corpusResources/meetings.xml"
+    ami_copy.put(path, path.read_text(encoding="iso-8859-1").replace("FEE041", "FEE005"))
+    with pytest.raises(BirqError, match=r"speaker 'FEE005' is in dev and train"):
+        made(tmp_path, section(root))
+
+
 def test_too_many_that_cannot_be_used_stop_the_stage(tmp_path: Path):
     with pytest.raises(BirqError, match=r"18 × no annotation.*max_quarantined_share"):
         made(tmp_path, section(ami_copy.copy(tmp_path / "ami")), share=0.1)
-
-
-A = "ami_public_manual_1.6.2"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from birq.progress import say
 from birq.settings.corpora import AmiCorpus
 
 SAMPLE_RATE_HZ = 16000
-SITE = "http://groups.inf.ed.ac.uk/ami"
+SITE = "https://groups.inf.ed.ac.uk/ami"  # without published checksums, https alone tells that the files are the owners'
 ANNOTATIONS = "ami_public_manual_1.6.2"
 LICENCE = "CC BY 4.0"
 SOURCE = "AMI Meeting Corpus (Carletta et al., 2005), full-corpus-ASR partition, manual annotations 1.6.2"
@@ -145,7 +145,8 @@ def wanted(corpus: AmiCorpus, key: str) -> list[Wanted]:
     missing = {} if _annotations(root) else {_zip(): root / ANNOTATIONS}
     needed = {name: address for name, address in _needed(corpus, key).items() if name not in found}
     missing |= {_archive(name, address): root / "amicorpus" / address for name, address in needed.items()}
-    return [Wanted(name, firstseen.pinned(name, archive, root), target, remedy) for (name, archive), target in missing.items()]
+    pinned = firstseen.pinned(dict(missing.keys()), root)
+    return [Wanted(name, pinned[name], target, remedy) for (name, _), target in missing.items()]
 
 
 def settle(corpus: AmiCorpus, key: str) -> None:
@@ -182,9 +183,10 @@ class _Reader:
                 yield from self._without_annotation(meeting, said, recordings)
 
     def _turns(self, meeting: str, letter: str) -> list[nite.Turn] | None:
-        """None where the speaker has no annotation."""
+        """None where no word of the speaker is annotated."""
         files = [self.annotations / kind / f"{meeting}.{letter}.{kind}.xml" for kind in ("words", "segments")]
-        return nite.turns(*files) if all(f.is_file() for f in files) else None
+        read = nite.turns(*files) if all(f.is_file() for f in files) else []
+        return read if any(turn.problem or any(token.word for token in turn.tokens) for turn in read) else None
 
     def _of_speaker(
         self, meeting: str, microphone: str, who: Participant, spoken: list[nite.Turn], recordings: dict[str, list[str]]

@@ -90,7 +90,7 @@ def prepare(
     if not good:
         raise BirqError(f"{key}: {NONE_LEFT} {len(scanned.items)}; see {table}")
     if several := sorted({i.path for i in good if sounds[i.path].channels > 1}):
-        say(f"{key}: {len(several)} recordings have several channels, such as {several[0]}; their mean is used")
+        say(f"{key}: several channels in {len(several)} of the recordings, such as {several[0]}; their mean is used")
     changes = folder.text_changes(good)  # type: ignore[arg-type]
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
     for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):  # type: ignore[arg-type]

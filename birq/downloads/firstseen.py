@@ -39,10 +39,13 @@ def note(root: Path, name: str, sha256: str, n_bytes: int) -> None:
     files.write_text(lock_file(root), json.dumps({"files": all_of_them}, indent=1, sort_keys=True) + "\n")
 
 
-def pinned(name: str, archive: Archive, root: Path) -> Archive:
-    """The archive, with the checksum of the first download where there was one."""
-    sha256, n_bytes = known(root).get(name, (archive.sha256, archive.n_bytes))
-    return replace(archive, sha256=sha256, n_bytes=n_bytes)
+def pinned(archives: dict[str, Archive], root: Path) -> dict[str, Archive]:
+    """The archives by name, with the checksums of the first download where there was one."""
+    seen = known(root)
+    return {
+        name: replace(archive, sha256=seen[name][0], n_bytes=seen[name][1]) if name in seen else archive
+        for name, archive in archives.items()
+    }
 
 
 def remedy(root: Path) -> str:
