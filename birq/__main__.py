@@ -13,7 +13,7 @@ from pathlib import Path
 
 from birq import __version__, ranks
 from birq.errors import BirqError, Stopped
-from birq.pipeline import dag, digests, keys, locations, references, sharing, snakemake, stage
+from birq.pipeline import dag, digests, keys, locations, references, sharing, snakemake, sources, stage
 from birq.progress import say
 from birq.settings import lineage, params
 
@@ -164,6 +164,7 @@ def _run_stage(args: argparse.Namespace, loaded: params.Params) -> None:
 
 
 def _make(node: dag.Node, argv: list[str], part: stage.Part | None = None) -> None:
+    sources.settle(node)
     stamp = snakemake.write_stamp(node)
     stage.run(node, part=part, launch=partial(_ranks, argv) if node.stage.ranks else None)
     if part is None:

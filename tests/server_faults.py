@@ -9,6 +9,7 @@ import io
 import re
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,19 @@ def _member(name: str, kind: bytes, target: str = "") -> dict[str, bytes | tarfi
     return {"toy/part/a.txt": b"a", name: info}
 
 
+def zipped(members: dict[str, bytes], mode: int = 0o100644, **about: int) -> bytes:
+    """A zip archive: name -> content; the last member has this mode and these fields of its own."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (mode if name == list(members)[-1] else 0o100644) << 16
+            made.writestr(info, content, zipfile.ZIP_DEFLATED)
+        for key, value in about.items():
+            setattr(made.infolist()[-1], key, value)
+    return out.getvalue()
+
+
 LIMITS = unpack.Limits(n_files=1000, floor_bytes=1_000_000)
 MANY = {f"toy/part/{i}": b"" for i in range(1001)}
 ARCHIVES: list[tuple[str, bytes]] = [
@@ -203,6 +217,20 @@ ARCHIVES: list[tuple[str, bytes]] = [
     ("half of a compressed archive", packed({"toy/part/b.bin": noise(100_000)})[:50_000]),
     ("half of an archive", packed({"toy/part/b.bin": noise(100_000)}, "w")[:50_000]),
     ("no archive", b"<html>Sorry</html>"),
+    ("zip: `../` in a name", zipped({"toy/part/a.txt": b"a", "toy/../../evil.txt": b"evil"})),
+    ("zip: `..\\` in a name", zipped({"toy/part/a.txt": b"a", "toy\\..\\..\\evil.txt": b"evil"})),
+    ("zip: an absolute name", zipped({"toy/part/a.txt": b"a", "/evil.txt": b"evil"})),
+    ("zip: a symbolic link", zipped({"toy/part/a.txt": b"a", "toy/part/link": b"/etc"}, 0o120777)),
+    ("zip: a device", zipped({"toy/part/a.txt": b"a", "toy/part/disk": b""}, 0o060660)),
+    ("zip: an encrypted file", zipped({"toy/part/a.txt": b"a"}, flag_bits=1)),
+    ("zip: more files than the limit (here 1,000)", zipped(MANY)),
+    ("zip: more bytes than the limit (here 1,000,000)", zipped({"toy/part/zeros": bytes(1_000_001)})),
+    ("zip: the same in many files", zipped({f"toy/part/{i}": bytes(100_000) for i in range(11)})),
+    ("zip: a declared length that is too small", zipped({"toy/part/zeros": bytes(900_000)}, file_size=10)),
+    ("zip: another checksum inside", zipped({"toy/part/a.txt": b"a"}, CRC=1)),
+    ("zip: a file where a folder is", zipped({"toy/part/a/b.txt": b"b", "toy/part/a": b"a"})),
+    ("zip: nothing", zipped({})),
+    ("zip: half of one", zipped({"toy/part/b.bin": noise(100_000)})[:50_000]),
 ]
 
 

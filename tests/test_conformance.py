@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ami_copy
 import pytest
 import soundfile
 from test_corpora import ALPHABET, RATE, an4_tree, sound, tree
@@ -23,7 +24,7 @@ from test_synth import CORPUS
 from birq.corpora import manifests
 from birq.corpora.items import Limits
 from birq.settings import corpora
-from birq.settings.corpora import An4Corpus, LhotseCorpus, LibriSpeechCorpus, LocalCorpus
+from birq.settings.corpora import AmiCorpus, An4Corpus, LhotseCorpus, LibriSpeechCorpus, LocalCorpus
 from birq.settings.section import Section
 
 
@@ -59,7 +60,13 @@ def _lhotse(root: Path) -> Section:
     return LhotseCorpus(kind="lhotse", root=str(manifests_of))
 
 
+def _ami(root: Path) -> Section:
+    microphones = ["ihm", "sdm", "mdm"]
+    return AmiCorpus(kind="ami", root=str(ami_copy.copy(root)), meetings=list(ami_copy.SPEAKERS), microphones=microphones)
+
+
 LAYOUTS: dict[str, Callable[[Path], Section]] = {
+    "ami": _ami,
     "an4": _an4,
     "librispeech": _librispeech,
     "lhotse": _lhotse,

@@ -145,8 +145,8 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(tmp_path: Path):
     put(tmp_path / "m" / "supervisions.jsonl", spoken)
     out = run(tmp_path, of(tmp_path / "m", dev_share=0.0, test_share=0.0))
     assert quarantine(out) == {
-        "c-past": "outside of the recording",
-        "d-before": "outside of the recording",
+        "c-past": "outside of its recording",
+        "d-before": "outside of its recording",
         "e-brief": "too short",
         "f-mute": "no transcript",
         "g-empty": "empty transcript",

@@ -74,6 +74,16 @@ def test_several_corpora_are_parts_too(scored: Params, tmp_path: Path) -> None:
     assert "-" in parts.table(both).splitlines()[-1].split()  # nothing of it was decoded
 
 
+def test_a_part_that_the_cut_names_goes_before_its_folder(scored: Params, tmp_path: Path) -> None:
+    """AMI's recordings lie in a folder for each meeting, whichever microphone they are of."""
+    cuts = [
+        {"id": f"x-{part}", "recording": {"sources": [{"source": "amicorpus/x/audio/x.wav"}]}, "custom": {"part": part}}
+        for part in ("ihm", "sdm")
+    ]
+    (tmp_path / "data" / "corpus" / "synth" / "test.jsonl").write_text("".join(json.dumps(cut) + "\n" for cut in cuts))
+    assert parts.parts_of(scored, "test") == {"x-ihm": "ihm", "x-sdm": "sdm"}
+
+
 def test_what_is_not_made_is_named(scored: Params, tmp_path: Path) -> None:
     (tmp_path / "data" / "score" / "scratch-0" / "utterances.parquet").unlink()
     with pytest.raises(BirqError, match=r"score/scratch-0/utterances\.parquet: not made yet"):

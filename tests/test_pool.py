@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,19 @@ def test_an_error_of_the_function_is_raised_here(workers: int):
 def test_a_killed_worker_is_an_error_with_its_sentence():
     with pytest.raises(BirqError, match="a worker was killed; run again"):
         list(pool.results(die, range(6), 2, "a worker was killed; run again"))
+
+
+def test_a_worker_that_nobody_told_to_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """As one that began while the pool broke down."""
+    monkeypatch.setattr(BaseProcess, "terminate", lambda self: None)
+    monkeypatch.setattr(process._ExecutorManagerThread, "shutdown_workers", lambda self: None)
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting"))
+    signal.alarm(60)
+    try:
+        with pytest.raises(BirqError, match="killed"):
+            list(pool.results(die, range(6), 2, "killed"))
+    finally:
+        signal.alarm(0)
 
 
 LINGER = """

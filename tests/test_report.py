@@ -424,7 +424,7 @@ def test_the_markdown_table_holds_the_same_figures(report: Path):
     lines = tables.from_file(report / "metrics.json", markdown=True).splitlines()
     assert lines[0] == plain[0]
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert {len(r) for r in rows} == {9} and set("".join(rows[1])) == set("-:")
+    assert {len(r) for r in rows} == {10} and set("".join(rows[1])) == set("-:")
     cells = [re.split(r" {2,}", line) for line in plain[2:13]]
     assert [rows[0], *rows[2:]] == [cells[0], *cells[2:]]
     assert [line[2:] for line in lines if line.startswith("- ")] == [line for line in plain[13:-1] if line]

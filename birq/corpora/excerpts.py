@@ -43,6 +43,7 @@ class Excerpt(Item):
     written_channels: int = 0
     phones: tuple[Said, ...] = ()
     words: tuple[Said, ...] = ()
+    part: str = ""  # a condition whose error rate is of interest by itself, such as a microphone
 
 
 def sound_of(excerpt: Excerpt, sound: Sound) -> Sound:
@@ -63,7 +64,7 @@ def sound_of(excerpt: Excerpt, sound: Sound) -> Sound:
     begin, end = (round(t * rate_hz) for t in (excerpt.start_s, excerpt.start_s + excerpt.duration_s))
     if begin < 0 or end <= begin or begin >= sound.n_samples or end - sound.n_samples > PAST_END_S * rate_hz:
         times = f"{excerpt.start_s:.3f} to {excerpt.start_s + excerpt.duration_s:.3f} s of a file of {length_s:.3f} s"
-        return replace(sound, reason="outside of the recording", detail=times)
+        return replace(sound, reason="outside of its recording", detail=times)
     return replace(sound, n_samples=min(end, sound.n_samples) - begin)
 
 
@@ -72,8 +73,8 @@ def judge(scan: Scan, heard: dict[str, Sound], form: Normaliser, limits: Limits)
     sounds: dict[str, Sound] = {}
     items: list[Item] = []
     for number, item in enumerate(scan.items):
-        assert isinstance(item, Excerpt)
-        if item.path and item.path in heard and not item.reason:
+        if item.path in heard and not item.reason:
+            assert isinstance(item, Excerpt)
             sounds[str(number)] = sound_of(item, heard[item.path])
         items.append(replace(item, path=str(number)) if item.path else item)  # the check looks a sound up by path
     good, bad = check.judge(replace(scan, items=items), sounds, form, limits.min_seconds, limits.max_seconds)
@@ -112,7 +113,7 @@ def cut(excerpt: Excerpt, sound: Sound, recording: dict[str, Any]) -> dict[str, 
     said = {"id": excerpt.id, "recording_id": recording["id"], "start": 0.0, "duration": duration_s, "channel": channel}
     said |= {key: value for key, value in (("text", excerpt.text), ("speaker", excerpt.speaker)) if value is not None}
     made = {"id": excerpt.id, "start": start_s, "duration": duration_s, "channel": channel, "supervisions": [said], "recording": recording}
-    custom = {"sha256": sound.sha256} | ({"gain": sound.gain} if sound.gain != 1 else {})
+    custom = {"sha256": sound.sha256} | ({"gain": sound.gain} if sound.gain != 1 else {}) | ({"part": excerpt.part} if excerpt.part else {})
     return made | {"custom": custom, "type": "MonoCut" if len(channels) == 1 else "MultiCut"}
 
 
@@ -156,6 +157,8 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
         raise BirqError(f"{key}: no utterance is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
     if scaled := [i.path for i in good if sound_by_id[i.id].gain != 1]:
         say(f"{key}: {len(scaled)} utterances hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
+    if several := sorted({i.path for i in good if heard[i.path].channels > 1 and not (i.channels or i.written_channels)}):
+        say(f"{key}: several channels in {len(several)} of the recordings, such as {several[0]}; their mean is used")
     changes = folder.text_changes(good)  # type: ignore[arg-type]
     recordings: dict[tuple[str, str], dict] = {}
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}

@@ -14,12 +14,17 @@ MARK = ".birq-download.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar archive, or another file, pinned by its checksum."""
+    """A tar or zip archive, or another file, pinned by its checksum."""
 
     urls: tuple[str, ...]  # mirrors, tried in this order
-    sha256: str
-    folder: str = ""  # the corpus' folder within the archive; empty: a file that is kept as it is
+    sha256: str  # empty: the owner publishes none (firstseen.py)
+    folder: str = ""  # the corpus' folder within the archive, "." for all of it; empty: a file that is kept as it is
     n_bytes: int | None = None  # None: not published
+    begins: bytes = b""  # how a file without a checksum must begin, so that no error page is taken for it
+
+    def checksum(self) -> str:
+        """For messages."""
+        return f"SHA-256 {self.sha256}" if self.sha256 else "no checksum is published"
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from birq.downloads import unpack
+from birq.downloads import firstseen, unpack
 from birq.downloads.archive import Wanted, mark
 from birq.downloads.pace import Meter, Pace, StoppedError
 from birq.downloads.rules import Rules
-from birq.downloads.transfer import Part, Transfer, UnavailableError, differs
+from birq.downloads.transfer import Part, Transfer, UnavailableError, differs, sha256_of
+from birq.downloads.unzip import is_zip, unzip
 from birq.errors import BirqError
 from birq.progress import say
 
@@ -118,7 +119,7 @@ class _Download:
             part.drop()
             raise BirqError(
                 f"{self.key}: {one.name} cannot be unpacked ({e}), though it is the file expected ({one.archive.urls[0]}, "
-                f"SHA-256 {one.archive.sha256}). Fetch and unpack it by other means, "
+                f"{one.archive.checksum()}). Fetch and unpack it by other means, "
                 f"then set {self.key}.root to that folder and {self.key}.download to false"
             ) from e
         except OSError as e:
@@ -132,7 +133,7 @@ class _Download:
     def _not_there(self, one: Wanted, part: Part, e: UnavailableError) -> str:
         """The error's text: what each mirror gave, and the ways out."""
         key, archive = self.key, one.archive
-        about = ", ".join([_size(archive.n_bytes)] * bool(archive.n_bytes) + [f"SHA-256 {archive.sha256}"])
+        about = ", ".join([_size(archive.n_bytes)] * bool(archive.n_bytes) + [archive.checksum()])
         lines = [str(e)] if str(e) else []
         if self.rules.offline:
             first = f"{key}: {one.name} is not in {self.root}, and {key}.offline is true."
@@ -157,7 +158,7 @@ class _Download:
         try:
             if one.archive.folder:
                 say(f"download {one.name}: unpacking")
-                unpack.unpack(got, unpacked, self.pace)
+                (unzip if is_zip(got) else unpack.unpack)(got, unpacked, self.pace)
                 ready = unpacked / one.archive.folder
                 if not ready.is_dir():
                     raise unpack.UnusableError(f"it holds no folder {one.archive.folder}")
@@ -165,11 +166,14 @@ class _Download:
                 if got != part.path:
                     shutil.copyfile(got, part.path)
                 ready = part.path
+            sha256, n_bytes = one.archive.sha256 or sha256_of(got), got.stat().st_size
             with self.placing:
                 one.target.parent.mkdir(parents=True, exist_ok=True)
-                if one.archive.folder:
+                if one.archive.folder and ready != unpacked:
                     _beside(ready, one.target)
-                mark(self.root, one.name, one.archive.sha256)
+                if not one.archive.sha256:
+                    firstseen.note(self.root, one.name, sha256, n_bytes)
+                mark(self.root, one.name, sha256)
                 ready.rename(one.target)
             part.drop()
         finally:

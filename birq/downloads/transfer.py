@@ -82,7 +82,8 @@ class Transfer:
         Errors: UnavailableError; OSError of the disk.
         """
         failures = []
-        whole = [self.part.path] if self.rules.offline and self.part.size() else []  # a run with a network may have ended before unpacking
+        # a run with a network may have ended before unpacking
+        whole = [self.part.path] if self.rules.offline and self._may_be_whole() else []
         for copy in (*self.rules.copies(self.name, root), *whole):
             if not (failure := differs(self.archive, copy, self.name)):
                 return copy
@@ -142,10 +143,10 @@ class Transfer:
     def _receive(self, url: str) -> None:
         """One request, for all that the part lacks."""
         have, want = self.part.size(), self.archive.n_bytes
-        if want is not None and have > want:
+        if (want is not None and have > want) or (have and not self._goes_on(url)):
             self.part.drop()
             have = 0
-        if have and have == want:
+        if have and (have == want or (not self.archive.sha256 and self._may_be_whole())):
             self.pure = False
             return
         with ask(url, have, self.part.version(), self.rules.stall_seconds) as answer:
@@ -178,8 +179,24 @@ class Transfer:
         if total is not None and at < total:
             raise LaterError(f"the connection ended after {at} of {total} bytes")
 
+    def _goes_on(self, url: str) -> bool:
+        """Whether a request may go on where the part ends: without a checksum, only a server that names versions may be trusted with it."""
+        version = self.part.version()
+        return bool(self.archive.sha256) or (version is not None and version.url == url and bool(version.validator()))
+
+    def _may_be_whole(self) -> bool:
+        """Whether the part may be complete: a checksum will tell; without one, it has the length that the server has declared."""
+        version = self.part.version()
+        return self.part.size() > 0 and (bool(self.archive.sha256) or (version is not None and version.n_bytes == self.part.size()))
+
     def _check(self) -> None:
         """Compare the part on disk with the pinned checksum; another file is deleted."""
+        if not self.archive.sha256 and not self._may_be_whole():
+            version = self.part.version()
+            if version is None or version.n_bytes is None:
+                self.part.drop()
+                raise RefusedError("the server declares no length, and no checksum is published: whether it is whole cannot be told")
+            raise ChangedError("the file on the server has another length than when it was begun")
         failure = differs(self.archive, self.part.path, self.name)
         if failure:
             self.part.drop()
@@ -192,11 +209,22 @@ def differs(archive: Archive, path: Path, name: str) -> str:
     n_bytes = path.stat().st_size if path.exists() else 0
     if archive.n_bytes is not None and n_bytes != archive.n_bytes:
         return f"{n_bytes} bytes, expected {archive.n_bytes}"
+    if not archive.sha256:
+        return _begins_otherwise(archive, path)
     say(f"download {name}: comparing the SHA-256")
-    digest = hashlib.sha256()
-    if n_bytes:
-        with open(path, "rb") as f:
-            digest = hashlib.file_digest(f, "sha256")  # type: ignore[assignment]
-    if digest.hexdigest() == archive.sha256:
+    digest = sha256_of(path) if n_bytes else hashlib.sha256().hexdigest()
+    if digest == archive.sha256:
         return ""
-    return f"SHA-256 {digest.hexdigest()} ({n_bytes} bytes), expected {archive.sha256}"
+    return f"SHA-256 {digest} ({n_bytes} bytes), expected {archive.sha256}"
+
+
+def _begins_otherwise(archive: Archive, path: Path) -> str:
+    """All that can be told of a file without a checksum: whether it is of the right kind."""
+    with open(path, "rb") as f:
+        begin = f.read(max(len(archive.begins), 12))
+    return "" if begin.startswith(archive.begins) else f"it begins with {begin!r}, expected {archive.begins!r}"
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -43,6 +43,6 @@ def look(params: Params, only: str | None = None) -> str:
         for one in lacking:
             size = f"{one.archive.n_bytes / 1e6:.0f} MB" if one.archive.n_bytes else "size not published"
             places = [*map(str, rules.copies(one.name, corpus.folder())), *rules.addresses(one.name, one.archive.urls)]
-            lines.append(f"{name}: {one.name}  {size}  SHA-256 {one.archive.sha256}")
+            lines.append(f"{name}: {one.name}  {size}  {one.archive.checksum()}")
             lines += [f"  {place}" for place in places] or [f"  nowhere: corpora.{name}.offline is true"]
     return "\n".join(lines) or "no corpus of params.yaml is downloaded (download: true)"

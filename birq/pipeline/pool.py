@@ -39,6 +39,9 @@ def results(function: Callable[[Task], Result], tasks: Iterable[Task], workers: 
             while under_way:
                 yield from _done(under_way)
         except BrokenProcessPool:
+            # a worker that began while the pool broke down is not told to end, and would be waited for without end
+            for process in list(pool._processes.values()):
+                process.kill()
             raise BirqError(killed) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 from birq.pipeline import artifact, locations
@@ -23,6 +24,9 @@ def digest(node: Node) -> str | None:
         return None
     corpus: Any = node.params.corpora[node.wildcards["corpus"]]
     paths, names = [], []
+    if getattr(corpus, "settles", False):
+        archives, paths = _reader(corpus).sources(corpus)
+        return _digest(node, archives, [*paths, *corpus.alignment_files()], [])
     if getattr(corpus, "download", False):
         archives, folders = _reader(corpus).sources(corpus)
     elif getattr(corpus, "says_files", False):
@@ -33,7 +37,22 @@ def digest(node: Node) -> str | None:
         tree = importlib.import_module("birq.corpora.tree").read(folder)  # as the reader walks it
         paths += tree.content()
         names += tree.names()
-    paths += [p for p in getattr(corpus, "alignment_files", list)() if p.is_file()]
+    return _digest(node, archives, [*paths, *getattr(corpus, "alignment_files", list)()], names)
+
+
+def settle(node: Node) -> None:
+    """Download the corpus of a node if that alone tells its digest: where the owner publishes no checksums, the first download does."""
+    corpus: Any = node.params.corpora[node.wildcards["corpus"]] if node.stage.name == "corpus" else None
+    if getattr(corpus, "settles", False):
+        _reader(corpus).settle(corpus, f"corpora.{node.wildcards['corpus']}")
+
+
+def _reader(corpus: Any) -> Any:
+    return importlib.import_module(f"birq.corpora.{corpus.kind}")
+
+
+def _digest(node: Node, archives: dict[str, str], files: list[Path], names: list[list[str]]) -> str | None:
+    paths = [p for p in files if p.is_file()]
     if not paths and not archives and not names:
         return None
     readable = [p for p in paths if os.access(p, os.R_OK)]

@@ -1,6 +1,7 @@
 """Error rates of the parts of a split: test-clean and test-other of LibriSpeech, or what else lies in folders of its own.
 
-A part is the first folder in the paths of its recordings, below the corpus' root; of several corpora, with the corpus' name before it.
+A part is what the cut says (`part`, such as a microphone of AMI), else the first folder in the path of its recording, below the corpus'
+root; of several corpora, with the corpus' name before it.
 Read from artifacts as they are in place, so no artifact is made again for it.
 """
 
@@ -41,7 +42,8 @@ def parts_of(project: Params, split: str) -> dict[str, str]:
         for line in manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []:
             cut = json.loads(line)
             folder, slash, _ = cut["recording"]["sources"][0]["source"].partition("/")
-            out[cut["id"]] = "/".join([corpus] * (several or not slash) + [folder] * bool(slash))
+            part = (cut.get("custom") or {}).get("part") or (folder if slash else "")
+            out[cut["id"]] = "/".join([corpus] * (several or not part) + [part] * bool(part))
     return out
 
 
