@@ -140,6 +140,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(tmp_path: Path):
         supervision("n-wide", "wide", 1.0, 1.0),
         supervision("o-channel", "good", 1.0, 1.0, channel=3),
         supervision("p-short", "short", 0.0, 6.3),
+        supervision("q-never", "good", float("nan"), 1.0),
     ]
     put(tmp_path / "m" / "recordings.jsonl", recordings)
     put(tmp_path / "m" / "supervisions.jsonl", spoken)
@@ -159,11 +160,12 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(tmp_path: Path):
         "m-slow": "wrong rate",
         "n-wide": "wrong channels",
         "o-channel": "no such channel",
+        "q-never": "no time",
         "deaf": "no transcript",
     }
     lengths = {c.id: (c.start, c.duration) for c in cuts_of(out)["train"]}
     assert lengths == {"a-good": (0.0, 6.0), "b-edge": (5.0, 1.0), "p-short": (0.0, 6.0)}
-    with pytest.raises(BirqError, match="15 of 18 recordings cannot be used"):
+    with pytest.raises(BirqError, match="16 of 19 recordings cannot be used"):
         run(tmp_path / "again", of(tmp_path / "m", dev_share=0.0, test_share=0.0), share=0.5)
 
 
@@ -249,6 +251,7 @@ def test_phones_are_carried_over_in_the_time_of_the_utterance(tmp_path: Path):
         ({"sources": [{"type": "shar", "channels": [0], "source": ""}]}, "Shar archive.*save_audios"),
         ({"transforms": [{"name": "Speed", "kwargs": {"factor": 1.1}}]}, "changed by Speed"),
         ({"sources": None}, "not an item of lhotse's manifests"),
+        ({"sources": []}, "no sources"),
     ],
 )
 def test_sources_that_are_no_files_are_refused_and_nothing_is_run(tmp_path: Path, change: dict, message: str):

@@ -122,7 +122,7 @@ def phone_rows(excerpt: Excerpt, duration_s: float) -> list[alignments.Row]:
     rows = []
     for phone in excerpt.phones:
         start_s, end_s = (round(min(max(t - excerpt.start_s, 0.0), duration_s), 6) for t in (phone.start_s, phone.end_s))
-        if end_s <= start_s:
+        if not end_s > start_s:  # nor what is no number
             continue
         middle_s = (phone.start_s + phone.end_s) / 2
         silent = phone.symbol.lower() in SILENCES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ def _recording(item: dict[str, Any], where: str) -> Recording:
             why = SOURCES.get(source["type"], f"has the type {source['type']!r}")
             raise BirqError(f"{where}: the audio of recording {item['id']!r} {why}; {SAVE}")
         sources.append((str(source["source"]), tuple(source["channels"])))
+    if not sources:
+        raise ValueError("no sources")
     return Recording(str(item["id"]), _rate_hz(item, where), float(item["duration"]), tuple(sources))
 
 
@@ -106,6 +109,8 @@ class _Reader:
         file, have, positions = next((f for f in found if f[2]), (*recording.sources[0], ()))
         if not positions:
             item = item.bad("no such channel", f"{wanted} of {recording.whole()}")
+        if not math.isfinite(start_s + duration_s):
+            item = item.bad("no time", f"start {start_s}, duration {duration_s}")
         whole = start_s == 0 and abs(duration_s - recording.duration_s) <= WHOLE_S
         return replace(
             item,
