@@ -223,6 +223,7 @@ ARCHIVES: list[tuple[str, bytes]] = [
     ("zip: a symbolic link", zipped({"toy/part/a.txt": b"a", "toy/part/link": b"/etc"}, 0o120777)),
     ("zip: a device", zipped({"toy/part/a.txt": b"a", "toy/part/disk": b""}, 0o060660)),
     ("zip: an encrypted file", zipped({"toy/part/a.txt": b"a"}, flag_bits=1)),
+    ("zip: a compression that is not known", zipped({"toy/part/a.txt": b"a"}, compress_type=99)),
     ("zip: more files than the limit (here 1,000)", zipped(MANY)),
     ("zip: more bytes than the limit (here 1,000,000)", zipped({"toy/part/zeros": bytes(1_000_001)})),
     ("zip: the same in many files", zipped({f"toy/part/{i}": bytes(100_000) for i in range(11)})),

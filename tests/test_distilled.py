@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import gang
@@ -11,16 +10,15 @@ import pytest
 import torch
 from test_distributed import SETTINGS, figures, train_here, weights
 from test_refined import quantizer, task
-from test_train import contents, resumed, signal_in_call
+from test_train import stops_and_resumes
 from tiny import batch, curve, every_other, job, noise, params, pretrained, pretrainer
 
-from birq.errors import BirqError, Stopped
+from birq.errors import BirqError
 from birq.model.distilled import DistilledCodebook
 from birq.model.prediction import Forward
 from birq.model.quantizer import RandomQuantizer
 from birq.saved import encoder
 from birq.stages import pretrain
-from birq.train import pretraining
 from birq.train.refining import Refining
 
 ON = {"distil_weight": 0.5, "distil_codes": 16}
@@ -194,15 +192,7 @@ def test_it_begins_with_codes_that_have_followed_the_data() -> None:
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """The codebook is one of the model's weights, and its beginning follows from the step."""
     changes = TRAINED | {"random_projection__codebook": "refined", "pretrain__log_every_steps": 5}
-    whole = job("pretrain", tmp_path / "whole", {"features": [features]}, params(**changes))
-    pretrain.compute(whole)
-    stopped = job("pretrain", tmp_path / "stopped", {"features": [features]}, params(**changes, pretrain__checkpoint_seconds=3600.0))
-    with monkeypatch.context() as m, pytest.raises(Stopped, match=f"step {call} of 12"):
-        signal_in_call(m, pretraining.PretrainTask, "backward", signal.SIGTERM, call)
-        pretrain.compute(stopped)
-    again = resumed(stopped, tmp_path / "again")
-    pretrain.compute(again)
-    assert contents(again.out) == contents(whole.out)
+    stops_and_resumes(tmp_path, features, monkeypatch, call, changes, 12)
 
 
 @pytest.mark.parametrize("size", [2, 4])

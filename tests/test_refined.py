@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 
 import gang
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_distributed import SETTINGS, figures, train_here, weights
-from test_train import contents, resumed, signal_in_call
+from test_train import stops_and_resumes
 from tiny import batch, curve, job, noise, params, pretrained, pretrainer
 
 from birq.errors import BirqError, Stopped
@@ -283,15 +282,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, mon
     """A checkpoint holds the sums since the last change, and the codes follow from (seed, step). The other run writes a checkpoint at every
     line, which changes nothing."""
     changes = ALL | {"pretrain__steps": 16, "pretrain__log_every_steps": 5}
-    whole = job("pretrain", tmp_path / "whole", {"features": [features]}, params(**changes))
-    pretrain.compute(whole)
-    stopped = job("pretrain", tmp_path / "stopped", {"features": [features]}, params(**changes, pretrain__checkpoint_seconds=3600.0))
-    with monkeypatch.context() as m, pytest.raises(Stopped, match=f"step {call} of 16"):
-        signal_in_call(m, pretraining.PretrainTask, "backward", signal.SIGTERM, call)
-        pretrain.compute(stopped)
-    again = resumed(stopped, tmp_path / "again")
-    pretrain.compute(again)
-    assert contents(again.out) == contents(whole.out)
+    stops_and_resumes(tmp_path, features, monkeypatch, call, changes, 16)
 
 
 @pytest.mark.parametrize("size", [2, 4])

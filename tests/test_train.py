@@ -175,6 +175,19 @@ def resumed(j: Job, out: Path) -> Job:
     return dataclasses.replace(j, out=out, notes={})
 
 
+def stops_and_resumes(tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, call: int, changes: dict, steps: int) -> None:
+    """A pre-training that a signal stops in a call of backward ends in the bits of one that nothing stopped."""
+    whole = job("pretrain", tmp_path / "whole", {"features": [features]}, params(**changes))
+    pretrain.compute(whole)
+    stopped = job("pretrain", tmp_path / "stopped", {"features": [features]}, params(**changes, pretrain__checkpoint_seconds=3600.0))
+    with monkeypatch.context() as m, pytest.raises(Stopped, match=f"step {call} of {steps}"):
+        signal_in_call(m, pretraining.PretrainTask, "backward", signal.SIGTERM, call)
+        pretrain.compute(stopped)
+    again = resumed(stopped, tmp_path / "again")
+    pretrain.compute(again)
+    assert contents(again.out) == contents(whole.out)
+
+
 # ---- stopping when asked
 
 # checkpoints on request only, in between two lines of the curve

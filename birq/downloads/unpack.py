@@ -74,17 +74,24 @@ def unpack(archive: Path, folder: Path, pace: Pace) -> None:
                     raise UnusableError(f"it holds more than {limits.n_files} files")
                 if member.size > stream.left:
                     raise UnusableError(f"{member.name!r} of {member.size} bytes makes it more than {stream.n_bytes}: {IMPLAUSIBLE}")
-                try:
+                with writable(member.name):
                     _write(tar, member, folder, pace)
-                except OSError as e:
-                    if e.errno in NAMES:
-                        raise UnusableError(f"{member.name!r} cannot be written: {e.strerror}") from e
-                    raise
                 tar.members = []  # type: ignore[misc]  # else a record of every member stays in memory
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
         raise UnusableError(str(e) or "it is damaged") from e
     if not n:
         raise UnusableError("it is empty")
+
+
+@contextlib.contextmanager
+def writable(name: str) -> Iterator[None]:
+    """Around the writing of a member. Errors: UnusableError for a name that no file here can have."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in NAMES:
+            raise UnusableError(f"{name!r} cannot be written: {e.strerror}") from e
+        raise
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from birq.downloads import unpack
 from birq.downloads.pace import Pace
-from birq.downloads.unpack import BLOCK_BYTES, IMPLAUSIBLE, NAMES, UnusableError
+from birq.downloads.unpack import BLOCK_BYTES, IMPLAUSIBLE, UnusableError, writable
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: no member
 
@@ -38,13 +38,10 @@ def unzip(archive: Path, folder: Path, pace: Pace) -> None:
                 left -= member.file_size  # zipfile reads no more than that of it
                 if left < 0:
                     raise UnusableError(f"{member.filename!r} of {member.file_size} bytes makes it more than {most}: {IMPLAUSIBLE}")
-                try:
+                with writable(member.filename):
                     _write(opened, member, folder, pace)
-                except OSError as e:
-                    if e.errno in NAMES:
-                        raise UnusableError(f"{member.filename!r} cannot be written: {e.strerror}") from e
-                    raise
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as e:
+    # RuntimeError: zipfile says so of a compression that it does not know
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as e:
         cut_off = "File is not a zip file" in str(e)  # what zipfile calls one whose list of members, at its end, is missing
         raise UnusableError("it ends before its list of members: it is cut off" if cut_off else str(e) or "it is damaged") from e
     if not members:
