@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,34 @@ def test_an_input_that_is_gone_is_taken_from_the_store(toy, toy_project: Path) -
     shutil.rmtree(toy_project / "data" / "first")
     said = toy("second")
     assert said.returncode == 0 and "first: was gone, taken from the store" in said.stderr and "second: computing" in said.stderr
+
+
+@pytest.mark.parametrize("then", ["the rest goes", "it comes back"])
+def test_an_input_that_another_tool_removes_or_replaces_is_waited_for(toy, toy_project: Path, then: str) -> None:
+    """DVC removes file by file, before its verb, and replaces files by links afterwards: for a moment one of several is missing."""
+    toy("first")
+    folder, aside = toy_project / "data" / "first", toy_project / "aside"
+    (folder / "deep" / "text").rename(aside)
+
+    def go_on() -> None:
+        time.sleep(0.7)
+        if then == "the rest goes":
+            shutil.rmtree(folder)
+        else:
+            aside.rename(folder / "deep" / "text")
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    said = toy("second")
+    other.join()
+    assert said.returncode == 0 and "second: computing" in said.stderr, said.stderr
+
+
+def test_an_input_that_lacks_a_file_is_named_after_a_moment(toy, toy_project: Path) -> None:
+    toy("first")
+    (toy_project / "data" / "first" / "deep" / "text").unlink()
+    said = toy("second")
+    assert said.returncode == 2 and "data/first/deep/text is missing; delete data/first and run again" in said.stderr, said.stderr
 
 
 WHOLE = {"key": "k", "digest": "d", "parts": {}, "files": {"a": {"bytes": 1, "sha256": "s"}}}

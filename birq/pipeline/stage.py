@@ -28,6 +28,7 @@ from birq.settings.params import at
 # freed when an artifact is published, so that a disk that fills up just then does not cost the computed result
 RESERVE_BYTES = 4 << 20
 TRIES = 3  # of a verb whose inputs are removed meanwhile
+SETTLE_S = 2.0  # how long an input that lacks a file is waited for: another tool may be removing or replacing it
 Part = tuple[int, int]  # the first of three is (1, 3)
 Say = Callable[[str], None]
 
@@ -100,9 +101,10 @@ def run(
         try:
             return _run(node, say, part, launch)
         except (BirqError, FileNotFoundError):
+            settled = _settled(node)
             _bring_inputs(node, say)
             now = _marks(node)
-            if None in now or now == before:  # an input that is not to be had, or none that was replaced meanwhile
+            if None in now or (now == before and not settled):  # an input that is not to be had, or none that was replaced meanwhile
                 raise
     return _run(node, say, part, launch)
 
@@ -144,6 +146,31 @@ def follow(node: Node) -> None:
     """The part of ranks other than 0: wait for the key that rank 0 announces, and compute with it if there is one. They publish nothing."""
     if key := ranks.receive():
         importlib.import_module(node.stage.module).compute(_job(node, key))
+
+
+def _settled(node: Node) -> bool:
+    """Wait while inputs lack files, and say whether there was one that now lacks none or is gone as a whole.
+
+    DVC removes a folder file by file, and replaces files by links. What would be put there meanwhile would make its removal fail.
+    """
+    partial = [n for nodes in node.inputs.values() for n in nodes if _partial(n)]
+    end = time.monotonic() + SETTLE_S
+    while any(_partial(n) for n in partial) and time.monotonic() < end:
+        time.sleep(0.02)
+    return any(not _partial(n) for n in partial)
+
+
+def _partial(node: Node) -> bool:
+    """Whether an artifact's folder is there without all of its files."""
+    folder = node.folder
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    if not os.path.lexists(node.provenance):
+        return True
+    try:
+        return not all(os.path.lexists(folder / name) for name in artifact.read_provenance(folder)["files"])
+    except BirqError:  # gone just now, or damaged
+        return not os.path.lexists(node.provenance)
 
 
 def _bring_inputs(node: Node, say: Say) -> None:
