@@ -106,6 +106,7 @@ def run(
             now = _marks(node)
             if None in now or (now == before and not settled):  # an input that is not to be had, or none that was replaced meanwhile
                 raise
+            say(f"{node.name}: an input was removed or replaced meanwhile; tried again")
     return _run(node, say, part, launch)
 
 
