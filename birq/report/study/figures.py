@@ -63,7 +63,7 @@ def by_layer(part: Part) -> dict[str, Any]:
 
 
 def by_step(part: Part) -> dict[str, Any] | None:
-    """The probe along pre-training: a panel a form, a line a layer, the darker the higher. None where no run has snapshots."""
+    """The probe along pre-training: a panel a form, a line a layer, the stronger the higher. None where no run has snapshots."""
     layers = range(1, part.depth + 1)
     forms = [f for f in part.forms if f.by_step(part.layer)]
     if not forms:
@@ -74,11 +74,11 @@ def by_step(part: Part) -> dict[str, Any] | None:
             who = {"form": _short(form.name), "kind": kind}
             means = [(k, step, mean([*found.values()])) for k in some for step, found in (shown.by_step(k) if shown else {}).items()]
             rows += [who | {"layer": k, "step": step, "value": 100 * m} for k, step, m in means]
-    x = alt.X("step:Q", title=None, axis=alt.Axis(tickCount=3, format="~s", grid=False))
+    x = alt.X("step:Q", title=None, axis=alt.Axis(tickCount=2, format=",d", grid=False))
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=4))
-    shade = alt.Opacity(
-        "layer:O", title="layer", scale=alt.Scale(range=[0.25, 1.0]), legend=charts.legend(symbolStrokeColor=MAIN, columns=len(layers))
-    )
+    shown_as = {"symbolType": "circle", "symbolFillColor": MAIN, "symbolSize": 60, "labelExpr": "'layer ' + datum.label"}
+    legend = alt.Legend(orient="top", offset=6, columns=6, **shown_as)
+    shade = alt.Opacity("layer:O", title=None, scale=alt.Scale(range=[0.25, 1.0]), legend=legend)
     lines = alt.Chart().transform_filter("datum.kind == 'form'").encode(x=x, y=y, opacity=shade)
     parts = [
         alt.Chart().transform_filter("datum.kind == 'against'").mark_line(color=MUTED, strokeWidth=1.2, strokeDash=[3, 2]).encode(x=x, y=y),
