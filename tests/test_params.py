@@ -67,6 +67,12 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("birq.gumbel_noise", True, ["birq.gumbel_noise", "it is birq.noise now: gumbel for true, none for false, or reversed"]),
         ("birq.begins_share", 1.0, ["birq.begins_share", "1.0", "less than 1"]),
         ("random_projection.distance", "cosine", ["random_projection.distance", "'cosine'", "'unit' or 'raw'"]),
+        ("pretrain.snapshots", [0.0, 0.5], ["pretrain.snapshots.0", "0.0", "greater than 0"]),
+        ("pretrain.snapshots", [0.5, 1.0], ["pretrain.snapshots.1", "1.0", "less than 1"]),
+        ("pretrain.snapshots", [1.5], ["pretrain.snapshots.0", "1.5", "less than 1"]),
+        ("pretrain.snapshots", [0.5, 0.5], ["pretrain.snapshots", "[0.5, 0.5] must rise, each share once", "above 0 and below 1"]),
+        ("pretrain.snapshots", [0.5, 0.2], ["pretrain.snapshots", "[0.5, 0.2] must rise, each share once", "above 0 and below 1"]),
+        ("pretrain.snapshots", 0.5, ["pretrain.snapshots", "0.5", "list"]),
         ("pretrain.reduction", "sum", ["pretrain.reduction", "'sum'", "'frames' or 'utterances'"]),
         ("pretrain.micro_batch_seconds", 61.0, ["pretrain.micro_batch_seconds", "61.0", "above pretrain.batch_seconds = 30.0"]),
         ("pretrain.dropout", 1.0, ["pretrain.dropout", "1.0", "less than 1"]),
@@ -337,6 +343,14 @@ def test_the_study_of_more_hours_differs_in_the_hours_alone() -> None:
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["corpora"]["synth"]
     assert hours["corpora"] == {"synth": shipped | {"train_hours": 16.0}} and hours["pretrain"] == finalists["pretrain"]
     assert hours["finetune"] == finalists["finetune"] and set(hours) == {"study", "corpora", "pretrain", "finetune"}
+
+
+def test_the_study_by_step_trains_as_the_finalists_do() -> None:
+    """So that its last row continues theirs."""
+    steps, finalists = preset("study-steps"), preset("study-final")
+    shares = steps["pretrain"].pop("snapshots")
+    assert shares == [0.1, 0.2, 0.4, 0.7] and steps["pretrain"] == finalists["pretrain"] and steps["finetune"] == finalists["finetune"]
+    assert steps["study"]["parts"]["steps"]["names"] == finalists["study"]["parts"]["finalists"]["names"]
 
 
 @pytest.mark.parametrize(("name", "part"), [("study-short", "short"), ("study-final", "finalists")])

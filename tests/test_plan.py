@@ -182,6 +182,17 @@ def test_the_time_of_a_run_is_that_of_its_parts(tmp_path: Path) -> None:
     assert spoken == pytest.approx(2 * (duration.SPOKEN_HOUR + duration.FEATURES_HOUR) * audio_second)
 
 
+def test_snapshots_are_planned(tmp_path: Path) -> None:
+    """8 bytes of a weight on the disk each, in the work folder and in the artifact; and a part of the time of a probe."""
+    kept, without = (preset(tmp_path, "an4", "run.methods=[best_rq]", f"pretrain.snapshots={s}") for s in ("[0.1, 0.5]", "[]"))
+    n_bytes = [{t.name: t.disk_gib * memory.GIB / t.n_parameters for t in plan.make(p, {}).trainings} for p in (kept, without)]
+    more = {name: n_bytes[0][name] - n_bytes[1][name] for name in n_bytes[1]}
+    assert more == pytest.approx({"pretrain/best_rq-0": 16, "finetune/best_rq-0": 0})
+    seconds = [duration.wall_seconds(dag.nodes(p), {"best_rq": 1.0}, {"an4": 0.0}, 1, gpu=False) for p in (kept, without)]
+    snapshots = 2 * duration.PROBED_SNAPSHOT * duration.PROBED_RUN / kept.pretrain.batch_seconds
+    assert seconds[0] - seconds[1] == pytest.approx(snapshots)
+
+
 def test_the_time_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of what is not in place, by steps that are timed here; where all is there, nothing is timed."""
     preset(

@@ -449,6 +449,22 @@ def test_a_collapsed_run_without_alignments_says_so(tmp_path: Path):
     assert "no significant difference from the BEST-RQ model of seed 0" in page
 
 
+def test_the_probe_by_step_is_a_table_where_there_are_snapshots(report: Path, tmp_path: Path):
+    """Of the runs that have some, the finished encoder last."""
+    inputs = artifacts.everything(tmp_path, {"birq": 0.28, "best_rq": 0.33}, (0,))
+    path = next(f for f in inputs["probe"] if f.name == "birq-0") / "probe.json"
+    probe = json.loads(path.read_text())
+    probe["snapshots"] = [{"step": 1200, "rows": [{"layer": k, "linear": 0.3 + 0.01 * k} for k in range(1, 5)]}]
+    path.write_text(json.dumps(probe))
+    write(inputs, tmp_path, ("birq", "best_rq"))
+    shown = (tmp_path / "index.html").read_text()
+    table = shown[shown.index("<h3>Linear probe by step</h3>") :].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", line) for line in re.findall(r"<tr.*?</tr>", table.partition("<tbody>")[2], flags=re.S)]
+    finished = [f"{100 * row['linear']:.1f} %" for row in probe["rows"][1:]]
+    assert [cells[-6:] for cells in rows] == [["0", "1,200", "31.0 %", "32.0 %", "33.0 %", "34.0 %"], ["0", "2,000", *finished]]
+    assert "probe by step" not in (report / "index.html").read_text()
+
+
 def test_the_wer_with_a_language_model_stands_beside_the_greedy_one(tmp_path: Path):
     """Table, page, metrics, DVC's summary and model card: each shows both, and says how the weights were chosen."""
     out = make(tmp_path, {"birq": 0.3, "scratch": 0.4}, (0,), n=30, lm=True)

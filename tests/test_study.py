@@ -249,6 +249,36 @@ def test_labels_at_the_end_of_training_are_a_table_where_they_are_known() -> Non
     assert table.title in tables.text([part]) and table.title in page.render([part])
 
 
+def test_the_probe_by_step_is_shown_where_there_are_snapshots() -> None:
+    """Means over seeds, by hand, the finished encoder last. A form without snapshots, and a part without any, show nothing of it."""
+    rows = copy.deepcopy(WORDS)
+    parts = compare.parts(made(rows))
+    assert "by step" not in tables.text(parts) + page.render(parts) and "final-steps" not in figures.of_part(parts[0])
+    for r in rows:
+        if r["form"] in ("best_rq", "birq"):
+            r["snapshots"] = [
+                {"step": step, "layers": [{"layer": k, "linear": 0.1 * k + step / 1000 + 0.02 * r["seed"]} for k in (1, 2)]}
+                for step in (60, 240)
+            ]
+    found = made(rows)
+    (part,) = compare.parts(json.loads(record.text(found)))
+    table = tables.by_step(part)
+    assert table.head == ["form", "step", "seeds", "layer 1", "layer 2"]
+    assert [list(cells) for cells in table.rows] == [
+        ["birq", "60", "3", "18.0", "28.0"], ["birq", "240", "3", "36.0", "46.0"], ["birq", "600", "3", "54.0", "55.0"],
+        ["best_rq", "60", "3", "18.0", "28.0"], ["best_rq", "240", "3", "36.0", "46.0"], ["best_rq", "600", "3", "50.0", "51.0"],
+    ]  # fmt: skip
+    shown = page.render([part])
+    assert table.title in tables.text([part], markdown=True) and table.title in shown and 'id="fig-final-steps"' in shown
+    drawn = {(v["form"], v["kind"], v["layer"], v["step"], v["value"]) for v in _values(figures.by_step(part))}
+    assert {("birq", "form", 1, 60, 18.0), ("birq", "form", 2, 600, 55.0), ("birq", "against", 2, 240, 46.0)} <= drawn
+    assert not any(form in ("phones", "scratch") for form, *_ in drawn)
+
+
+def _values(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [v for values in spec["datasets"].values() for v in values] if "datasets" in spec else spec["data"]["values"]
+
+
 def test_word_errors_by_labelled_minutes_have_a_line_a_form() -> None:
     """Variants that differ in their minutes alone are one form; where all have the same minutes there is nothing to draw."""
     found = made([row(form, s, 0.5, wer) for form, wer in (("best_rq", 0.4), ("best_rq_10", 0.6), ("birq", 0.5)) for s in (0, 1)])

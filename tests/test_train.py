@@ -134,7 +134,8 @@ def kill_in_the_middle(folder: Path, command: list[str]) -> None:
 
 def contents(artifact: Path) -> dict[str, bytes]:
     names = ("encoder.safetensors", "model.safetensors", "curve.jsonl", "config.json")
-    return {n: (artifact / n).read_bytes() for n in names if (artifact / n).exists()}
+    kept = {p.name: p.read_bytes() for p in artifact.glob("encoder-step-*.safetensors")}
+    return kept | {n: (artifact / n).read_bytes() for n in names if (artifact / n).exists()}
 
 
 def test_kill_9_then_the_same_command_ends_in_the_same_bits(
@@ -148,6 +149,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
         "pretrain__dropout": 0.1,
         "birq__gradient_cosine_every_steps": 10,
         "birq__begins_share": 0.1,
+        "pretrain__snapshots": [0.02, 0.5],
     }
     killed, whole = (project(tmp_path / name, features, **changes) for name in ("killed", "whole"))
     monkeypatch.delenv("BIRQ_STORE", raising=False)
@@ -162,7 +164,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_bits(
         if verb != "tokenizer":
             assert "resumes at step" in capsys.readouterr().err
             found, want = (contents(folder / "data" / verb / "birq-0") for folder in (killed, whole))
-            assert set(found) == set(want) and len(found) == 3
+            assert set(found) == set(want) and len(found) == {"pretrain": 5, "finetune": 3}[verb]
             for name, value in want.items():
                 assert found[name] == value, f"{verb}: {name} differs after a kill"
     steps = [json.loads(line)["step"] for line in found["curve.jsonl"].splitlines()]

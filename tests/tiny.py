@@ -66,6 +66,7 @@ SMALL: dict[str, Any] = {
         "mask_span_ms": 400.0,
         "mask_fill_std": 0.1,
         "reduction": "frames",
+        "snapshots": [],
         "starts_from": "none",
         "log_every_steps": 2,
         "checkpoint_seconds": 0.0,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 FIELDS = ("steps", "warmup_steps")  # of the sections of trainings
@@ -34,5 +35,12 @@ def _schema(least: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": least}, {"type": "string", "pattern": pattern}]})
 
 
+def _rising(shares: list[float]) -> list[float]:
+    if any(b <= a for a, b in pairwise(shares)):
+        raise ValueError(f"{shares} must rise, each share once; legal: shares of the steps above 0 and below 1, such as [0.1, 0.5]")
+    return shares
+
+
+SharesOfSteps = Annotated[list[Annotated[float, Field(gt=0, lt=1)]], AfterValidator(_rising)]  # 1 is the end itself
 Length = Annotated[int | str, PlainValidator(_of_at_least(1)), _schema(1)]
 LengthOrNone = Annotated[int | str, PlainValidator(_of_at_least(0)), _schema(0)]

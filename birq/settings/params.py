@@ -13,7 +13,7 @@ from birq.settings import alphabet as alphabets
 from birq.settings import explain, lineage, variants, yamlfile
 from birq.settings.corpora import Corpus
 from birq.settings.decoding import Decode, Lm, Search, check_search
-from birq.settings.lengths import Length, LengthOrNone
+from birq.settings.lengths import Length, LengthOrNone, SharesOfSteps
 from birq.settings.methods import FROM_ANEW, METHODS, Method
 from birq.settings.section import Count, Name, NonNegative, Positive, Section, Seed, Share, ordered
 from birq.settings.study import Study
@@ -135,6 +135,7 @@ class Pretrain(Optimisation):
     mask_span_ms: Positive
     mask_fill_std: NonNegative
     reduction: Literal["frames", "utterances"]
+    snapshots: SharesOfSteps = Field(default=[])  # what params.yaml of earlier commits lacks
 
 
 class RandomProjection(Section):

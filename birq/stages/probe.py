@@ -15,14 +15,14 @@ from threadpoolctl import threadpool_limits
 from birq.corpora.manifests import alignments
 from birq.errors import BirqError
 from birq.evaluate import abx, geometry, linear, quality
-from birq.evaluate.layers import Frames, choose, codes_of, read
+from birq.evaluate.layers import Frames, Outputs, choose, codes_of, read
 from birq.evaluate.phones import NO_PHONE, PAUSE, Segments, renamed, segments_by_id
 from birq.evaluate.probe import DIGITS, Truth, label_row, layer_row, rounded
 from birq.pipeline.stage import Job
 from birq.progress import Progress
-from birq.saved import encoder
+from birq.saved import encoder, snapshots
 from birq.saved.encoder import SavedEncoder
-from birq.settings.params import Probe
+from birq.settings.params import Probe, Score
 from birq.speech.shards import Split, open_split
 from birq.train.runtime.devices import for_inference
 
@@ -128,6 +128,40 @@ def _tokens(tested: _Part, most: int) -> tuple[abx.Tokens | None, dict[str, Any]
     return (None if within else tokens), about | {"why_not_within": within, "why_not_across": across}
 
 
+def _correct(train: _Part, heard: Outputs, tested: _Part, outputs: Outputs, layer: int, penalty: float) -> np.ndarray:
+    """Whether the linear probe finds each frame's phone in a layer, bool [frames of `tested` with a phone]."""
+    of_train_M, known_M = train.phone_M != NO_PHONE, tested.phone_M != NO_PHONE
+    known = (heard.layers[layer][of_train_M], train.name_M[of_train_M], outputs.layers[layer][known_M], tested.name_M[known_M])
+    return linear.correct_frames(*known, penalty)
+
+
+def _by_step(job: Job, section: Probe, how: Score, train: _Part, tested: _Part) -> list[dict[str, Any]]:
+    """The linear probe of every snapshot, layers 1 to K, on the same frames; layer 0 is the input, which is the same at every step.
+
+    The outputs take the place of the finished encoder's in the work folder.
+    """
+    folder, found = job.input("pretrain"), []
+    known_M = tested.phone_M != NO_PHONE
+    for step in snapshots.steps(folder):
+        name, snapshot = f"{job.name}, step {step}", snapshots.load(folder, step)
+        of_test, of_train = (
+            part._replace(frames=Frames(part.frames.split, part.frames.index, snapshot, part.frames.device)) for part in (tested, train)
+        )
+        n_test = len(of_test.frames.index)
+        progress = Progress(name, n_test + len(of_train.frames.index), "utterance")
+        outputs = read(of_test.frames, job.scratch / "tested", progress)
+        heard = read(of_train.frames, job.scratch / "train", progress, n_test)
+        progress.close()
+        progress, correct = Progress(name, len(outputs.layers) - 1, "layer"), []
+        for layer in range(1, len(outputs.layers)):
+            correct.append(_correct(of_train, heard, of_test, outputs, layer, section.penalty))
+            progress.update(layer)
+        progress.close()
+        counts = linear.table(correct, tested.frames.utterance_M[known_M], tested.frames.ids, tested.frames.speakers)
+        found.append({"step": step, "rows": [rounded({"layer": k} | row) for k, row in enumerate(linear.figures(counts, how), 1)]})
+    return found
+
+
 def compute(job: Job) -> None:
     """Probe a pretrain artifact: probe.json, and utterances.parquet with the linear probe's correct frames per layer and utterance.
 
@@ -175,9 +209,7 @@ def _compute(job: Job) -> None:
         labels.append(codes_of(tested.frames, x_MD) if layer else outputs.anchor_MN)
         rows.append(label_row(labels[-1], outputs.anchor_MN, layer, truth) | layer_row(x_MD, truth))
         if train and heard:
-            of_train_M = train.phone_M != NO_PHONE
-            known = (heard.layers[layer][of_train_M], train.name_M[of_train_M], x_MD[known_M], tested.name_M[known_M])
-            correct.append(linear.correct_frames(*known, section.penalty))
+            correct.append(_correct(train, heard, tested, outputs, layer, section.penalty))
         progress.update(layer + 1)
     progress.close()
 
@@ -207,5 +239,7 @@ def _compute(job: Job) -> None:
         "rows": [rounded(row | accuracy) for row, accuracy in zip(rows, accuracies, strict=True)],
         "usage": {name: quality.usage(codes_MN[:, 0], codebook_size).round(DIGITS).tolist() for name, codes_MN in used.items()},
     }
+    if train and (by_step := _by_step(job, section, job.read("score"), train, tested)):
+        result["snapshots"] = by_step
     (job.out / "probe.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     job.notes.update(utterances=len(index), minutes=result["minutes"], frames=tested.frames.total)

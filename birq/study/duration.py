@@ -20,6 +20,7 @@ UTTERANCE_SECONDS = 9.0  # of the steps that are timed
 # seconds of audio that BEST-RQ trains on in the time of: fine-tuning on one second, dev sets included
 FINETUNED_SECOND = 1.1
 PROBED_RUN, DECODED_RUN, SEARCHED_RUN = 5600.0, 1500.0, 800.0  # a probe; decoding and scoring; the search with a language model
+PROBED_SNAPSHOT = 0.4  # of the time of a probe
 SPOKEN_HOUR, FEATURES_HOUR = 7400.0, 1500.0  # synthesis of an hour; log-mel of an hour
 JOB_SECONDS, REPORT_SECONDS = 2.5, 12.0  # start and end of a process; figures and page
 
@@ -47,6 +48,8 @@ def _seconds(node: Node, steps: dict[str, float], hours: dict[str, float]) -> fl
             return SPOKEN_HOUR * hours[node.wildcards["corpus"]] * audio_second
         case "features":
             return FEATURES_HOUR * hours[node.wildcards["corpus"]] * audio_second
+        case "probe" if node.method and node.method.trains:
+            return PROBED_RUN * (1 + PROBED_SNAPSHOT * len(node.params.pretrain.snapshots)) * audio_second
         case "report":
             return REPORT_SECONDS
         case "search" if not with_lm(node.project.lm, node.project.tokenizer.alphabet):

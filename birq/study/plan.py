@@ -133,8 +133,9 @@ def planned(node: Node, utterance_seconds: float, longest_seconds: float, hours:
         objective = objective_of(p, method)
         per_frame = pretraining_per_frame(shape, objective, n_frames, masked)
         n_weights = n_parameters + (m.d_model + 1) * prod(objective.label_sizes)
+        n_saved = 1 + 2 * len(p.pretrain.snapshots)  # in the work folder too
     else:
-        masked, objective, n_weights = 0.0, None, n_parameters
+        masked, objective, n_weights, n_saved = 0.0, None, n_parameters, 1
         per_frame = TRAINING * encoder_per_frame(shape, m.n_layers, n_frames)
     audio_seconds = section.steps * section.batch_seconds
     held = (section.micro_batch_seconds * frames_per_second, longest_seconds * frames_per_second, section.dropout, objective, masked)
@@ -146,7 +147,7 @@ def planned(node: Node, utterance_seconds: float, longest_seconds: float, hours:
         n_parameters=n_parameters,
         weight_gib=weights_gib(n_weights, ceil(section.batch_seconds / section.micro_batch_seconds)),
         activation_gib=activations_gib(shape, *held),
-        disk_gib=(4 + 2 * CHECKPOINT_BYTES) * n_parameters / GIB,
+        disk_gib=(4 * n_saved + 2 * CHECKPOINT_BYTES) * n_parameters / GIB,
     )
 
 

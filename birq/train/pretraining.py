@@ -23,12 +23,13 @@ from birq.speech.batches import Batch, Feed, Utterances
 from birq.speech.frontend import FrontEnd
 from birq.train.distributed import ALONE, Group, joined
 from birq.train.epochs import resolved
-from birq.train.loop import Training, adamw, feed_of, precision, step_seed
+from birq.train.loop import adamw, feed_of, precision, step_seed
 from birq.train.refining import Refiners, Refining
 from birq.train.runtime.devices import for_training
 from birq.train.runtime.flops import pretraining_per_frame
 from birq.train.runtime.hardware import prepare
 from birq.train.schedule import warmup_cosine
+from birq.train.snapshots import SnapshotTraining, steps_of
 
 COLLAPSED_STEPS = 100
 
@@ -328,7 +329,7 @@ def train(
     values: dict[str, Any],
     make_task: Callable[..., PretrainTask] = PretrainTask,
 ) -> None:
-    """Train a method's model to the end; the curve goes into the artifact. `values`: the params that the method reads, by key."""
+    """Train a method's model to the end; curve and snapshots go into the artifact. `values`: the params that the method reads, by key."""
     section, seed = job.read("pretrain"), int(job.wildcards["seed"])
     device = for_training(section.cpu_threads, job.notes)
     with joined(device) as group:
@@ -342,5 +343,6 @@ def train(
         task = make_task(model, section, job.name, device, seed, front_end.frame_shift_ms, group, **about)
         optimiser = adamw([{"params": list(model.parameters())}], section)
         schedule = warmup_cosine(section.steps, section.warmup_steps, section.final_rate_share)
-        position = Training(job, model, optimiser, schedule, feed, task, section, seed).run()
+        snapshots_at = steps_of(section.snapshots, section.steps)
+        position = SnapshotTraining(job, model, optimiser, schedule, feed, task, section, seed, snapshots_at=snapshots_at).run()
     job.notes.update(steps=position.step, hours_seen=position.audio_seconds / 3600, train_seconds=position.seconds)

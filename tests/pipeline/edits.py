@@ -78,6 +78,13 @@ EDITS = (
         "return h_KD, given.codes_KN, None, max(1,",
         "return h_KD, given.codes_KN, None, 1 * max(1,",
     ),
+    Edit(
+        "the steps of the snapshots",
+        TRAINED,
+        "birq/train/snapshots.py",
+        "max(round(share * steps), 1)",
+        "max(1, round(share * steps))",
+    ),
     Edit("the clusters of HuBERT", "labels-hubert1 labels-hubert", "birq/labels/kmeans.py", "DRAWS = 5", "DRAWS = 6"),
     Edit("the form of a file of labels", f"{_all('labels')} {OFFLINE}", "birq/saved/labels.py", "DIGITS = 6", "DIGITS = 5"),
     Edit(
@@ -105,6 +112,7 @@ EDITS = (
     Edit("the stage contract", "", "birq/pipeline/stage.py", "RESERVE_BYTES = 4 << 20", "RESERVE_BYTES = 8 << 20"),
     Edit("the table of methods: a title", "", "birq/settings/methods.py", '"BEST-RQ"', '"BEST-RQ (2022)"'),
     Edit("`pretrain.steps`", TRAINED, setting="pretrain.steps=7"),
+    Edit("`pretrain.snapshots`", TRAINED, setting="pretrain.snapshots=[0.5]"),
     Edit("`pretrain.checkpoint_seconds`", "", setting="pretrain.checkpoint_seconds=7.0"),
     Edit("`random_projection.codebook_size`", f"labels-relabel {_all('pretrain')}", setting="random_projection.codebook_size=64"),
     Edit("`random_projection.anchor_weight`", TRAINED, setting="random_projection.anchor_weight=1.0"),

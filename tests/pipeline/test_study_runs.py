@@ -21,7 +21,8 @@ BY_DVC = ("dvc", "repro", "workflow/study/dvc.yaml")
 def study(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a study, of which nothing is made; its commands are told apart from those of others."""
     project = fresh.copy(tmp_path_factory.mktemp("study") / "project")
-    project.set("variants={deep: {method: best_rq, random_projection.codebook: refined}}", f"study.parts={PARTS}", "run.methods=[scratch]")
+    variants = "{deep: {method: best_rq, random_projection.codebook: refined, pretrain.snapshots: [0.2, 0.5]}}"
+    project.set(f"variants={variants}", f"study.parts={PARTS}", "run.methods=[scratch]")
     project.git("commit", "-qam", "a study")
     project.forget()
     return project
@@ -100,6 +101,11 @@ def test_compare_prints_what_the_artifact_holds(study: Project) -> None:
     probe = json.loads((root / "data" / "probe" / "best_rq-0" / "probe.json").read_text())
     assert [of_layer["linear"] for of_layer in run["layers"]] == [r["linear"] for r in probe["rows"]]
     assert {"abx_within", "kmeans_pnmi", "effective_rank", "repeat_share"} <= set(run["layers"][1])
+    assert "snapshots" not in run and "| deep | 3 | 2 |" in shown, "a table by step of the one form that has some"
+    kept = json.loads((root / "data" / "probe" / "deep-1" / "probe.json").read_text())["snapshots"]
+    assert [s["step"] for s in kept] == [1, 3] and all(len(s["rows"]) == len(probe["rows"]) - 1 for s in kept)
+    found = [[of_layer["linear"] for of_layer in s["layers"]] for s in rows["screening", "deep", 1]["snapshots"]]
+    assert found == [[r["linear"] for r in s["rows"]] for s in kept]
     scores = json.loads((root / "data" / "score" / "best_rq-0" / "scores.json").read_text())["test"]
     assert (run["words"]["wer"], run["words"]["cer"]) == (scores["wer"], scores["cer"]) and run["words"]["dev_loss"] > 0
     assert (

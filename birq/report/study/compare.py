@@ -75,6 +75,16 @@ class Form:
         found = self.values(measure, layer)
         return mean(list(found.values())) if found else None
 
+    def by_step(self, layer: int) -> dict[int, dict[int, float]]:
+        """The probe of a layer by step of pre-training, then by seed, the finished encoder's last; of runs that have snapshots."""
+        out: dict[int, dict[int, float]] = {}
+        for seed, row in self.rows.items():
+            kept = row.get("snapshots", [])
+            for state in [*kept, {"step": row["steps"], "layers": row["layers"]}] if kept else []:
+                if (found := value(state, PROBE, layer)) is not None:
+                    out.setdefault(state["step"], {})[seed] = found
+        return dict(sorted(out.items()))
+
     @property
     def seconds(self) -> float:
         """Of pre-training, with labels and the encoders behind them; mean over seeds."""

@@ -62,6 +62,37 @@ def by_layer(part: Part) -> dict[str, Any]:
     return charts.finish(chart, title, f"accuracy on frames (%), layer 0 = the input; dots are seeds{against}", height=None)
 
 
+def by_step(part: Part) -> dict[str, Any] | None:
+    """The probe along pre-training: a panel a form, a line a layer, the stronger the higher. None where no run has snapshots."""
+    layers = range(1, part.depth + 1)
+    forms = [f for f in part.forms if f.by_step(part.layer)]
+    if not forms:
+        return None
+    rows: list[Dot] = []
+    for form in forms:
+        for kind, shown, some in (("form", form, layers), ("against", part.base, [part.layer])):
+            who = {"form": _short(form.name), "kind": kind}
+            means = [(k, step, mean([*found.values()])) for k in some for step, found in (shown.by_step(k) if shown else {}).items()]
+            rows += [who | {"layer": k, "step": step, "value": 100 * m} for k, step, m in means]
+    x = alt.X("step:Q", title=None, axis=alt.Axis(tickCount=2, format=",d", grid=False))
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=4))
+    shown_as = {"symbolType": "circle", "symbolFillColor": MAIN, "symbolSize": 60, "labelExpr": "'layer ' + datum.label"}
+    legend = alt.Legend(orient="top", offset=6, columns=6, **shown_as)
+    shade = alt.Opacity("layer:O", title=None, scale=alt.Scale(range=[0.25, 1.0]), legend=legend)
+    lines = alt.Chart().transform_filter("datum.kind == 'form'").encode(x=x, y=y, opacity=shade)
+    parts = [
+        alt.Chart().transform_filter("datum.kind == 'against'").mark_line(color=MUTED, strokeWidth=1.2, strokeDash=[3, 2]).encode(x=x, y=y),
+        lines.mark_line(color=MAIN, strokeWidth=1.8),
+        lines.mark_point(color=MAIN, filled=True, size=14),
+    ]
+    panels = alt.layer(*parts, data=charts.data(rows)).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
+    header = alt.Header(title=None, labelFontSize=10, labelColor=INK, labelPadding=3)
+    chart = panels.facet(facet=alt.Facet("form:N", sort=[_short(f.name) for f in forms], header=header), columns=PANELS, spacing=12)
+    against = f"; dashed: {part.against}, layer {part.layer}" if part.base and part.base.by_step(part.layer) else ""
+    title = f"{part.name}: linear phone probe by step"
+    return charts.finish(chart, title, f"accuracy on frames (%), mean over seeds{against}", height=None)
+
+
 # ---- a line per form
 
 
@@ -202,6 +233,7 @@ def of_part(part: Part) -> dict[str, str]:
     """A part's figures as SVG, by name."""
     probed, spoken = part.measured(PROBE), part.measured(WER)
     drawn = {"layers": by_layer(part), "differences": differences(part), "cost": cost(part)} if probed else {}
+    drawn |= {"steps": found} if probed and (found := by_step(part)) else {}
     drawn |= {"wer-differences": differences(part, WER), "wer-cost": cost(part, WER)} if spoken else {}
     drawn |= {"wer": wer_by_probe(part)} if probed and spoken else {}
     drawn |= {"minutes": found} if spoken and (found := by_minutes(part)) else {}

@@ -3,7 +3,7 @@
     {"format": 1, "parts": {PART: {"against", "layer", "confidence", "params", "forms": {FORM: {"method", "changed"}}}}, "rows": [...]}
 
 params: every key that decides a row of the part, dotted, with its value in params.yaml; a variant's own numbers are `changed`.
-rows: one per part, form and seed, as `rows.row` returns them.
+rows: one per part, form and seed, as `rows.row` returns them. `snapshots` is in those of runs that have some.
 """
 
 from __future__ import annotations

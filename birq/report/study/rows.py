@@ -81,6 +81,8 @@ def row(project: Params, part: str, name: str, seed: int, present: Present) -> t
             "torch": environment["packages"].get("torch"),
         },
     }
+    if "snapshots" in probe:
+        out["snapshots"] = [{"step": s["step"], "layers": [_numbers(of_layer) for of_layer in s["rows"]]} for s in probe["snapshots"]]
     return out, lacking
 
 

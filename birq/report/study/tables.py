@@ -24,7 +24,7 @@ from birq.report.study.compare import (
     Part,
 )
 from birq.report.tables import grid, pipes
-from birq.report.words import listed, points
+from birq.report.words import listed, mean, points
 
 MOST_SHOWN = 2  # changes of a variant
 NAMES_SHOWN = 8  # artifacts that lack
@@ -136,6 +136,19 @@ def _probe_notes(part: Part, topped: bool, spanned: bool) -> list[str]:
     return notes
 
 
+def by_step(part: Part) -> Table | None:
+    """Accuracy of the linear probe along pre-training, of the forms that have snapshots."""
+    layers, rows = range(1, part.depth + 1), []
+    for form in part.forms:
+        found = [form.by_step(k) for k in layers]
+        for step, by_seed in found[0].items():
+            rows.append([form.name, f"{step:,}", str(len(by_seed)), *(number(mean(list(f[step].values())), PROBE) for f in found)])
+    if not rows:
+        return None
+    note = "Linear phone probe of the encoder as it was after so many steps, %, mean over seeds; a form's last row is the finished encoder."
+    return Table(f"{part.name}: linear phone probe by step", ["form", "step", "seeds", *(f"layer {k}" for k in layers)], rows, 1, [note])
+
+
 def others(part: Part) -> Table | None:
     """The other measures of the layer."""
     measures = [m for m in OF_LAYER if part.measured(m)]
@@ -205,7 +218,7 @@ def explained(parts: list[Part]) -> Table | None:
 
 def of_part(part: Part) -> list[Table]:
     """A part's tables."""
-    return [t for t in (probe(part), others(part), training(part), words(part)) if t]
+    return [t for t in (probe(part), by_step(part), others(part), training(part), words(part)) if t]
 
 
 def statements(part: Part) -> list[str]:
