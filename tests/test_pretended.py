@@ -53,7 +53,7 @@ def train(device: torch.device, method: str, changes: dict[str, Any]) -> dict[st
     p = params(**changes)
     module, section = MODULES[method], p.pretrain
     values = numbers(p, METHODS[method]) | {"label_codebooks": 1, "label_codebook_size": 40}
-    shape = Shape(**p.model.model_dump(mode="json"), n_mels=p.features.n_mels)
+    shape = Shape(**p.model.shape, n_mels=p.features.n_mels)
     model = build(module, shape, constants(module, values), 0, section.dropout).train().to(device)
     watched = Watched(gradient_cosine_every_steps=p.birq.gradient_cosine_every_steps)
     make_task = partial(OfflineTask, half_known()) if METHODS[method].labels_from else PretrainTask

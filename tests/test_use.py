@@ -65,7 +65,7 @@ def untrained(folder: Path, split: shards.Split, params: Params) -> Path:
     frames_TF = np.concatenate([split.logmel(i) for i in range(len(split))])
     front_end = FrontEnd(split.about, frames_TF.mean(0), frames_TF.std(0), params.model.n_stack)
     letters = tokenizer.characters(tiny.LETTERS + " ")
-    config = {"method": "birq", "seed": 0, "model": params.model.model_dump(mode="json")} | front_end.config()
+    config = {"method": "birq", "seed": 0, "model": params.model.shape} | front_end.config()
     torch.manual_seed(0)
     model = CtcModel(Encoder(shape_of(config)), letters.size)
     torch.nn.init.normal_(model.head.weight, std=1.0)
