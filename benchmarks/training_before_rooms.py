@@ -17,7 +17,8 @@ ON_ONE_THREAD = {"gradient_cosine_every_steps": 0, "cpu_threads": 1}
 MERGED = ("random_projection", "birq")  # sections of today that were part of `pretrain`
 LATER_SECTIONS = ("variants", "kmeans", "relabel", "study", "lm", "search")  # sections of today that were not there
 # keys of today that were not there
-LATER = {"model": ("norms", "input_mean"), "tokenizer": ("language",), "pretrain": ("reduction", "starts_from"), "birq": ("noise", "begins_share")}
+LATER = {"tokenizer": ("language",), "pretrain": ("reduction", "starts_from"), "birq": ("noise", "begins_share")}
+LATER["model"] = ("norms", "input_mean")
 LATER["random_projection"] = ("view", "view_window_frames", "distance", "projection", "codebook", "refine_every_steps")
 LATER["random_projection"] += ("similarity_weight", "similarity_temperature")
 LATER["random_projection"] += ("distil_weight", "distil_codes", "distil_layers", "distil_begins_share")
