@@ -62,7 +62,7 @@ def changed(params: Params, change: Change) -> Params:
 
 
 def shape_of(params: Params) -> Shape:
-    return Shape(**params.model.model_dump(), n_mels=params.features.n_mels)
+    return Shape(**params.model.shape, n_mels=params.features.n_mels)
 
 
 def objective_of(params: Params, method: str) -> AnchorObjective:

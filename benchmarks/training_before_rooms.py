@@ -18,7 +18,7 @@ MERGED = ("random_projection", "birq")  # sections of today that were part of `p
 LATER_SECTIONS = ("variants", "kmeans", "relabel", "study", "lm", "search")  # sections of today that were not there
 # keys of today that were not there
 LATER = {
-    "model": ("norms",),
+    "model": ("norms", "input_mean"),
     "tokenizer": ("language",),
     "pretrain": ("reduction", "starts_from", "snapshots"),
     "birq": ("noise", "begins_share"),

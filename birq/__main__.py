@@ -258,7 +258,7 @@ def _plan(args: argparse.Namespace, loaded: params.Params) -> None:
 def _count(loaded: params.Params) -> None:
     from birq.model.encoder import Shape, count_parameters  # torch: only this verb needs it
 
-    here = loaded.model.model_dump(mode="json")
+    here = loaded.model.shape
     n_mels = loaded.features.n_mels
     rows = [("params.yaml", here, n_mels)]
     for name, (layers, width, heads, window) in PAPER_SIZES.items():

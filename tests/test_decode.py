@@ -46,7 +46,7 @@ def recogniser(folder: Path) -> Path:
     """An untrained recogniser with a head so sharp that its hypotheses are not empty."""
     params = load()
     tok = tokenizer.characters("ab ")
-    model = params.model.model_dump(mode="json") | {"d_model": 32, "n_layers": 2, "n_heads": 2}
+    model = params.model.shape | {"d_model": 32, "n_layers": 2, "n_heads": 2}
     config = {"method": "birq", "seed": 0, "model": model, "features": shards.metadata(), "mean": [0.0] * 80, "std": [2.0] * 80}
     torch.manual_seed(0)
     ctc = CtcModel(Encoder(shape_of(config)), tok.size)

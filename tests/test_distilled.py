@@ -99,7 +99,7 @@ def test_g_gets_the_further_cross_entropy_as_of_any_codebook_and_d(form: str) ->
     found = losses(p)
     b, seen = batch([20, 13, 9]), []
     mask_BT, x_BTS = every_other(b.lengths_B), p.encoder.stack(b.feats_BTF)
-    h_MD, *_ = p.masked_pass(x_BTS, b.lengths_B, p.masked(mask_BT, b.lengths_B), noise(), None, seen)
+    h_MD, *_ = p.masked_pass(x_BTS, x_BTS, b.lengths_B, p.masked(mask_BT, b.lengths_B), noise(), None, seen)
     y_BT = p.distilled.labels(p.anchor_quantizer, x_BTS.flatten(0, 1)).view(mask_BT.shape)
     cross_entropy = torch.nn.functional.cross_entropy(p.distilled.head(h_MD), y_BT[mask_BT])
     valid_BT = torch.arange(20) < b.lengths_B[:, None]

@@ -34,6 +34,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory):
         ("features.n_mels=64", "64 log-mel bins"),
         ("model.d_model=192", "width 192"),
         ("model.n_stack=2", "at 50 frames per second"),
+        ("model.input_mean=utterance", "the encoder's input had each utterance's mean removed"),
         ("pretrain.steps=54321", "54,321 steps of 30 s"),
         ("pretrain.steps=100 epochs", "for 100 epochs in steps of 30 s of speech"),
         ("pretrain.warmup_steps=2.5 epochs", "2.5 epochs of warm-up, cosine"),

@@ -87,6 +87,7 @@ def test_the_tracked_params_are_legal_and_frozen(tree: dict[str, Any]) -> None:
         ("corpora.synth.pitches", [70, 30], ["corpora.synth.pitches", "unknown key"]),
         ("corpora.other", {"kind": "local", "root": "x"}, ["corpora", "other", "run.pretrain_corpora"]),
         ("model.d_model", 98, ["model.d_model", "98", "n_heads (4)"]),
+        ("model.input_mean", "speaker", ["model.input_mean", "'speaker'", "'corpus' or 'utterance'"]),
         ("model.conv_kernel", 16, ["model.conv_kernel", "16", "odd"]),
         ("features.low_hz", 9000.0, ["features.low_hz", "9000", "8000"]),
         ("finetune.hold_share", 0.95, ["finetune.warmup_share", "0.95", "above 1"]),

@@ -78,7 +78,7 @@ def test_a_published_experiment_has_its_published_size_and_masks(tmp_path: Path,
     """Weights within a hundredth, and the share of frames under spans that start independently."""
     p, (millions, share, _) = applied(tmp_path, name), PUBLISHED[name]
     f, m, t = p.features, p.model, p.pretrain
-    assert count_parameters(Shape(**m.model_dump(), n_mels=f.n_mels)) == pytest.approx(millions * 1e6, rel=0.01)
+    assert count_parameters(Shape(**m.shape, n_mels=f.n_mels)) == pytest.approx(millions * 1e6, rel=0.01)
     span = span_frames(t.mask_span_ms, f.frame_shift_ms, m.n_stack)
     assert 1 - (1 - stacked_start_probability(t.mask_start_probability, m.n_stack)) ** span == pytest.approx(share, abs=0.005)
     assert p.finetune.anneal_stairs == 10 and p.finetune.final_rate_share == 2**-5

@@ -5,6 +5,7 @@ It says nothing of speed. It knows one version of torch, and skips on others.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def train(device: torch.device, method: str, changes: dict[str, Any]) -> dict[st
     p = params(**changes)
     module, section = MODULES[method], p.pretrain
     values = numbers(p, METHODS[method]) | {"label_codebooks": 1, "label_codebook_size": 40}
-    shape = Shape(**p.model.model_dump(mode="json"), n_mels=p.features.n_mels)
+    shape = Shape(**p.model.shape, n_mels=p.features.n_mels)
     model = build(module, shape, constants(module, values), 0, section.dropout).train().to(device)
     watched = Watched(gradient_cosine_every_steps=p.birq.gradient_cosine_every_steps)
     make_task = partial(OfflineTask, half_known()) if METHODS[method].labels_from else PretrainTask
@@ -61,6 +62,8 @@ def train(device: torch.device, method: str, changes: dict[str, Any]) -> dict[st
     task = make_task(model, section, "test", device, 0, 10.0, watched=watched, refining=refining, epoch_steps=2)
     optimiser = adamw([{"params": list(model.parameters())}], section)
     batches = [batch([33, 40, 40, 28, 17, 9]), batch([21, 35, 30], seed=1)]
+    if p.model.input_mean == "utterance":
+        batches = [replace(b, label_feats_BTF=b.feats_BTF.roll(1, dims=2)) for b in batches]
     for step in range(STEPS):
         ready = pinned(task.ready(batches, step, 0)) if device.type == "cuda" else task.ready(batches, step, 0)
         SEEN.clear()
@@ -101,6 +104,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "BiRQ, sums by utterance, no norm": ("birq", {"pretrain__reduction": "utterances", "birq__label_norm": "none"}),
     "BiRQ, relative in windows": ("birq", {"model__positions": "relative", "model__attention_window": 8}),
     "BiRQ, rotary in windows": ("birq", {"model__attention_window": 8}),
+    "BiRQ, the utterance's mean removed": ("birq", {"model__input_mean": "utterance"}),
     "BiRQ, norms in bf16": ("birq", {"model__norms": "bf16"}),
     "BiRQ, dropout": ("birq", {"pretrain__dropout": 0.125}),
     "BEST-RQ, similarities, codes summed up": (

@@ -209,7 +209,7 @@ def pretrained(folder: Path, *, n_stack: int = 2, **changes: Any) -> Path:
     config = {
         "method": "birq",
         "seed": 0,
-        "model": params.model.model_dump(mode="json") | {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_stack": n_stack},
+        "model": params.model.shape | {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_stack": n_stack},
         "objective": dataclasses.asdict(objective),
         "features": shards.metadata(),
         "mean": [0.0] * 80,

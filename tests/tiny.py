@@ -41,6 +41,7 @@ SMALL: dict[str, Any] = {
     "tokenizer": {"alphabet": LETTERS + " "},
     "model": {
         "n_stack": 4,
+        "input_mean": "corpus",
         "d_model": 16,
         "n_layers": 2,
         "n_heads": 2,
@@ -286,7 +287,7 @@ def child_environment() -> dict[str, str]:
 
 def shape(**changes: Any) -> Shape:
     """A shape of 2 to 3 layers, width 16."""
-    return Shape(**(params().model.model_dump() | {"n_mels": N_MELS} | changes))
+    return Shape(**(params().model.shape | {"n_mels": N_MELS} | changes))
 
 
 def objective(**changes: Any) -> Objective:

@@ -106,7 +106,8 @@ def read(frames: Frames, folder: Path, progress: Progress, done: int = 0) -> Out
         valid_BT = torch.arange(outputs[0].shape[1], device=frames.device) < lengths_B[:, None]
         for layer, x_BTD in zip(layers, outputs, strict=True):
             layer[rows] = x_BTD[valid_BT].float().cpu().numpy()
-        anchor_MN[rows] = model.anchor_labels(feats_BTF, lengths_B)[valid_BT].cpu().numpy()
+        label_feats_BTF = feats_BTF if batch.label_feats_BTF is None else batch.label_feats_BTF.to(frames.device)
+        anchor_MN[rows] = model.anchor_labels(label_feats_BTF, lengths_B)[valid_BT].cpu().numpy()
         done += len(batch.ids)
         progress.update(done)
     return Outputs(layers, anchor_MN)

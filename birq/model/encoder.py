@@ -22,7 +22,7 @@ RELATIVE_REACH = 512  # farthest distance with an embedding of its own, as in th
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of an encoder; the fields are those of the `model` section of params.yaml."""
+    """Size of an encoder; the fields are those of the `model` section of params.yaml, less what the front end does."""
 
     n_stack: int
     d_model: int

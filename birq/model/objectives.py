@@ -237,13 +237,15 @@ class BiRq(BestRq):
         generator: torch.Generator,
         share: Share | None = None,
         objective: Objective | None = None,
+        label_feats_BTF: Tensor | None = None,
     ) -> Forward:
         """As BestRq's, with F and H. Without w1 it is BestRq's."""
         o = objective or self.objective
         if not o.enhanced_weight:
-            return super().forward(feats_BTF, lengths_B, mask, generator, share, o)
+            return super().forward(feats_BTF, lengths_B, mask, generator, share, o, label_feats_BTF)
         m, x_BTS, outputs = self._on_device(mask, lengths_B), self.encoder.stack(feats_BTF), self.kept_outputs(o)
-        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share, outputs)
+        source_BTS = x_BTS if label_feats_BTF is None else self.encoder.stack(label_feats_BTF)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, source_BTS, lengths_B, m, generator, share, outputs)
 
         u, part = self._labelled(m, generator, share, lengths_B.device)
         rows = (x_BTS, lengths_B) if u.rows_U is None else (x.index_select(0, u.rows_U) for x in (x_BTS, lengths_B))
@@ -280,7 +282,7 @@ class BiRq(BestRq):
             enhanced_codes_MN=codes_LN,
             enhanced_frames_MD=z_LD.detach(),
         )
-        return self.with_distilled(o, found, x_BTS, lengths_B, m, h_MD, outputs, share)
+        return self.with_distilled(o, found, source_BTS, lengths_B, m, h_MD, outputs, share)
 
 
 Model, Constants = BiRq, Objective

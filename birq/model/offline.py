@@ -33,6 +33,7 @@ class Offline(BestRq):
     def masked_pass(
         self,
         x_BTS: Tensor,
+        source_BTS: Tensor,
         lengths_B: Tensor,
         m: Masked,
         generator: torch.Generator,

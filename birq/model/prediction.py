@@ -219,6 +219,7 @@ class BestRq(QuantizedEncoder):
     def masked_pass(
         self,
         x_BTS: Tensor,
+        source_BTS: Tensor,
         lengths_B: Tensor,
         m: Masked,
         generator: torch.Generator,
@@ -227,9 +228,9 @@ class BestRq(QuantizedEncoder):
     ) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """Of the predicted frames: output [M, D], labels [M, N], what these are made of [M, S]; how many the whole batch has.
 
-        Here: all masked ones, and anchoring labels (eq. 2). `outputs`: gets those of all layers, [B, T, D].
+        Here: all masked ones, and anchoring labels (eq. 2) of `source_BTS`. `outputs`: gets those of all layers, [B, T, D].
         """
-        view_MS = self.anchor_view(x_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M)
+        view_MS = self.anchor_view(source_BTS, lengths_B).flatten(0, 1).index_select(0, m.masked_M)
         y_MN = self.anchor_quantizer.nearest(view_MS)
         h_MD = self.masked_output(x_BTS, lengths_B, m, generator, share, outputs)
         return h_MD, y_MN, view_MS, share.n_masked if share else len(y_MN)
@@ -274,14 +275,17 @@ class BestRq(QuantizedEncoder):
         generator: torch.Generator,
         share: Share | None = None,
         objective: AnchorObjective | None = None,
+        label_feats_BTF: Tensor | None = None,
     ) -> Forward:
         """Losses of a batch, or of a share of it: normalised log-mel, lengths in encoder frames, mask [B, T] or what `masked` makes of it.
 
         `generator` on the same device; every share gets one in the same state. `objective`: other weights than the model's own.
+        `label_feats_BTF`: what anchoring labels are made from, where the encoder sees something else.
         """
         o, m = objective or self.objective, self._on_device(mask, lengths_B)
         x_BTS, outputs = self.encoder.stack(feats_BTF), self.kept_outputs(o)
-        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, lengths_B, m, generator, share, outputs)
+        source_BTS = x_BTS if label_feats_BTF is None else self.encoder.stack(label_feats_BTF)
+        h_MD, y_MN, view_MS, n_masked = self.masked_pass(x_BTS, source_BTS, lengths_B, m, generator, share, outputs)
         loss, anchor, n_correct = self.anchor_sums(o, h_MD, y_MN)
         n = n_masked * y_MN.shape[1]
         found = Forward(
@@ -292,7 +296,7 @@ class BestRq(QuantizedEncoder):
             anchor_codes_MN=y_MN,
             anchor_frames_MS=view_MS,
         )
-        return self.with_distilled(o, found, x_BTS, lengths_B, m, h_MD, outputs, share)
+        return self.with_distilled(o, found, source_BTS, lengths_B, m, h_MD, outputs, share)
 
     def kept_outputs(self, o: AnchorObjective) -> list[Tensor] | None:
         """Where `masked_pass` puts the layers' outputs; None where nobody reads them."""
@@ -302,7 +306,7 @@ class BestRq(QuantizedEncoder):
         self,
         o: AnchorObjective,
         found: Forward,
-        x_BTS: Tensor,
+        source_BTS: Tensor,
         lengths_B: Tensor,
         m: Masked,
         h_MD: Tensor,
@@ -313,8 +317,8 @@ class BestRq(QuantizedEncoder):
         further = self.distilled
         if outputs is None or further is None:
             return found
-        b, t, _ = x_BTS.shape
-        y_A = further.labels(self.anchor_quantizer, self.anchor_view(x_BTS, lengths_B).flatten(0, 1))
+        b, t, _ = source_BTS.shape
+        y_A = further.labels(self.anchor_quantizer, self.anchor_view(source_BTS, lengths_B).flatten(0, 1))
         frames_BT = (valid_mask(m.lengths_B, t) & ~m.mask_BT).to(y_A.device, non_blocking=True)
         distance = further.distances(y_A.view(b, t), [outputs[k - 1] for k in o.distil_layers], frames_BT).sum()
         distance = distance / (len(share.masked_B) if share else b)

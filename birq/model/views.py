@@ -90,7 +90,7 @@ def cmvn(x_BTF: Tensor, lengths_B: Tensor, window_frames: int = 0) -> Tensor:
     return variance_normalised(cepstra(x_BTF, lengths_B, window_frames), lengths_B, window_frames)
 
 
-VIEWS = {"mean_removed": mean_removed, "cepstra": cepstra, "cmvn": cmvn}  # and log_mel, as the encoder sees it
+VIEWS = {"mean_removed": mean_removed, "cepstra": cepstra, "cmvn": cmvn}  # and log_mel, as it is
 CEPSTRAL = ("cepstra", "cmvn")
 
 

@@ -40,11 +40,12 @@ def _corpora(p: Params) -> str:
         else:
             texts.append(f"{name} is recorded speech ({c.kind})")
     f, top = p.features, p.features.high_hz
+    own = "" if p.model.input_mean == "corpus" else "; the encoder's input had each utterance's mean removed in place of the corpus' mean"
     high = _number(top if top > 0 else p.features.sample_rate_hz / 2 + top)
     return (
         f"Corpora: {'; '.join(texts)}. Audio at {_number(f.sample_rate_hz / 1000)} kHz became {f.n_mels} log-mel bins "
         f"({_number(f.low_hz)} to {high} Hz, windows of {_number(f.frame_length_ms)} ms every {_number(f.frame_shift_ms)} ms), "
-        f"normalised per bin over the corpus."
+        f"normalised per bin over the corpus{own}."
     )
 
 

@@ -83,9 +83,10 @@ class Tokenizer(Section):
 
 
 class Model(Section):
-    """The Conformer encoder."""
+    """The Conformer encoder, and what its input is."""
 
     n_stack: Literal[1, 2, 4, 8]
+    input_mean: Literal["corpus", "utterance"] = "corpus"
     d_model: Annotated[int, Field(ge=8)]
     n_layers: Count
     n_heads: Count
@@ -103,6 +104,11 @@ class Model(Section):
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel: {self.conv_kernel} must be odd")
         return self
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The keys that make the encoder's shape, JSON-ready; the others are the front end's."""
+        return self.model_dump(mode="json", exclude={"input_mean"})
 
 
 class Optimisation(Section):

@@ -38,7 +38,7 @@ class Utterances(Protocol):
 class Batch:
     """Some utterances, padded with exact zeros to a common length."""
 
-    feats_BTF: torch.Tensor  # float32, normalised per bin by the corpus' mean and deviation; T is a multiple of n_stack
+    feats_BTF: torch.Tensor  # float32, normalised per bin by front_end.input_mean and the corpus' deviation; T is a multiple of n_stack
     lengths_B: torch.Tensor  # int64, in stacked frames: n_frames // n_stack; the remaining frames are cropped
     ids: list[str]
     texts: list[str | None]
@@ -46,6 +46,7 @@ class Batch:
     seconds: float  # of audio in the micro-batch, all ranks, padding not counted
     first: int = 0  # utterances that other ranks hold before these, of the same micro-batch
     n_all_ranks: int | None = None  # utterances of the micro-batch, all ranks; None: only those here
+    label_feats_BTF: torch.Tensor | None = None  # what labels are made from, by the corpus' mean; None: feats_BTF
 
 
 def _cuts(sorted_frames: np.ndarray, budget: int) -> list[int]:
@@ -131,26 +132,32 @@ def shares(sorted_frames: np.ndarray, ranks: int) -> list[int]:
 def collate(utterances: Utterances, index: np.ndarray, front_end: FrontEnd) -> Batch:
     """Read and normalise the utterances at `index`: (raw * step - mean) / std, zeros beyond each length.
 
-    Of no utterances, a batch of one frame and no rows.
+    An utterance's own mean is that of the stored values in float64, over the frames that the encoder gets. Of no utterances, a batch of
+    one frame and no rows.
     """
     n_stack = front_end.n_stack
     lengths = utterances.n_frames[index] // n_stack
     longest = int(lengths.max(initial=1)) * n_stack
     feats_BTF = np.empty((len(index), longest, utterances.n_mels), np.float32)
+    own_BTF = np.zeros_like(feats_BTF) if front_end.input_mean == "utterance" else None
     scale_F = torch.from_numpy(np.float32(utterances.step) / front_end.std_F)
     shift_F = torch.from_numpy(front_end.mean_F / front_end.std_F)
     out_BTF = torch.from_numpy(feats_BTF)
     for b, (i, n) in enumerate(zip(index.tolist(), (lengths * n_stack).tolist(), strict=True)):
-        feats_BTF[b, :n] = utterances.raw(i)[:n]
+        raw_TF = utterances.raw(i)[:n]
+        feats_BTF[b, :n] = raw_TF
         out_BTF[b, :n].mul_(scale_F).sub_(shift_F)  # while the row is in cache
         feats_BTF[b, n:] = 0
+        if own_BTF is not None:
+            own_BTF[b, :n] = (raw_TF - raw_TF.mean(0, dtype=np.float64)) * scale_F.numpy()
     return Batch(
-        feats_BTF=out_BTF,
+        feats_BTF=out_BTF if own_BTF is None else torch.from_numpy(own_BTF),
         lengths_B=torch.from_numpy(lengths.copy()),
         ids=[utterances.ids[i] for i in index],
         texts=[utterances.texts[i] for i in index],
         index=np.asarray(index),
         seconds=front_end.seconds(utterances.n_frames[index].sum()),
+        label_feats_BTF=None if own_BTF is None else out_BTF,
     )
 
 

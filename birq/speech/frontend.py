@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from birq.errors import BirqError
+
 # the settings that decide the log-mel values; these are Kaldi's defaults, with 80 bins
 KALDI = {"sample_rate_hz": 16000, "n_mels": 80, "frame_length_ms": 25.0, "frame_shift_ms": 10.0, "low_hz": 20.0, "high_hz": 0.0}
 KERNEL = tuple(KALDI)
+INPUT_MEANS = ("corpus", "utterance")
 STEP_NAT = 1 / 1024  # of int16 storage: 16 times finer than the noise that would move an anchoring label
 
 
@@ -24,6 +27,7 @@ class FrontEnd:
     mean_F: np.ndarray  # nat, float32
     std_F: np.ndarray  # nat, float32
     n_stack: int
+    input_mean: str = "corpus"  # subtracted from the encoder's input: mean_F, or the mean over the utterance
 
     @property
     def kernel(self) -> dict[str, Any]:
@@ -55,10 +59,15 @@ class FrontEnd:
     def config(self) -> dict[str, Any]:
         """JSON-ready; `from_config` reads it."""
         about = {key: self.about[key] for key in (*KERNEL, "dtype")}
-        return {"features": about, "mean": [float(v) for v in self.mean_F], "std": [float(v) for v in self.std_F]}
+        config = {"features": about, "mean": [float(v) for v in self.mean_F], "std": [float(v) for v in self.std_F]}
+        return config if self.input_mean == "corpus" else config | {"input_mean": self.input_mean}  # models from before it have none
 
 
 def from_config(config: dict[str, Any]) -> FrontEnd:
-    """The front end of a saved model's config.json."""
+    """The front end of a saved model's config.json. Errors: BirqError for an input_mean that this birq does not know."""
     mean_F, std_F = (np.asarray(config[key], np.float32) for key in ("mean", "std"))
-    return FrontEnd(config["features"], mean_F, std_F, config["model"]["n_stack"])
+    input_mean = config.get("input_mean", "corpus")
+    if input_mean not in INPUT_MEANS:
+        legal = ", ".join(INPUT_MEANS)
+        raise BirqError(f"config.json of the model: input_mean: {input_mean!r} is not legal: {legal}; load it with the birq that wrote it")
+    return FrontEnd(config["features"], mean_F, std_F, config["model"]["n_stack"], input_mean)

@@ -333,6 +333,6 @@ def read_stats(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     return mean_F.astype(np.float32), std_F.astype(np.float32)
 
 
-def read_front_end(folders: list[Path], split: Split, n_stack: int) -> FrontEnd:
+def read_front_end(folders: list[Path], split: Split, n_stack: int, input_mean: str = "corpus") -> FrontEnd:
     """The front end of a model that is trained on a split of these features artifacts. Errors: BirqError as for `read_stats`."""
-    return FrontEnd(split.about, *read_stats(folders), n_stack)
+    return FrontEnd(split.about, *read_stats(folders), n_stack, input_mean)

@@ -26,16 +26,16 @@ def compute(job: Job) -> None:
     if method.labels_from:
         facts = read_json(job.input("labels") / "labels.json")
         values |= {"label_codebooks": facts["n_codebooks"], "label_codebook_size": facts["codebook_size"]}
-    model_section = job.read("model").model_dump(mode="json")
+    model_section = job.read("model")
     folders = job.inputs["features"]
     split = open_split(folders, "train")
-    front_end = read_front_end(folders, split, model_section["n_stack"])
+    front_end = read_front_end(folders, split, model_section.n_stack, model_section.input_mean)
     objective = constants(module, values)
-    model = build(module, Shape(**model_section, n_mels=front_end.n_mels), objective, seed, values.get("dropout", 0.0))
+    model = build(module, Shape(**model_section.shape, n_mels=front_end.n_mels), objective, seed, values.get("dropout", 0.0))
     config = {
         "method": method.name,
         "seed": seed,
-        "model": model_section,
+        "model": model_section.shape,
         "objective": asdict(objective),
         "n_parameters": sum(p.numel() for p in model.encoder.parameters()),
         "hours_unlabelled": round(float(split.duration_s.sum()) / 3600, 4) if method.task else 0.0,

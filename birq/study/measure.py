@@ -68,7 +68,7 @@ def measure(params: Params, method: str, micro_batch_seconds: float, utterance_s
     p, row = params.of_run(method), params.method(method)
     f, module = p.features, importlib.import_module(row.module)
     section = in_steps(p.pretrain, lambda: 1000)  # the last steps are timed, however many there are
-    shape = Shape(**p.model.model_dump(mode="json"), n_mels=f.n_mels)
+    shape = Shape(**p.model.shape, n_mels=f.n_mels)
     model = build(module, shape, objective(p, row), 0, section.dropout).train().to(device)
     prepare(model.encoder)
     batch = random_batch(micro_batch_seconds, utterance_seconds, f.frame_shift_ms, shape.n_stack, shape.n_mels)

@@ -121,7 +121,7 @@ def planned(node: Node, utterance_seconds: float, longest_seconds: float, hours:
     """
     p, method = node.params, node.method
     f, m = p.features, p.model
-    shape = Shape(**m.model_dump(), n_mels=f.n_mels)
+    shape = Shape(**m.shape, n_mels=f.n_mels)
     frames_per_second = 1000 / (f.frame_shift_ms * m.n_stack)
     n_frames, n_parameters = utterance_seconds * frames_per_second, count_parameters(shape)
     section = lengths_in_steps(p, node.stage.name, hours, utterance_seconds)
@@ -155,7 +155,7 @@ def make(params: Params, given_hours: dict[str, float], *, study: bool = False) 
     """Every figure that depends on params alone, of what the report compares, or of the study. Errors: as `corpus_hours`; no study."""
     nodes = dag.upstream(dag.node("study", {}, params)) if study else dag.nodes(params)
     f, m = params.features, params.model
-    shape = Shape(**m.model_dump(), n_mels=f.n_mels)
+    shape = Shape(**m.shape, n_mels=f.n_mels)
     hours = corpus_hours(params, given_hours)
     used = {c for role in ("pretrain", "finetune") for c in dag.corpora_for(role, params)}
     total_hours = sum(h for name, h in hours.items() if name in used)

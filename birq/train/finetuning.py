@@ -32,7 +32,7 @@ BEST = "best.safetensors"
 
 
 def spec_augment(feats_BTF: torch.Tensor, section: Finetune, frame_shift_ms: float) -> torch.Tensor:
-    """SpecAugment (Park et al. 2019) without warping: masks are drawn per utterance, masked values are 0 = the corpus mean."""
+    """SpecAugment (Park et al. 2019) without warping: masks are drawn per utterance, masked values are 0 = the mean."""
     mask = torchaudio().functional.mask_along_axis_iid
     widest_frames = round(section.time_mask_ms / frame_shift_ms)
     x_B1FT = feats_BTF.transpose(1, 2).unsqueeze(1)

@@ -169,9 +169,10 @@ class PretrainTask:
         self, batch: Batch, m: Masked, step: int, part: int, share: Share | None, objective: AnchorObjective | None = None
     ) -> Forward:
         generator = torch.Generator(self.device).manual_seed(self._noise_seed(step, part))
-        feats_BTF, lengths_B = (x.to(self.device, non_blocking=True) for x in (batch.feats_BTF, batch.lengths_B))
+        given = (batch.feats_BTF, batch.lengths_B, batch.label_feats_BTF)
+        feats_BTF, lengths_B, label_feats_BTF = (None if x is None else x.to(self.device, non_blocking=True) for x in given)
         with precision(self.device):
-            return self.model(feats_BTF, lengths_B, m, generator, share, objective or self._objective(step))
+            return self.model(feats_BTF, lengths_B, m, generator, share, objective or self._objective(step), label_feats_BTF)
 
     def backward(self, batches: list[Batch], step: int, epoch: int) -> None:
         if not all(isinstance(b, MaskedBatch) for b in batches):

@@ -134,6 +134,7 @@ EDITS = (
     Edit("`tokenizer.vocab_size`", "tokenizer", setting="tokenizer.vocab_size=300"),
     Edit("`tokenizer.alphabet`", f"{_corpora('corpus')} tokenizer lm", setting='tokenizer.alphabet="abcdefghijklmnopqrstuvwxyz\' é"'),
     Edit("`tokenizer.language`", "corpus-spoken lm", setting="tokenizer.language=tr"),
+    Edit("`model.input_mean`", _all("pretrain"), setting="model.input_mean=utterance"),
     Edit("`model.norms`", _all("pretrain"), setting="model.norms=bf16"),
     Edit("`features.n_mels`", _corpora("features"), setting="features.n_mels=40"),
     Edit("`features.sample_rate_hz`", f"corpus-synth {_corpora('features')}", setting="features.sample_rate_hz=8000"),
