@@ -1,4 +1,4 @@
-"""A study's prose on its page: a Markdown file, section by section. Its links to other files are left as text, since the page stands alone."""
+"""A study's prose on its page: a Markdown file, section by section. Its links to other files become text, since the page stands alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from markupsafe import Markup
 
 from birq.errors import BirqError
 from birq.report.study.page import Notes, Section
@@ -27,7 +26,7 @@ def read(path: Path) -> Notes:
         raise BirqError(f"--notes {path}: begins with no heading of the first level, `# Title`; the page takes its title from it")
     ids = {_slug(name): f"{PREFIX}{_slug(name)}" for name, _ in blocks}
     sections = [
-        Section(ids[_slug(name)], _inline(name), Markup("") if TABLES in body else _html(body, ids), TABLES in body) for name, body in blocks
+        Section(ids[_slug(name)], _inline(name), "" if TABLES in body else _html(body, ids), TABLES in body) for name, body in blocks
     ]
     return Notes(_inline(title), _html(lead, ids), sections)
 
@@ -60,7 +59,7 @@ def _inline(text: str) -> str:
     return "".join(t.content for t in token.children or ())
 
 
-def _html(text: str, ids: dict[str, str]) -> Markup:
+def _html(text: str, ids: dict[str, str]) -> str:
     """ids: by anchor of the file, those that the page has."""
     parser = _parser()
     tokens = parser.parse(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
@@ -68,7 +67,7 @@ def _html(text: str, ids: dict[str, str]) -> Markup:
         if token.type == "inline":
             token.children = _alone(token.children or [], ids)
     html = parser.renderer.render(tokens, parser.options, {})
-    return Markup(html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>"))
+    return html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
 
 
 def _alone(tokens: list[Token], ids: dict[str, str]) -> list[Token]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from markupsafe import Markup, escape
 
 from birq.report.page import figure
 from birq.report.study import compare, figures, predictions, published, tables
@@ -26,11 +25,11 @@ WEAK = 0.3  # of a correlation over runs: below it nothing is said to go togethe
 
 @dataclass(frozen=True)
 class Section:
-    """Prose under one heading. tables: the study's tables and figures come in its place."""
+    """Prose under one heading, as HTML. tables: the study's tables and figures come in its place."""
 
     id: str
     title: str
-    html: Markup
+    html: str
     tables: bool = False
 
 
@@ -39,7 +38,7 @@ class Notes:
     """The study's prose: what stands before the first section, and the sections."""
 
     title: str
-    lead: Markup
+    lead: str
     sections: Sequence[Section]
 
 
@@ -106,15 +105,14 @@ def _negative(parts: Sequence[Part], expected: Sequence[Found]) -> list[str]:
     if found := compare.correlations(list(parts)):
         best = max(found, key=lambda c: abs(c.pearson))
         if abs(best.pearson) < WEAK:
-            lines.append(
-                f"No measure goes with the word error rate over {best.runs} runs: the largest |r| is {abs(best.pearson):.2f}, of {best.measure.title}."
-            )
+            by = f"the largest |r| is {abs(best.pearson):.2f}, of {best.measure.title}"
+            lines.append(f"No measure goes with the word error rate over {best.runs} runs: {by}.")
     return lines
 
 
-def _code(text: str) -> Markup:
-    """Names in backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+def _code(text: str) -> str:
+    """As HTML, names in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _grouped(expected: Sequence[Found]) -> list[dict[str, Any]]:

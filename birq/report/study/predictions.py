@@ -14,8 +14,8 @@ from birq.settings.study import OTHERS, Compared, Prediction
 MEASURES = {m.key: m for m in (PROBE, ABX_ACROSS, WER)}
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 NOTE = (
-    "Differences in points. A prediction holds where the whole interval over seeds lies in the expected range, does not hold where none of it does, "
-    "and is not decided otherwise or without an interval. Of “others”, the least favourable form is shown, and the prediction must hold for each."
+    "Differences in points. A prediction holds where the whole interval over seeds lies in the expected range, does not hold where none "
+    "of it does, and is not decided otherwise or without an interval. Of “others”, the least favourable form is shown."
 )
 
 

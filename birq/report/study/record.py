@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from birq import files
 from birq.errors import BirqError
 from birq.report.study import rows
@@ -87,7 +89,7 @@ def merge(old: Record, new: Sitting, where: Path) -> Record:
 
 def _predictions(old: Record, new: Sitting, where: Path) -> dict[str, Any]:
     """Those of both. One that is recorded was made before runs that are there, so it stays as it is."""
-    before, now = old.get("predictions", {}), new.record["predictions"]
+    before, now = old.get("predictions", {}), new.record.get("predictions", {})
     if changed := [name for name, found in now.items() if before.get(name, found) != found]:
         raise BirqError(
             f"{where}: study.predictions.{changed[0]}: is recorded otherwise, {json.dumps(before[changed[0]])}; what was expected is not "
@@ -137,8 +139,10 @@ def read(path: Path) -> Record:
     for name, told in found.get("predictions", {}).items():
         try:
             Prediction.model_validate(told)
-        except ValueError as e:
-            raise BirqError(f"{path}: predictions.{name}: {e}; `study.predictions` in docs/parameters.md says what one holds") from None
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, ("predictions", name, *first["loc"])))
+            raise BirqError(f"{path}: {where}: {first['msg']}; docs/parameters.md (`study.predictions`) says what one holds") from None
     return found
 
 
