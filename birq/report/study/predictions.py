@@ -15,7 +15,8 @@ MEASURES = {m.key: m for m in (PROBE, ABX_ACROSS, WER)}
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 NOTE = (
     "Differences in points. A prediction holds where the whole interval over seeds lies in the expected range, does not hold where none "
-    "of it does, and is not decided otherwise or without an interval. Of “others”, the least favourable form is shown."
+    "of it does, and is not decided otherwise or without an interval. Of “others”, the least favourable form is shown, "
+    "and the prediction must hold for each."
 )
 
 
