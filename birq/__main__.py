@@ -124,6 +124,7 @@ def _compare_options(p: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--from", type=Path, metavar="FILE", dest="source", help="show a record; needs no artifact")
     p.add_argument("--page", type=Path, metavar="FILE.html", dest="html", help="write the page as well")
+    p.add_argument("--notes", type=Path, metavar="FILE.md", dest="prose", help="prose of the page, such as docs/study.md")
 
 
 def _plan_options(p: argparse.ArgumentParser) -> None:
@@ -279,10 +280,10 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from birq.report.study import build
+    from birq.report.study import verb
 
-    asked = {name: getattr(args, name) for name in ("part", "against", "layer", "markdown", "into", "source", "html")}
-    print(build.look(None if args.source else params.load(args.params), **asked))
+    asked = {name: getattr(args, name) for name in ("part", "against", "layer", "markdown", "into", "source", "html", "prose")}
+    print(verb.look(None if args.source else params.load(args.params), **asked))
 
 
 def _dispatch(args: argparse.Namespace) -> int | None:

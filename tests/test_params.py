@@ -354,6 +354,17 @@ def test_the_study_by_step_trains_as_the_finalists_do() -> None:
     assert steps["study"]["parts"]["steps"]["names"] == finalists["study"]["parts"]["finalists"]["names"]
 
 
+def test_the_study_of_tuning_is_a_whole_grid() -> None:
+    """Every density with every rate, once, best_rq's own among them; all else is that of the other parts at 600 steps."""
+    tuning, shipped = preset("study-tuning"), yaml.safe_load((ROOT / "params.yaml").read_text())["pretrain"]
+    (part,) = tuning["study"]["parts"].values()
+    keys = ("pretrain.mask_start_probability", "pretrain.learning_rate")
+    own = {key: shipped[key.partition(".")[2]] for key in keys}
+    cells = [tuple((own | tuning["variants"].get(name, {}))[key] for key in keys) for name in part["names"]]
+    assert sorted(cells) == [(m, rate) for m in (0.01, 0.02, 0.03, 0.042) for rate in (0.0015, 0.003, 0.006)]
+    assert all(tuning[section] == preset("study-codebooks")[section] for section in ("pretrain", "finetune"))
+
+
 @pytest.mark.parametrize(("name", "part"), [("study-short", "short"), ("study-final", "finalists")])
 def test_birq_at_equal_time_has_the_steps_of_the_measured_ratio(name: str, part: str) -> None:
     """benchmarks/results/equal_time.json: a step of the default form over BEST-RQ's."""

@@ -14,9 +14,10 @@ import yaml
 
 from birq.errors import BirqError
 from birq.pipeline import dag, digests
-from birq.report.study import build, compare, figures, page, published, record, tables
+from birq.report.study import compare, figures, notes, page, predictions, published, record, tables, verb
 from birq.report.study.compare import PROBE, WER, difference
 from birq.report.study.record import Sitting
+from birq.report.tables import pipes
 from birq.settings import params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -371,8 +372,8 @@ def test_another_file_is_not_taken_for_a_record(tmp_path: Path, text: str) -> No
 
 
 def look(**asked: Any) -> str:
-    none = {"part": None, "against": None, "layer": None, "markdown": False, "into": None, "source": RECORD, "html": None}
-    return build.look(None, **none | asked)
+    none = {"part": None, "against": None, "layer": None, "markdown": False, "into": None, "source": RECORD, "html": None, "prose": None}
+    return verb.look(None, **none | asked)
 
 
 def test_the_record_is_the_tables_of_the_page(request: pytest.FixtureRequest) -> None:
@@ -401,7 +402,7 @@ def test_what_is_asked_for_and_not_there_is_refused_with_what_is() -> None:
 
 def test_what_lacks_is_said() -> None:
     parts = compare.parts(made([row("birq", 0, 0.5)]))
-    said = tables.text(parts, ["probe/best_rq-0", "score/birq-0"])
+    said = tables.text(parts, lacking=["probe/best_rq-0", "score/birq-0"])
     assert "final: no differences, best_rq has no run in it." in said and "fewer than 3 seeds support no statement" in said
     assert "Not there, or made under other params, inputs or code: probe/best_rq-0 and score/birq-0." in said
 
@@ -410,7 +411,7 @@ def test_the_page_holds_everything_by_itself(tmp_path: Path) -> None:
     """Tables, figures, statements, keys and params; no script, nothing from the network, ids once."""
     look(html=tmp_path / "study.html")
     assert "best_rq_cepstra_refined" in (tmp_path / "study.html").read_text()
-    shown = page.render(compare.parts(made(WORDS)), ["probe/birq-9"])
+    shown = page.render(compare.parts(made(WORDS)), lacking=["probe/birq-9"])
     for text in (
         "of the ceiling",
         "What goes with WER",
@@ -448,16 +449,218 @@ def test_twenty_forms_have_twenty_names_in_every_figure() -> None:
 
 
 def test_published_rates_stand_beside_ours() -> None:
-    """A row for every part with words; a method that a part lacks has none. Figures are those of docs/method.md."""
+    """A row for every part with words; a method that a part lacks has none. By hand: BiRQ is 2.0 below BEST-RQ in each of three seeds."""
     parts = compare.parts(made([*WORDS, row("birq", 0, 0.5, part="probed")]))
     table = published.beside(parts)
-    assert [list(cells) for cells in table.rows[len(published.OTHERS) :]] == [
-        ["this study, final", "test, 3 seeds", "45.0", "39.0", "–", "37.0", "–"]
+    assert [list(cells) for cells in table.rows[len(published.SETTINGS) :]] == [
+        ["this study, final", "test, 3 seeds", "45.0", "39.0", "–", "37.0", "−2.0 [−2.0, −2.0]", "–"]
     ]
-    text = (ROOT / "docs" / "method.md").read_text().replace(" | ", " / ")
-    said = {cell for cells in table.rows[: len(published.OTHERS)] for cell in cells[2:] if cell != "–"}
-    assert not [cell for cell in said if cell not in text]
-    assert table.title in page.render(parts) and "3.9 / 8.8" in page.render(parts)
+    assert table.rows[0][2:] == ["8.4 / 24.4", "7.1 / 20.5", "6.3 / 18.6", "6.6 / 19.1", "−0.5 / −1.4", "–"]
+    shown = page.render(parts)
+    assert all(found.title in shown for found in published.tables().values())
+    assert all(f">{text}<" in shown for text in ("3.9 / 8.8", "16.3 / 34.0", "BiRQ, 300 epochs", "2.05"))
+
+
+@pytest.mark.parametrize("name", published.tables())
+def test_published_tables_stand_in_one_place(name: str, request: pytest.FixtureRequest) -> None:
+    """docs/method.md shows those of birq/report/study/published.py. `pytest tests/test_study.py --write-docs` writes them."""
+    path, table = ROOT / "docs" / "method.md", published.tables()[name]
+    marks = (f"<!-- published:{name}:begin -->\n", f"<!-- published:{name}:end -->")
+    before, _, rest = path.read_text().partition(marks[0])
+    shown, _, after = rest.partition(marks[1])
+    made = "\n".join(pipes(table.head, table.rows, left=table.left)) + "\n"
+    if request.config.getoption("--write-docs"):
+        path.write_text(f"{before}{marks[0]}{made}{marks[1]}{after}")
+    else:
+        assert shown == made
+
+
+# ---- predictions
+
+
+def predicted(**compared: Any) -> dict[str, Any]:
+    about = {"form": "birq", "against": "best_rq"} | compared
+    return {"one": {"says": "`birq` <teaches> more.", "parts": ["final"], "compared": [about]}}
+
+
+@pytest.mark.parametrize(
+    ("compared", "verdict", "shown"),
+    [
+        ({"more_than": 0.0}, "holds", "+4.0 [+2.8, +5.2]"),
+        ({"more_than": 3.0}, "not decided", "+4.0 [+2.8, +5.2]"),
+        ({"less_than": 0.0}, "does not hold", "+4.0 [+2.8, +5.2]"),
+        ({"more_than": 6.0}, "does not hold", "+4.0 [+2.8, +5.2]"),
+        ({"more_than": 2.0, "less_than": 6.0}, "holds", "+4.0 [+2.8, +5.2]"),
+        ({"more_than": 0.0, "seeds": [0, 2]}, "not decided", "+4.0"),  # two seeds have no interval
+        ({"measure": "wer", "less_than": 0.0}, "holds", "−2.0 [−2.0, −2.0]"),
+        ({"measure": "abx_across", "less_than": 0.0}, "not decided", "no run"),
+        ({"form": "hubert", "more_than": 0.0}, "not decided", "no run"),
+        # phones is 6 above birq, best_rq and scratch are below it; one that fails is enough
+        ({"against": "others", "more_than": 0.0}, "does not hold", "−6.0 [−7.2, −4.8]"),
+        ({"form": "phones", "against": "others", "more_than": 0.0}, "not decided", "+6.0 [+4.8, +7.2]"),  # scratch has one seed
+    ],
+)
+def test_a_prediction_is_judged_by_its_interval(compared: dict[str, Any], verdict: str, shown: str) -> None:
+    """By hand: differences 3.5, 4.0, 4.5 have the deviation 0.5; Student's t of 2 degrees at 97.5 % is 4.303, so the half width is 1.24."""
+    rows = [row("birq", r["seed"], 0.535 + 0.015 * r["seed"], 0.38 - 0.01 * r["seed"]) if r["form"] == "birq" else r for r in WORDS]
+    rows = copy.deepcopy(rows)
+    found = made(rows) | {"predictions": predicted(**compared)}
+    (judged,) = predictions.look(found, compare.parts(found))
+    assert (judged.verdict, predictions.shown(judged)) == (verdict, shown)
+
+
+def test_a_prediction_is_shown_with_what_was_found() -> None:
+    """In the tables, on the page, and among the negative results where it does not hold; its text is text."""
+    found = made(WORDS) | {"predictions": predicted(less_than=-1.0)}
+    parts = compare.parts(found)
+    judged = predictions.look(found, parts)
+    said = tables.text(parts, predictions.table(judged))
+    assert said.startswith("Predictions: expected and found") and "below -1" in said and "does not hold" in said
+    shown = page.render(parts, judged)
+    assert "<code>birq</code> &lt;teaches&gt; more." in shown and 'class="l bad"' in shown
+    assert "Prediction one does not hold in final: birq less best_rq is +4.0 [+4.0, +4.0], expected below −1." in shown
+    assert "Negative results" in shown and 'id="negative"' not in page.render(compare.parts(made([row("best_rq", 0, 0.5)])))
+
+
+def test_a_prediction_is_shown_once_where_it_was_not_run() -> None:
+    """In each of its parts that have its forms, and in none else."""
+    found = made(WORDS) | {"predictions": predicted(more_than=0.0)}
+    found["predictions"]["one"]["parts"] = ["never", "final"]
+    assert [f.part for f in predictions.look(found, compare.parts(found))] == ["final"]
+    found["predictions"]["one"]["parts"] = ["never", "later"]
+    assert [(f.part, f.difference) for f in predictions.look(found, compare.parts(found))] == [("never", None)]
+
+
+def test_forms_that_gain_nothing_are_negative_results() -> None:
+    """More word errors, or less of the phones; what is better is none."""
+    rows = [*WORDS, *(row("worse", s, 0.45 + 0.01 * s, 0.43 - 0.01 * s) for s in range(3))]
+    (part,) = compare.parts(made(rows))
+    assert tables.disappointments(part) == [
+        "final, linear phone probe, layer 2: below best_rq: worse.",
+        "final, word error rate: above best_rq: worse.",
+    ]
+
+
+def test_what_was_expected_is_not_changed_after_the_runs(tmp_path: Path) -> None:
+    """A record keeps its predictions, also in a sitting without any, and takes new ones."""
+    path = tmp_path / "study.json"
+    record.add(path, sitting(WORDS))
+    first = Sitting(made(WORDS) | {"predictions": predicted(more_than=1.0)}, {}, [])
+    first.reads.update(sitting(WORDS).reads)
+    record.add(path, first)
+    record.add(path, sitting(WORDS))
+    assert record.read(path)["predictions"] == predicted(more_than=1.0)
+    before = path.read_text()
+    again = Sitting(made(WORDS) | {"predictions": predicted(more_than=0.0)}, first.reads, [])
+    with pytest.raises(BirqError, match=r"study\.predictions\.one: is recorded otherwise.*another name"):
+        record.add(path, again)
+    assert path.read_text() == before
+    path.write_text(before.replace('"more_than": 1.0', '"at_least": 1.0'))
+    with pytest.raises(BirqError, match=r"study\.json: predictions\.one\.compared\.0\.at_least: "):
+        record.read(path)
+
+
+@pytest.mark.parametrize(
+    ("compared", "said"),
+    [
+        ({"form": "hubert9", "more_than": 0.0}, "study.predictions.one.form: 'hubert9' is neither"),
+        ({"against": "hubert9", "more_than": 0.0}, "study.predictions.one.against: 'hubert9' is neither"),
+        ({}, "needs more_than, less_than or both"),
+        ({"more_than": 1.0, "less_than": 1.0}, "more_than: 1.0 is not below less_than, 1.0"),
+        ({"more_than": 1.0, "measure": "cer"}, "'linear', 'abx_across' or 'wer'"),
+    ],
+)
+def test_a_bad_prediction_is_refused(compared: dict[str, Any], said: str) -> None:
+    with pytest.raises(BirqError) as error:
+        settings(PARTS, predictions=predicted(**compared))
+    assert said in str(error.value), str(error.value)
+    assert settings(PARTS, predictions=predicted(against="others", more_than=0.0)).study.predictions["one"].parts == ["final"]
+
+
+def test_the_record_has_the_predictions_of_the_presets() -> None:
+    """Their sentences are those of docs/study.md, word for word."""
+    told: dict[str, Any] = {}
+    for name in ("study-screen", "study-short"):
+        told |= yaml.safe_load((ROOT / "presets" / f"{name}.yaml").read_text())["study"]["predictions"]
+    assert record.read(RECORD)["predictions"] == told
+    text = (ROOT / "docs" / "study.md").read_text()
+    assert all(re.search(rf"^\d\. {re.escape(p['says'])}$", text, re.MULTILINE) for p in told.values())
+
+
+# ---- prose
+
+
+NOTES = """# A study of `labels`
+
+    birq compare # of <all>
+
+Why? See [there](other.md#part), [below](#the-tables), [above](#fixed-before-it), ![a picture](x.png) and [the paper](https://arxiv.org/abs/2509.15430).
+
+## Fixed before: it
+
+| a | b |
+|---|---:|
+| x | 1 |
+
+```text
+# no heading
+<!-- study:other -->
+```
+
+## The tables
+
+<!-- study:begin -->
+### generated
+<!-- study:end -->
+
+## Limits
+
+One <b>size</b>.
+"""
+
+
+def test_the_page_takes_the_prose_of_a_study(tmp_path: Path) -> None:
+    """Sections in their order, the tables in the place of the generated ones; links that lead out of the page are text, and so is HTML."""
+    path = tmp_path / "notes.md"
+    path.write_text(NOTES)
+    shown = page.render(compare.parts(made(WORDS)), notes=notes.read(path))
+    assert "<h1>A study of labels</h1>" in shown and "birq compare # of &lt;all&gt;" in shown
+    assert "See there," in shown and "a picture" in shown and "x.png" not in shown
+    assert '<a href="#notes-the-tables">below</a>' in shown and 'href="https://arxiv.org/abs/2509.15430"' in shown
+    assert '<div class="scroll"><table>\n<thead>\n<tr>\n<th>a</th>' in shown and "generated" not in shown
+    assert "One &lt;b&gt;size&lt;/b&gt;." in shown and "# no heading" in shown
+    assert shown.index('id="notes-fixed-before-it"') < shown.index('id="final"') < shown.index('id="notes-limits"')
+    assert '<a href="#notes-limits">Limits</a>' in shown and 'id="fixed"' not in shown
+    targets = set(re.findall(r'href="#([^"]+)"', shown))
+    assert targets <= set(re.findall(r'\bid="([^"]+)"', shown)), "every entry of the contents leads somewhere"
+
+
+def test_the_page_of_the_record_holds_what_a_reviewer_asks_for(tmp_path: Path) -> None:
+    """Made by the command that docs/study.md names."""
+    out = tmp_path / "study.html"
+    look(html=out, prose=ROOT / "docs" / "study.md")
+    shown = out.read_text()
+    for text in (
+        "do BiRQ's labels teach an encoder more", "<strong>Primary measure.</strong>", "<strong>The difference that matters.</strong>",
+        "Expected and found", "Negative results", "What may be wrong with it", "arXiv 2606.30671, by hours of labelled speech",
+        "birq preset study-screen", "not decided", "21b5052404",
+    ):  # fmt: skip
+        assert text in shown, text
+    ids = re.findall(r'\bid="([^"]+)"', shown)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([^"]+)"', shown)) <= set(ids)
+    assert "<script" not in shown and "src=" not in shown and "@import" not in shown and "study:begin" not in shown
+
+
+def test_notes_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.md"
+    with pytest.raises(BirqError, match=r"--notes .*notes\.md: is for the page; add --page"):
+        look(prose=path)
+    with pytest.raises(BirqError, match=r"--notes .*notes\.md: not readable"):
+        look(prose=path, html=tmp_path / "study.html")
+    path.write_text("Text.\n\n## A section\n")
+    with pytest.raises(BirqError, match=r"--notes .*notes\.md: begins with no heading"):
+        look(prose=path, html=tmp_path / "study.html")
+    assert not (tmp_path / "study.html").exists()
 
 
 def test_a_record_is_plain_json() -> None:

@@ -14,6 +14,7 @@ from birq.pipeline import dag
 
 pytestmark = pytest.mark.pipeline
 PARTS = "{screening: {names: [best_rq, hubert1, deep], seeds: [0, 1]}, final: {names: [best_rq], seeds: [0], words: true}}"
+PREDICTIONS = "{better: {says: One beats the other., parts: [screening], compared: [{form: hubert1, against: best_rq, more_than: 0.0}]}}"
 BY_DVC = ("dvc", "repro", "workflow/study/dvc.yaml")
 
 
@@ -23,6 +24,7 @@ def study(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh.copy(tmp_path_factory.mktemp("study") / "project")
     variants = "{deep: {method: best_rq, random_projection.codebook: refined, pretrain.snapshots: [0.2, 0.5]}}"
     project.set(f"variants={variants}", f"study.parts={PARTS}", "run.methods=[scratch]")
+    project.set(f"study.predictions={PREDICTIONS}")
     project.git("commit", "-qam", "a study")
     project.forget()
     return project
@@ -95,6 +97,10 @@ def test_compare_prints_what_the_artifact_holds(study: Project) -> None:
     for source in ("record.json", "data/study/study.json"):
         assert study.birq("compare", "--markdown", "--from", source, "--page", "page.html").text == shown
     assert (root / "page.html").read_text() == (root / "data" / "study" / "index.html").read_text()
+    assert (
+        re.search(r"^\| better \| hubert1 \| best_rq \| .* \| 2 \| not decided \|$", shown, flags=re.M)
+        and "One beats the other." in (root / "page.html").read_text()
+    )
     rows = {(r["part"], r["form"], r["seed"]): r for r in json.loads((root / "record.json").read_text())["rows"]}
     assert len(rows) == 7
     run = rows["final", "best_rq", 0]

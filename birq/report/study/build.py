@@ -4,51 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birq import files
-from birq.errors import BirqError
-from birq.pipeline.dag import NO_STUDY
-from birq.report.study import compare, page, record, rows, tables
+from birq.report.study import compare, page, predictions, record, tables
 from birq.report.study.record import Record
-from birq.settings.params import Params
 
 
 def write(found: Record, out: Path) -> None:
     """study.json, study.md and index.html in a folder."""
     parts = compare.parts(found)
+    expected = predictions.look(found, parts)
     (out / "study.json").write_text(record.text(found), encoding="utf-8")
-    (out / "study.md").write_text(tables.text(parts, markdown=True) + "\n", encoding="utf-8")
-    (out / "index.html").write_text(page.render(parts), encoding="utf-8")
-
-
-def look(
-    project: Params | None,
-    *,
-    part: str | None,
-    against: str | None,
-    layer: int | None,
-    markdown: bool,
-    into: Path | None,
-    source: Path | None,
-    html: Path | None,
-) -> str:
-    """The tables of a record's file, or of what is there under these params, and what lacks.
-
-    into: a record's file that gets what is there. html: a file for the page.
-    Errors: BirqError where there is nothing; for a part, form or layer that is not there; for rows that a record's params contradict.
-    """
-    found, lacking = (record.read(source), []) if source else _here(project, into)
-    parts = compare.parts(found, part, against, layer)
-    if not parts:
-        raise BirqError(f"{source or 'study.parts'}: no run is there yet; `snakemake --cores all study` makes them")
-    if html:
-        files.write_text(html, page.render(parts, lacking))
-    return tables.text(parts, lacking, markdown=markdown)
-
-
-def _here(project: Params | None, into: Path | None) -> tuple[Record, list[str]]:
-    if project is None or not project.study.parts:
-        raise BirqError(f"{NO_STUDY}; --from FILE shows a record")
-    found = record.gather(project, rows.in_place())
-    if into:
-        return record.add(into, found), found.lacking
-    return found.record, found.lacking
+    (out / "study.md").write_text(tables.text(parts, predictions.table(expected), markdown=True) + "\n", encoding="utf-8")
+    (out / "index.html").write_text(page.render(parts, expected), encoding="utf-8")

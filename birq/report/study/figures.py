@@ -13,6 +13,7 @@ from birq.report.gather import PALETTE
 from birq.report.study import compare
 from birq.report.study.compare import PROBE, WER, Form, Measure, Part, value
 from birq.report.study.rows import Row
+from birq.report.study.tables import MINUTES
 from birq.report.words import mean
 
 MAIN, FAINT = PALETTE[0], "#b6bdc7"  # the second is that of axes, which the page's dark style knows
@@ -21,7 +22,6 @@ PANEL_WIDTH, PANEL_HEIGHT = 120, 84
 NAME_SHOWN = 26  # characters over a panel
 ROW = 19  # pixels of a form in a list
 LABEL = 13  # pixels of a line of text
-MINUTES = "finetune.labelled_minutes"
 Dot = dict[str, Any]
 
 

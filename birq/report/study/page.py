@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from birq.report.page import figure
-from birq.report.study import figures, published, tables
+from birq.report.study import compare, figures, predictions, published, tables
 from birq.report.study.compare import PROBE, WER, Part, value
+from birq.report.study.predictions import Found
 from birq.report.study.rows import Row
 from birq.report.study.tables import Table
 from birq.report.tables import interval
@@ -16,6 +20,26 @@ from birq.report.templates import environment
 from birq.report.words import counted
 
 TITLE = "Which labels teach a speech encoder more?"
+WEAK = 0.3  # of a correlation over runs: below it nothing is said to go together
+
+
+@dataclass(frozen=True)
+class Section:
+    """Prose under one heading, as HTML. tables: the study's tables and figures come in its place."""
+
+    id: str
+    title: str
+    html: str
+    tables: bool = False
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The study's prose: what stands before the first section, and the sections."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
 
 
 def _commit(row: Row) -> str:
@@ -69,10 +93,51 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def render(parts: Sequence[Part], lacking: Sequence[str] = ()) -> str:
+def _negative(parts: Sequence[Part], expected: Sequence[Found]) -> list[str]:
+    """What did not come out, by the figures alone."""
+    failed = [f for f in expected if f.verdict == predictions.FAILS]
+    lines = [
+        f"Prediction {f.prediction} does not hold in {f.part}: {f.about.form} less {f.against} is {predictions.shown(f)}, "
+        f"expected {predictions.expected(f.about)}."
+        for f in failed
+    ]
+    lines += [line for part in parts for line in tables.disappointments(part)]
+    if found := compare.correlations(list(parts)):
+        best = max(found, key=lambda c: abs(c.pearson))
+        if abs(best.pearson) < WEAK:
+            by = f"the largest |r| is {abs(best.pearson):.2f}, of {best.measure.title}"
+            lines.append(f"No measure goes with the word error rate over {best.runs} runs: {by}.")
+    return lines
+
+
+def _code(text: str) -> str:
+    """As HTML, names in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _grouped(expected: Sequence[Found]) -> list[dict[str, Any]]:
+    """By prediction: its sentence and the cells of its rows."""
+    names = dict.fromkeys(f.prediction for f in expected)
+    return [
+        {"name": name, "says": _code(rows[0].says), "rows": [(predictions.cells(f)[:-1], f.verdict) for f in rows]}
+        for name in names
+        if (rows := [f for f in expected if f.prediction == name])
+    ]
+
+
+def render(parts: Sequence[Part], expected: Sequence[Found] = (), lacking: Sequence[str] = (), notes: Notes | None = None) -> str:
     """index.html."""
     page = environment().get_template("study.html")
-    explained = tables.explained(list(parts))
-    notes = tables.notes(list(parts), lacking)
-    found = {"parts": [_part(p) for p in parts], "explained": explained, "published": published.beside(parts), "notes": notes}
-    return page.render(title=TITLE, **found).strip() + "\n"
+    limits = tables.notes(list(parts), lacking)
+    found = {
+        "parts": [_part(p) for p in parts],
+        "explained": tables.explained(list(parts)),
+        "expected": _grouped(expected),
+        "predictions": predictions,
+        "negative": _negative(parts, expected),
+        "beside": published.beside(parts),
+        "published": published.tables(),
+        "limits": limits,
+        "notes": notes,
+    }
+    return page.render(title=notes.title if notes else TITLE, **found).strip() + "\n"

@@ -1,9 +1,11 @@
 """The study's record: what study.json holds, and what outlives a store in benchmarks/results.
 
-    {"format": 1, "parts": {PART: {"against", "layer", "confidence", "params", "forms": {FORM: {"method", "changed"}}}}, "rows": [...]}
+    {"format": 1, "parts": {PART: {"against", "layer", "confidence", "params", "forms": {FORM: {"method", "changed"}}}}, "rows": [...],
+     "predictions": {NAME: {"says", "parts", "compared": [...]}}}
 
 params: every key that decides a row of the part, dotted, with its value in params.yaml; a variant's own numbers are `changed`.
 rows: one per part, form and seed, as `rows.row` returns them. `snapshots` is in those of runs that have some.
+predictions: as in `study.predictions`; older records have none.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from birq import files
 from birq.errors import BirqError
 from birq.report.study import rows
 from birq.settings.params import Params
+from birq.settings.study import Prediction
 
 FORMAT = 1
 Record = dict[str, Any]
@@ -47,7 +52,8 @@ def gather(project: Params, present: rows.Present) -> Sitting:
                 about = parts.setdefault(part, _about(project))
                 about["params"] |= reads[part, name]
                 about["forms"][name] = {"method": project.method(name).name, "changed": _changed(project, name)}
-    return Sitting({"format": FORMAT, "parts": parts, "rows": found}, reads, list(lacking))
+    expected = {name: p.model_dump(mode="json", exclude_defaults=True) for name, p in project.study.predictions.items()}
+    return Sitting({"format": FORMAT, "parts": parts, "predictions": expected, "rows": found}, reads, list(lacking))
 
 
 def _about(project: Params) -> dict[str, Any]:
@@ -63,8 +69,10 @@ def merge(old: Record, new: Sitting, where: Path) -> Record:
     """The rows of `old` with those of a sitting: same part, form and seed replaced, others kept.
 
     Errors: BirqError for a form whose params are not those that are recorded for its part; it names part, form, key and both values.
+    For a prediction that is recorded otherwise.
     """
     parts = json.loads(json.dumps(old["parts"]))
+    predictions = _predictions(old, new, where)
     for part, about in new.record["parts"].items():
         before = parts.setdefault(part, about)
         for form, is_now in about["forms"].items():
@@ -76,7 +84,18 @@ def merge(old: Record, new: Sitting, where: Path) -> Record:
     place = {(part, form): i for i, (part, form) in enumerate((p, f) for p, about in parts.items() for f in about["forms"])}
     kept = [row for row in old["rows"] if _who(row) not in fresh]
     ordered = sorted([*kept, *fresh.values()], key=lambda row: (place[row["part"], row["form"]], row["seed"]))
-    return {"format": FORMAT, "parts": parts, "rows": ordered}
+    return {"format": FORMAT, "parts": parts, "predictions": predictions, "rows": ordered}
+
+
+def _predictions(old: Record, new: Sitting, where: Path) -> dict[str, Any]:
+    """Those of both. One that is recorded was made before runs that are there, so it stays as it is."""
+    before, now = old.get("predictions", {}), new.record.get("predictions", {})
+    if changed := [name for name, found in now.items() if before.get(name, found) != found]:
+        raise BirqError(
+            f"{where}: study.predictions.{changed[0]}: is recorded otherwise, {json.dumps(before[changed[0]])}; what was expected is not "
+            "changed after the runs: write it into params.yaml as it is recorded, or give the new one another name"
+        )
+    return before | now
 
 
 def _who(row: rows.Row) -> tuple[str, str, int]:
@@ -102,13 +121,13 @@ def _require_same(before: dict[str, Any], form: str, is_now: dict[str, Any], rea
 
 def text(record: Record) -> str:
     """As JSON, a run a line, so that a sitting changes the lines of its runs."""
-    head = json.dumps({"format": record["format"], "parts": record["parts"]}, indent=1)
+    head = json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=1)
     lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in record["rows"])
     return f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
 def read(path: Path) -> Record:
-    """A record's file. Errors: BirqError if there is none, or it is none."""
+    """A record's file. Errors: BirqError if there is none, or it is none, or for a prediction in it that is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -117,11 +136,18 @@ def read(path: Path) -> Record:
         raise BirqError(f"{path}: not readable as JSON ({e})") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT or not {"parts", "rows"} <= set(found):
         raise BirqError(f"{path}: is no record of a study of format {FORMAT}; `birq compare --record FILE` writes one")
+    for name, told in found.get("predictions", {}).items():
+        try:
+            Prediction.model_validate(told)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, ("predictions", name, *first["loc"])))
+            raise BirqError(f"{path}: {where}: {first['msg']}; docs/parameters.md (`study.predictions`) says what one holds") from None
     return found
 
 
 def add(path: Path, new: Sitting) -> Record:
     """Merge a sitting into a record's file, which may not be there yet. Errors: as `merge`; then nothing is written."""
-    merged = merge(read(path) if path.exists() else {"format": FORMAT, "parts": {}, "rows": []}, new, path)
+    merged = merge(read(path) if path.exists() else {"format": FORMAT, "parts": {}, "predictions": {}, "rows": []}, new, path)
     files.write_text(path, text(merged))
     return merged

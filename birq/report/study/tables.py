@@ -19,6 +19,7 @@ from birq.report.study.compare import (
     OF_LAYER,
     PROBE,
     WER,
+    Difference,
     Form,
     Measure,
     Part,
@@ -28,6 +29,7 @@ from birq.report.words import listed, mean, points
 
 MOST_SHOWN = 2  # changes of a variant
 NAMES_SHOWN = 8  # artifacts that lack
+MINUTES = "finetune.labelled_minutes"
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ def signed(value: float, measure: Measure) -> str:
 def less(part: Part, form: Form, measure: Measure) -> str:
     """`+1.1 [+0.4, +1.8]`; empty for the base itself."""
     found = compare.less(part, form, measure)
-    if found is None:
-        return ""
+    return "" if found is None else spanned(found, measure)
+
+
+def spanned(found: Difference, measure: Measure) -> str:
+    """With its interval, where there is one."""
     mean = signed(found.mean, measure)
     return mean if found.low is None else f"{mean} [{signed(found.low, measure)}, {signed(found.high, measure)}]"
 
@@ -196,9 +201,15 @@ def words(part: Part) -> Table | None:
         DEV_LOSS.title,
     ]
     splits = listed(list(dict.fromkeys(row["words"]["split"] for row in part.rows if row["words"])))
-    about = [f"Rates on {splits}, mean over seeds."]
+    about = [f"Rates on {splits}, mean over seeds{_taught(part)}."]
     about += [] if part.measured(PROBE) else [f"There is no linear probe beside them: {why}." for why in _no_probe(part)]
     return Table(f"{part.name}: words, after fine-tuning", head, rows, 2, about)
+
+
+def _taught(part: Part) -> str:
+    """`, after at most 60 minutes of transcribed speech`, where all forms have the same."""
+    found = {form.changed.get(MINUTES, part.params.get(MINUTES)) for form in part.forms}
+    return f", after at most {found.pop():g} minutes of transcribed speech" if len(found) == 1 and None not in found else ""
 
 
 def _no_probe(part: Part) -> list[str]:
@@ -223,18 +234,28 @@ def of_part(part: Part) -> list[Table]:
 
 def statements(part: Part) -> list[str]:
     """What a part says about its forms by the probe and by words, where it has the seeds for it."""
-    return [*_statements(part, PROBE, f"linear phone probe, layer {part.layer}"), *_statements(part, WER, "word error rate")]
+    return [line for measure in (PROBE, WER) for line in _statements(part, measure).values()]
 
 
-def _statements(part: Part, measure: Measure, what: str) -> list[str]:
+def disappointments(part: Part) -> list[str]:
+    """Those of them that are about forms that are no better than the base."""
+    worse = {PROBE: (BELOW, EVEN), WER: (ABOVE, EVEN)}
+    return [line for measure, groups in worse.items() for group, line in _statements(part, measure).items() if group in groups]
+
+
+ABOVE, BELOW, EVEN = "above", "below", "no significant difference from"
+
+
+def _statements(part: Part, measure: Measure) -> dict[str, str]:
+    """By what they say."""
+    what = "word error rate" if measure.words else f"linear phone probe, layer {part.layer}"
     found = [(f.name, d) for f in part.forms if (d := compare.less(part, f, measure)) and d.low is not None and d.high is not None]
     groups = {
-        "above": [name for name, d in found if d.low > 0],
-        "below": [name for name, d in found if d.high < 0],
-        "no significant difference from": [name for name, d in found if d.low <= 0 <= d.high],
+        ABOVE: [name for name, d in found if d.low > 0],
+        BELOW: [name for name, d in found if d.high < 0],
+        EVEN: [name for name, d in found if d.low <= 0 <= d.high],
     }
-    said = [f"{word} {part.against}: {listed(names)}" for word, names in groups.items() if names]
-    return [f"{part.name}, {what}: {line}." for line in said]
+    return {word: f"{part.name}, {what}: {word} {part.against}: {listed(names)}." for word, names in groups.items() if names}
 
 
 def notes(parts: list[Part], lacking: Sequence[str]) -> list[str]:
@@ -253,10 +274,10 @@ def notes(parts: list[Part], lacking: Sequence[str]) -> list[str]:
     return out
 
 
-def text(parts: list[Part], lacking: Sequence[str] = (), *, markdown: bool = False) -> str:
-    """All tables with their notes."""
+def text(parts: list[Part], expected: Table | None = None, lacking: Sequence[str] = (), *, markdown: bool = False) -> str:
+    """All tables with their notes; `expected`: that of the predictions."""
     layout = pipes if markdown else grid
-    found = [*(t for part in parts for t in of_part(part)), *(t for t in [explained(parts)] if t)]
+    found = [t for t in (expected, *(t for part in parts for t in of_part(part)), explained(parts)) if t]
     blocks = []
     for table in found:
         title = f"### {table.title}" if markdown else table.title
