@@ -37,6 +37,7 @@ from birq.downloads.rules import Rules
 from birq.errors import BirqError
 from birq.pipeline import code
 from birq.settings.corpora import An4Corpus, LibriSpeechCorpus
+from birq.settings.decoding import Lm
 from birq.settings.params import section
 
 
@@ -569,7 +570,7 @@ def test_the_verb_lists_and_fetches_what_is_missing(tmp_path: Path, server: Serv
     serve_parts(server, tmp_path, monkeypatch, ["train-clean-5", "dev-clean-2"])
     root = tmp_path / "root"
     corpus = LibriSpeechCorpus(kind="librispeech", root=str(root), download=True, train_parts=["train-clean-5"], dev_parts=["dev-clean-2"])
-    params = SimpleNamespace(corpora={"speech": corpus, "other": corpus.model_copy(update={"download": False})})
+    params = SimpleNamespace(corpora={"speech": corpus, "other": corpus.model_copy(update={"download": False})}, lm=Lm())
     listed = verb.look(params).splitlines()
     assert [x.split()[1] for x in listed[::2]] == ["train-clean-5.tar.gz", "dev-clean-2.tar.gz"] and not server.asked
     assert (
