@@ -69,9 +69,10 @@ def test_whatever_the_server_does_the_archive_is_whole_or_absent_and_the_error_s
         assert (f"{seen.kept} bytes are kept: run again" in seen.error) == bool(seen.kept)
 
 
-@pytest.mark.parametrize("name", ["faults", "archives"])
+@pytest.mark.parametrize("name", ["faults", "archives", "sizes", "rules", "ngrams"])
 def test_the_page_shows_what_happens(name: str):
-    assert inputs_page.on_page(name) == inputs_page.made(name), "python tests/inputs_page.py brings docs/downloads.md up to date"
+    page = inputs_page.TABLES[name][0]
+    assert inputs_page.on_page(name) == inputs_page.made(name), f"python tests/inputs_page.py {name} brings docs/{page} up to date"
 
 
 # ---- one archive
