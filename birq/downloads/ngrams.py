@@ -13,7 +13,7 @@ from birq.settings.decoding import LIBRISPEECH, Lm
 KEY = "lm"  # the section of params.yaml
 SUFFIX = ".arpa.gz"
 # name, bytes, SHA-256. Bytes: Kaldi's recipe (egs/librispeech/s5/local/download_lm.sh). SHA-256: i6_experiments
-# (common/datasets/librispeech/language_model.py). OpenSLR publishes none. -: nobody does, so that of the first download holds
+# (common/datasets/librispeech/language_model.py). OpenSLR publishes none. -: none was found, so that of the first download holds
 _TABLE = """
 3-gram.pruned.3e-7    13654242 -
 3-gram.pruned.1e-7    34094057 71dd880667cb6ea3942bb1982988c91fb1208839a21911eeec7e31c857c4bdfb
