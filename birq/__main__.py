@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="dotted key and YAML value; repeatable")
     p = verb("params", "check params.yaml, count the encoder's parameters, or print the schema")
     p.add_argument("action", choices=("check", "count", "schema"))
-    p = verb("download", "fetch what corpora with `download: true` lack, before a run; the run itself does it too")
+    p = verb("download", "fetch what corpora with `download: true` and a published n-gram lack, before a run; the run itself does it too")
     p.add_argument("--corpus", metavar="NAME", help="only this one of params.yaml")
     p.add_argument("--dry-run", action="store_true", help="only list what is missing, with size, checksum and addresses")
     verb("verify", "walk from the report back to the audio: hash everything again, hold every key against params, inputs and code")

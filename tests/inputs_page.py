@@ -1,4 +1,4 @@
-"""docs/inputs.md and docs/downloads.md: their tables say what the code makes of inputs and of servers.
+"""docs/inputs.md, downloads.md, corpora.md, decoding.md: tables of what the code makes of inputs and of servers, and of what it holds.
 
 `python tests/inputs_page.py` writes them; tests compare. With names of tables, it writes those alone.
 """
@@ -18,6 +18,9 @@ TABLES = {  # name in its page -> page, maker
     "texts": ("inputs.md", "odd_texts.table"),
     "faults": ("downloads.md", "server_faults.faults_table"),
     "archives": ("downloads.md", "server_faults.archives_table"),
+    "sizes": ("corpora.md", "corpora_tables.sizes"),
+    "rules": ("corpora.md", "corpora_tables.rules"),
+    "ngrams": ("decoding.md", "corpora_tables.published"),
 }
 
 

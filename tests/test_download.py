@@ -37,6 +37,7 @@ from birq.downloads.rules import Rules
 from birq.errors import BirqError
 from birq.pipeline import code
 from birq.settings.corpora import An4Corpus, LibriSpeechCorpus
+from birq.settings.decoding import Lm
 from birq.settings.params import section
 
 
@@ -68,9 +69,10 @@ def test_whatever_the_server_does_the_archive_is_whole_or_absent_and_the_error_s
         assert (f"{seen.kept} bytes are kept: run again" in seen.error) == bool(seen.kept)
 
 
-@pytest.mark.parametrize("name", ["faults", "archives"])
+@pytest.mark.parametrize("name", ["faults", "archives", "sizes", "rules", "ngrams"])
 def test_the_page_shows_what_happens(name: str):
-    assert inputs_page.on_page(name) == inputs_page.made(name), "python tests/inputs_page.py brings docs/downloads.md up to date"
+    page = inputs_page.TABLES[name][0]
+    assert inputs_page.on_page(name) == inputs_page.made(name), f"python tests/inputs_page.py {name} brings docs/{page} up to date"
 
 
 # ---- one archive
@@ -569,7 +571,7 @@ def test_the_verb_lists_and_fetches_what_is_missing(tmp_path: Path, server: Serv
     serve_parts(server, tmp_path, monkeypatch, ["train-clean-5", "dev-clean-2"])
     root = tmp_path / "root"
     corpus = LibriSpeechCorpus(kind="librispeech", root=str(root), download=True, train_parts=["train-clean-5"], dev_parts=["dev-clean-2"])
-    params = SimpleNamespace(corpora={"speech": corpus, "other": corpus.model_copy(update={"download": False})})
+    params = SimpleNamespace(corpora={"speech": corpus, "other": corpus.model_copy(update={"download": False})}, lm=Lm())
     listed = verb.look(params).splitlines()
     assert [x.split()[1] for x in listed[::2]] == ["train-clean-5.tar.gz", "dev-clean-2.tar.gz"] and not server.asked
     assert (

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from corpora_tables import BYTES_PER_HOUR
 from tiny import TinyJob
 
 from birq.corpora import manifests
@@ -158,6 +159,17 @@ def test_int16_flips_few_labels_of_generated_audio():
 def test_int16_flips_few_labels_of_real_speech():
     """The same bound on recorded speech."""
     assert flipped_share(speech(15)) <= 0.0005
+
+
+def test_an_hour_takes_the_bytes_that_the_pages_count_with(tmp_path: Path):
+    """docs/corpora.md and `birq plan` multiply it by thousands of hours."""
+    meta, wave = shards.metadata(storage="int16"), tones(10)
+    rows = [
+        {"id": f"u{i}", "speaker": "s", "text": None, "duration_s": 10.0, "fbank": shards.encode(fbank.fbank(wave).numpy(), meta)}
+        for i in range(36)
+    ]
+    shards.write_shard(tmp_path / "a.parquet", rows, meta)
+    assert 10 * (tmp_path / "a.parquet").stat().st_size == pytest.approx(BYTES_PER_HOUR, rel=0.01)
 
 
 # ---- the stage

@@ -261,7 +261,8 @@ def test_every_key_is_read_by_a_stage_that_declares_it() -> None:
     readers_of_corpora = code.modules("birq.stages.corpus", *(f"birq.corpora.{kind}" for kind in ("synth", "an4", "librispeech", "local")))
     for name in set(params.Params.model_fields) - {"corpora", "variants"}:
         readers = {m for n in nodes if any(x.split(".")[0] == name for x in n.sections) for m in n.code}
-        known = _read_names(readers | {"birq.pipeline.dag"} | (set(readers_of_corpora) if name == "features" else set()))
+        others = {"features": set(readers_of_corpora), "lm": {"birq.pipeline.sources", "birq.downloads.rules"}}.get(name, set())
+        known = _read_names(readers | {"birq.pipeline.dag"} | others)
         unread += [f"{name}.{key}" for key in type(getattr(loaded, name)).model_fields if key not in known]
     known = _read_names({*readers_of_corpora, "birq.pipeline.sources", "birq.downloads.rules"})
     for kind in (corpora.SynthCorpus, corpora.An4Corpus, corpora.LibriSpeechCorpus, corpora.LocalCorpus):

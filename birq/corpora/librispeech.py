@@ -7,13 +7,12 @@ from pathlib import Path
 from birq.corpora import chapters, folder, tree
 from birq.corpora.items import Item, Limits, Scan, need_folder
 from birq.downloads import archives
-from birq.downloads.archive import Archive, Wanted, marks
+from birq.downloads.archive import OPENSLR, Archive, Wanted, marks
 from birq.downloads.rules import Rules
 from birq.errors import BirqError
 from birq.settings.corpora import LibriSpeechCorpus
 
 SAMPLE_RATE_HZ = 16000
-MIRRORS = ("https://www.openslr.org/resources", "https://openslr.trmal.net/resources", "https://openslr.elda.org/resources")
 SUFFIX = ".tar.gz"
 # archive: OpenSLR's resource, bytes, SHA-256. Resource 12: the checksums of torchaudio 2.11 (datasets/librispeech.py), with OpenSLR's
 # md5. Resource 31 (mini LibriSpeech): bytes of Kaldi's recipe, SHA-256 of files that others compared with OpenSLR's md5sum.txt.
@@ -29,7 +28,7 @@ dev-clean-2      31    126046265 176ec501490eced2d6c1f89f4f0ddc7dfe799e649e5322f
 train-clean-5    31    332954390 47805806c8b15f7549f3c51bd6b7da72ec0128a34d32830c8014a88658c0292d
 """
 ARCHIVES = {
-    part + SUFFIX: Archive(tuple(f"{m}/{resource}/{part}{SUFFIX}" for m in MIRRORS), sha256, f"LibriSpeech/{part}", int(n_bytes))
+    part + SUFFIX: Archive(tuple(f"{m}/{resource}/{part}{SUFFIX}" for m in OPENSLR), sha256, f"LibriSpeech/{part}", int(n_bytes))
     for part, resource, n_bytes, sha256 in map(str.split, _TABLE.strip().splitlines())
 }
 # Libri-light's limited supervision (Kahn et al. 2020): one archive, in which 10 minutes are part of 1 hour, and that of 10 hours.

@@ -10,6 +10,7 @@ from pathlib import Path
 from birq import files
 
 MARK = ".birq-download.json"
+OPENSLR = ("https://www.openslr.org/resources", "https://openslr.trmal.net/resources", "https://openslr.elda.org/resources")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Wanted:
     archive: Archive
     target: Path
     remedy: str = ""  # one more way out, for an archive with another checksum
+    own: str = "unpack it yourself, then set {key}.root to that folder and {key}.download to false"  # the way out without birq's download
 
 
 def marks(root: Path) -> dict[str, str]:

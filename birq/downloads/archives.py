@@ -101,8 +101,8 @@ class _Download:
         free = shutil.disk_usage(self.root).free
         if need > free:
             raise BirqError(
-                f"{self.key}: {', '.join(w.name for w in self.wanted)} need {_size(need)} in {self.root} while they are unpacked, "
-                f"{_size(free)} are free; free space, or set {self.key}.root to a folder on a larger disk"
+                f"{self.key}: {', '.join(w.name for w in self.wanted)} need {size(need)} in {self.root} while they are unpacked, "
+                f"{size(free)} are free; free space, or set {self.key}.root to a folder on a larger disk"
             )
 
     def _one(self, one: Wanted) -> None:
@@ -133,7 +133,7 @@ class _Download:
     def _not_there(self, one: Wanted, part: Part, e: UnavailableError) -> str:
         """The error's text: what each mirror gave, and the ways out."""
         key, archive = self.key, one.archive
-        about = ", ".join([_size(archive.n_bytes)] * bool(archive.n_bytes) + [archive.checksum()])
+        about = ", ".join([size(archive.n_bytes)] * bool(archive.n_bytes) + [archive.checksum()])
         lines = [str(e)] if str(e) else []
         if self.rules.offline:
             first = f"{key}: {one.name} is not in {self.root}, and {key}.offline is true."
@@ -147,7 +147,7 @@ class _Download:
                 f"{key}: {one.name} could not be downloaded.",
                 *lines,
                 f"{kept}Or put the file ({about}) into {self.root}, or name its address or folder in {key}.mirrors. "
-                f"Or unpack it yourself, then set {key}.root to that folder and {key}.download to false.{remedy}",
+                f"Or {one.own.format(key=key)}.{remedy}",
             ]
         )
 
@@ -187,7 +187,7 @@ def _beside(folder: Path, target: Path) -> None:
             file.rename(target.parent / file.name)
 
 
-def _size(n_bytes: int | None) -> str:
+def size(n_bytes: int | None) -> str:
     n = n_bytes or 0
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n} bytes"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from birq.settings.corpora import DownloadedCorpus
 from birq.settings.paths import expanded
+from birq.settings.section import Downloads
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Rules:
     longest_wait_seconds: float = 300.0  # a server that asks for more is left
 
     @classmethod
-    def of(cls, corpus: DownloadedCorpus) -> Rules:
-        """The rules in a corpus' section of params.yaml."""
+    def of(cls, section: Downloads) -> Rules:
+        """The rules in a section of params.yaml."""
         return cls(
-            mirrors=tuple(corpus.mirrors),
-            offline=corpus.offline,
-            at_once=corpus.archives_at_once,
-            bytes_per_second=corpus.megabytes_per_second * 1e6,
-            stall_seconds=corpus.stall_seconds,
-            tries=corpus.tries,
+            mirrors=tuple(section.mirrors),
+            offline=section.offline,
+            at_once=getattr(section, "archives_at_once", cls.at_once),
+            bytes_per_second=section.megabytes_per_second * 1e6,
+            stall_seconds=section.stall_seconds,
+            tries=section.tries,
         )
 
     def addresses(self, name: str, urls: tuple[str, ...]) -> list[str]:

@@ -41,7 +41,9 @@ def digest(node: Node) -> str | None:
 
 
 def settle(node: Node) -> None:
-    """Download the corpus of a node if that alone tells its digest: where the owner publishes no checksums, the first download does."""
+    """Download what a node reads if that alone tells its digest: where the owner publishes no checksums, the first download does."""
+    if node.stage.name == "lm" and node.params.lm.kind == "published":
+        importlib.import_module("birq.downloads.ngrams").settle(node.params.lm)
     corpus: Any = node.params.corpora[node.wildcards["corpus"]] if node.stage.name == "corpus" else None
     if getattr(corpus, "settles", False):
         _reader(corpus).settle(corpus, f"corpora.{node.wildcards['corpus']}")
@@ -65,8 +67,10 @@ def _reader(corpus: Any) -> Any:
 
 
 def _language_model(node: Node) -> str | None:
-    """Digest of the file that lm.source names; None for one that is not there, which the stage says."""
+    """Digest of the file that lm.source names, or a published one's pinned checksum; None where there is no file, which the stage says."""
     lm = node.params.lm
+    if lm.kind == "published":
+        return importlib.import_module("birq.downloads.ngrams").wanted(lm).archive.sha256 or None
     path = expanded(lm.source) if lm.kind == "file" else None
     if path is None or not path.is_file() or not os.access(path, os.R_OK):
         return None

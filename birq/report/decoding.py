@@ -8,7 +8,7 @@ from typing import Any
 from birq.report.words import listed
 
 RATES = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
-SOURCES = {"transcripts": "the transcripts of fine-tuning", "file": "a text file", "arpa": "an ARPA file"}
+SOURCES = {"transcripts": "the transcripts of fine-tuning", "file": "a text file", "arpa": "an ARPA file"}  # else its name
 GREEDY = "greedy decoding, no language model"
 
 

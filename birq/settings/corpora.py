@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from birq.settings.paths import expanded
-from birq.settings.section import Count, NonNegative, Positive, Section, Seed, Share, ordered
+from birq.settings.section import Downloads, Positive, Section, Seed, Share, ordered
 
 
 class SynthCorpus(Section):
@@ -53,26 +53,13 @@ class FolderCorpus(Section):
         return [expanded(path) for path in self.alignments]
 
 
-class DownloadedCorpus(FolderCorpus):
-    """Corpora whose archives birq knows. Their checksums are pinned, so how they are fetched is in no key."""
+class DownloadedCorpus(FolderCorpus, Downloads):
+    """Corpora whose archives birq knows."""
 
-    unkeyed: ClassVar = frozenset({"download", "offline", "mirrors", "archives_at_once", "megabytes_per_second", "stall_seconds", "tries"})
+    unkeyed: ClassVar = Downloads.unkeyed | {"download", "archives_at_once"}
 
     download: bool = False  # what is missing, into root
-    offline: bool = False  # with download: the network is not asked, only root and the mirrors that are folders
-    mirrors: list[str] = Field(default=[])  # addresses or folders that hold the archives; asked before the public addresses
     archives_at_once: Annotated[int, Field(ge=1, le=16)] = 3
-    megabytes_per_second: NonNegative = 0.0  # of all archives of the corpus together; 0: no limit
-    stall_seconds: Positive = 60.0  # without a byte from the server
-    tries: Count = 4  # requests to one mirror that bring nothing
-
-    @field_validator("mirrors")
-    @classmethod
-    def _schemes(cls, value: list[str]) -> list[str]:
-        for mirror in value:
-            if "://" in mirror and not mirror.startswith(("http://", "https://")):
-                raise ValueError(f"{mirror!r} is neither a folder nor an address that begins with http:// or https://")
-        return value
 
 
 class An4Corpus(DownloadedCorpus):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from birq.settings.section import Count, NonNegative, Positive, Section
+from birq.settings.paths import expanded
+from birq.settings.section import Count, Downloads, NonNegative, Positive, Section
+
+LIBRISPEECH = "librispeech:"  # begins the names of the n-grams that LibriSpeech's owners publish
+PUBLISHED = tuple(LIBRISPEECH + name for name in ("3-gram.pruned.3e-7", "3-gram.pruned.1e-7", "3-gram", "4-gram"))
 
 
 class Decode(Section):
@@ -15,15 +20,31 @@ class Decode(Section):
     keep_mb: NonNegative = 256.0  # what params.yaml of earlier commits lacks
 
 
-class Lm(Section):
+class Lm(Downloads):
     """The language model: an n-gram of words."""
 
-    source: Annotated[str, Field(min_length=1)] = "none"  # none, transcripts, or the path of an ARPA or a text file
+    unkeyed: ClassVar = Downloads.unkeyed | {"root"}
+
+    source: Annotated[str, Field(min_length=1)] = "none"  # none, transcripts, one of PUBLISHED, or the path of an ARPA or a text file
     order: Annotated[int, Field(ge=2, le=6)] = 3  # KenLM reads no others
+    root: Annotated[str, Field(min_length=1)] = "data/raw/lm"  # the folder of a published n-gram
+
+    @field_validator("source")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value.startswith(LIBRISPEECH) and value not in PUBLISHED:
+            raise ValueError(f"no published n-gram is called {value!r}; legal: {', '.join(PUBLISHED)}, or the path of a file")
+        return value
 
     @property
-    def kind(self) -> Literal["none", "transcripts", "file"]:
+    def kind(self) -> Literal["none", "transcripts", "published", "file"]:
+        if self.source in PUBLISHED:
+            return "published"
         return self.source if self.source in ("none", "transcripts") else "file"  # type: ignore[return-value]
+
+    def folder(self) -> Path:
+        """`root` as a path."""
+        return expanded(self.root)
 
 
 class Search(Section):
@@ -38,12 +59,12 @@ class Search(Section):
 
 def with_lm(lm: Lm, alphabet: str) -> bool:
     """Whether there is a language model: transcripts without spaces have no words that one could be of."""
-    return lm.kind == "file" or (lm.kind == "transcripts" and " " in alphabet)
+    return lm.kind in ("published", "file") or (lm.kind == "transcripts" and " " in alphabet)
 
 
 def check_search(lm: Lm, search: Search, splits: list[str], alphabet: str) -> None:
     """Errors: ValueError where the search cannot be done so."""
-    if lm.kind == "file" and " " not in alphabet:
+    if lm.kind in ("published", "file") and " " not in alphabet:
         raise ValueError("lm.source: the language model is of words, but tokenizer.alphabet has no space; set lm.source: none")
     if not with_lm(lm, alphabet):
         return

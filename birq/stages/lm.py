@@ -1,4 +1,4 @@
-"""The lm stage: an n-gram of words, from the transcripts that fine-tuning hears, from a text file, or from somebody's ARPA file."""
+"""The lm stage: an n-gram of words, from the transcripts that fine-tuning hears, from a text file, or from an ARPA file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from birq.downloads import ngrams
 from birq.errors import BirqError
 from birq.pipeline.stage import Job
 from birq.progress import say
@@ -42,10 +43,11 @@ def _model(job: Job, section: Lm) -> dict[str, Any]:
     alphabet, language = job.read("tokenizer").alphabet, job.read("tokenizer").language
     train = open_split(job.inputs["features"], "train")
     heard = [train.texts[i] for i in labelled_subset(train, job.read("finetune.labelled_minutes"), seed=0)]
-    path = None if section.kind == "transcripts" else expanded(section.source)
-    facts: dict[str, Any] = {"source": section.kind}
+    path = _file(section)
+    facts: dict[str, Any] = {"source": section.source if section.kind == "published" else section.kind}
     if path and arpa.is_arpa(path):
-        facts["source"], standard = "arpa", path
+        facts |= {"source": "arpa"} if section.kind == "file" else {}
+        standard = path
     else:
         texts = _Lines(path, normal.Normaliser(alphabet, language)) if path else heard
         standard = job.scratch / "standard.arpa"
@@ -58,6 +60,13 @@ def _model(job: Job, section: Lm) -> dict[str, Any]:
     if facts["unknown_share"] > arpa.HALF:
         raise BirqError(f"{path}: {_unknown(facts)}: is it of another language, or of other units than words?")
     return facts
+
+
+def _file(section: Lm) -> Path | None:
+    """What the n-gram is made from, if it is a file; a published one is downloaded where it is missing."""
+    if section.kind == "published":
+        return ngrams.fetch(section)
+    return expanded(section.source) if section.kind == "file" else None
 
 
 def _trained(texts: Any, section: Lm, alphabet: str) -> NGram:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 
+from birq.downloads import verb
 from birq.errors import BirqError
 from birq.model.encoder import Shape, count_parameters
 from birq.model.masking import span_frames, stacked_start_probability
@@ -88,6 +89,7 @@ class Plan:
     trainings: list[Training]
     jobs: dict[str, int]
     n_parameters: int
+    downloads: str  # what is missing of corpora and language model, in bytes
 
 
 def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
@@ -171,6 +173,7 @@ def make(params: Params, given_hours: dict[str, float], *, study: bool = False) 
         trainings=trainings,
         jobs=dict(Counter(node.stage.name for node in nodes)),
         n_parameters=count_parameters(shape),
+        downloads=verb.sizes(params),
     )
 
 
@@ -226,6 +229,7 @@ def text(plan: Plan, machine: Machine, n_gpus: list[int], measured: list[str]) -
     lines = [
         f"corpora     {corpora}; utterances of {plan.utterance_seconds:.1f} s",
         f"features    {_gib(plan.feature_gib)} on disk, {_time(plan.feature_core_hours)} of one core; audio comes on top",
+        *([f"downloads   {plan.downloads}"] if plan.downloads else []),
         f"encoder     {plan.n_parameters / 1e6:.1f} M parameters",
         f"jobs        {sum(plan.jobs.values())}: " + ", ".join(f"{n} {stage}" for stage, n in plan.jobs.items()),
         "",
