@@ -25,12 +25,19 @@ def _lacking(name: str, corpus: Any) -> list[Wanted]:
     return archives.lacking(wanted, f"corpora.{name}")
 
 
+def _complete(name: str, corpus: Any) -> str:
+    later = "; the features stage fetches the audio" if getattr(corpus, "streams", False) else ""
+    return f"{name}: all of it is in {corpus.folder()}{later}"
+
+
 def fetch(params: Params, only: str | None = None) -> str:
     """Download what is missing; returns what there is now."""
     lines = []
     for name, corpus in _corpora(params, only).items():
+        if getattr(corpus, "settles", False):
+            importlib.import_module(f"birq.corpora.{corpus.kind}").settle(corpus, f"corpora.{name}")
         archives.fetch(_lacking(name, corpus), corpus.folder(), f"corpora.{name}", Rules.of(corpus))
-        lines.append(f"{name}: all of it is in {corpus.folder()}")
+        lines.append(_complete(name, corpus))
     return "\n".join(lines) or "no corpus of params.yaml is downloaded (download: true)"
 
 
@@ -39,7 +46,7 @@ def look(params: Params, only: str | None = None) -> str:
     lines = []
     for name, corpus in _corpora(params, only).items():
         lacking, rules = _lacking(name, corpus), Rules.of(corpus)
-        lines += [] if lacking else [f"{name}: all of it is in {corpus.folder()}"]
+        lines += [] if lacking else [_complete(name, corpus)]
         for one in lacking:
             size = f"{one.archive.n_bytes / 1e6:.0f} MB" if one.archive.n_bytes else "size not published"
             places = [*map(str, rules.copies(one.name, corpus.folder())), *rules.addresses(one.name, one.archive.urls)]
