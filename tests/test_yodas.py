@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +91,7 @@ def test_every_caption_is_an_utterance_and_the_list_is_published(tmp_path: Path)
     ]
     assert table[1].hours == pytest.approx(8 * 1.5 / 3600, abs=1e-6) and table[1].recorded_hours == pytest.approx(4 * 4.25 / 3600, abs=1e-6)
     facts = manifests.info(out)
-    assert facts["shards"] == {"used": 3, "bad": 0} and set(facts["splits"]) == set(manifests.SPLITS)
+    assert facts["shards"] == {"used": 3, "bad": 0, "max_bad_share": 0.02} and set(facts["splits"]) == set(manifests.SPLITS)
     cuts = [c for of_split in cuts_of(out).values() for c in of_split]
     assert {c.supervisions[0].text for c in cuts} == {"good good", "yes it is"}
 
@@ -191,7 +193,7 @@ def test_bad_shards_are_listed_up_to_a_limit(tmp_path: Path):
         out = made(tmp_path, section(root, max_bad_shards_share=0.7, hours=hours), name=f"b{hours}")
         problems = {s.shard[-1]: s.problem for s in archived.read(out)}
         assert [n for n, problem in problems.items() if not problem] == ["0", "5"] and problems["1"].startswith("no audio (en000/audio/")
-        assert manifests.info(out)["shards"] == {"used": 2, "bad": 4} and len(ids(out)) == 2 * 8
+        assert manifests.info(out)["shards"] == {"used": 2, "bad": 4, "max_bad_share": 0.7} and len(ids(out)) == 2 * 8
 
 
 # ---- features, streamed
@@ -253,7 +255,8 @@ def test_archives_that_cannot_be_unpacked_are_left_out_up_to_a_limit(tmp_path: P
     cuts = made(tmp_path, corpus)
     with pytest.raises(BirqError, match=r"1 of 3 shards cannot be used(.|\n)*en000/audio/00000001\.tar\.gz cannot be unpacked"):
         streamed(tmp_path, corpus, cuts, name="a")
-    done = streamed(tmp_path, section(root, unlabelled=True, max_bad_shards_share=0.4), cuts, name="b")
+    corpus = section(root, unlabelled=True, max_bad_shards_share=0.4)
+    done = streamed(tmp_path, corpus, made(tmp_path, corpus, name="cuts"), name="b")
     assert len(open_split([done.out], "train").ids) == 2 * 8 and done.notes["bad_shards"] == 1
     assert quarantine(done.out) == {"en000/00000001": "bad shard"} and not list(done.scratch.rglob("*.wav"))
 
@@ -295,6 +298,26 @@ def test_the_disk_is_bounded_by_a_setting(tmp_path: Path):
     with pytest.raises(BirqError, match=r"en000/audio/00000001\.tar\.gz and its audio take more than .* raise corpora\.yodas\.max_disk_gb"):
         streamed(tmp_path, corpus, cuts, name="b")
     assert not list((tmp_path / "b").rglob("*.wav"))
+
+
+def test_a_disk_that_is_full_leaves_no_audio_and_costs_no_archive_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = yodas_copy.put(tmp_path / "y", shards())
+    corpus = section(root, unlabelled=True)
+    cuts = made(tmp_path, corpus)
+    real, calls = features._make_shard, []
+
+    def full(task):
+        calls.append(task)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(task)
+
+    monkeypatch.setattr(features, "_make_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        streamed(tmp_path, corpus, cuts, name="a")
+    assert len(list((tmp_path / "a").rglob("done.json"))) == 1 and not list((tmp_path / "a").rglob("*.wav"))
+    shutil.rmtree(tmp_path / "a" / "out")
+    assert len(open_split([streamed(tmp_path, corpus, cuts, name="a").out], "train").ids) == 3 * 8 and len(calls) == 1 + 1 + 2
 
 
 def test_workers_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -459,8 +482,11 @@ def test_features_of_other_corpora_keep_their_code_and_params(tmp_path: Path):
         assert not {m for m in node.code if "yodas" in m or "archived" in m or "captions" in m or "streamed" in m}
     node = dag.Node(dag.STAGES["features"], {"corpus": "yodas"}, tables(tmp_path, section(tmp_path)))
     assert {"birq.stages.streamed_features", "birq.stages.features", "birq.corpora.archived"} <= set(node.code)
-    assert "birq.corpora.yodas" not in node.code and "corpora.yodas" in node.sections
-    assert not {"max_disk_gb", "mirrors"} & set(params.section(node.params, "corpora.yodas"))
+    assert "birq.corpora.yodas" not in node.code and set(node.sections) == {
+        *dag.FEATURES,
+        *(r for r in YodasCorpus.reads if "features" in r),
+    }
+    assert not {"max_disk_gb", "mirrors", "download"} & set(params.section(node.params, "corpora.yodas"))
     own = {"birq.corpora.yodas", "birq.corpora.yodas_shards", "birq.corpora.captions", "birq.corpora.archived"}
     assert own <= set(code.modules("birq.stages.corpus", "birq.corpora.yodas"))
     for kind in ("ami", "an4", "librispeech", "local", "synth", "lhotse"):

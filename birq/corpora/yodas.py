@@ -221,6 +221,7 @@ def prepare(name: str, corpus: YodasCorpus, out: Path, scratch: Path, *, alphabe
     about = {"name": name, "kind": corpus.kind, "synthetic": False, "licence": LICENCE, "source": SOURCE}
     root = reader.there.home.as_posix()
     manifests.write_corpus(out, **about, audio_root=root, cuts={}, quarantined=len(rows), text_changes=reader.changes)  # type: ignore[arg-type]
-    facts = manifests.info(out) | {"splits": entries, "shards": {"used": len(reader.used), "bad": len(bad)}}
+    shards = {"used": len(reader.used), "bad": len(bad), "max_bad_share": corpus.max_bad_shards_share}
+    facts = manifests.info(out) | {"splits": entries, "shards": shards}
     (out / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     folder._tell_changes(name, reader.changes)

@@ -79,7 +79,7 @@ def _features_of_corpus(params: Params, wildcards: Wildcards) -> Own:
     if not getattr(corpus, "streams", False):
         return Own()
     limits = tuple(key for key in corpus.reads if key.startswith("features."))
-    return Own(sections=("corpora." + wildcards["corpus"], *limits), module="birq.stages.streamed_features")
+    return Own(sections=limits, module="birq.stages.streamed_features")
 
 
 def _of_method(params: Params, wildcards: Wildcards) -> Own:

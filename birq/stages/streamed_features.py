@@ -1,6 +1,6 @@
 """The features stage of a corpus whose audio lies in archives: one after the other is fetched, read and dropped, so the disk holds few.
 
-The corpus artifact names the archives in `shards.tsv`, with checksums; its cuts point at recordings in a folder of the archive's name.
+The corpus artifact names the archives in `shards.tsv`, with checksums, and says in corpus.json how many may be bad; its cuts point at recordings in a folder of the archive's name.
 The corpus stage has heard nothing, so recordings are checked here, and what cannot be used is set aside in `quarantine.tsv`.
 """
 
@@ -81,7 +81,6 @@ def _unpacked(stream: _Stream) -> dict[str, Path]:
         try:
             unpack.unpack(archive, own, Pace(0.0), unpack.Limits(ratio=0, floor_bytes=max(left, 0)))
         except unpack.UnusableError as e:
-            shutil.rmtree(own, ignore_errors=True)
             if unpack.IMPLAUSIBLE in str(e):
                 raise BirqError(
                     f"{stream.key}: {stream.shard.file} and its audio take more than {stream.disk_bytes / GB:.3g} GB of disk; "
@@ -133,11 +132,13 @@ def _judged(stream: _Stream, recordings: dict[str, Path]) -> tuple[list[tuple[st
 
 def _make(stream: _Stream) -> dict[str, Any]:
     """Make the shards of an archive's utterances, unless an earlier run did; returns what is known of them. Its audio is dropped."""
-    if not stream.done.exists():
-        stream.work.mkdir(parents=True, exist_ok=True)
-        files.write_text(stream.done, json.dumps(_made(stream)))
-    shutil.rmtree(stream.work / "audio", ignore_errors=True)
-    shutil.rmtree(stream.work / "download", ignore_errors=True)
+    try:
+        if not stream.done.exists():
+            stream.work.mkdir(parents=True, exist_ok=True)
+            files.write_text(stream.done, json.dumps(_made(stream)))
+    finally:
+        shutil.rmtree(stream.work / "audio", ignore_errors=True)
+    shutil.rmtree(stream.work / "download", ignore_errors=True)  # until then the next run goes on with what was fetched
     return json.loads(stream.done.read_text(encoding="utf-8"))
 
 
@@ -200,7 +201,7 @@ def _workers(table: list[Shard], root: Path, section: Any, key: str, n: int) -> 
 def _streams(job: Job, part: Part | None) -> tuple[int, Iterator[tuple[_Stream, dict[str, Any]]]]:
     """Number of workers, and the archives as they are done, with progress shown: all of them, or every N-th for part (I, N)."""
     settings, corpus, name = job.read("features"), job.input("corpus"), job.wildcards["corpus"]
-    section, root, key = job.read(f"corpora.{name}"), manifests.audio_root(corpus), f"corpora.{name}"
+    section, root, key = job.node.params.corpora[name], manifests.audio_root(corpus), f"corpora.{name}"  # where and how fast: in no key
     first, step = (0, 1) if part is None else (part[0] - 1, part[1])
     table = [one for one in archived.read(corpus) if one.utterances and not one.problem]
     n = len(table[first::step])
@@ -242,7 +243,7 @@ def compute(job: Job) -> None:
     used, one takes more disk than max_disk_gb, one cannot be had, or a worker was killed.
     """
     name, corpus = job.wildcards["corpus"], job.input("corpus")
-    section, key = job.read(f"corpora.{name}"), f"corpora.{name}"
+    most_share, key = manifests.info(corpus)["shards"]["max_bad_share"], f"corpora.{name}"
     workers, made = _streams(job, None)
     known = archived.read(corpus)
     bad = {one.shard: one.problem for one in known if one.problem}
@@ -251,12 +252,12 @@ def compute(job: Job) -> None:
     for stream, facts in made:
         if facts["bad"]:
             bad[stream.shard.shard] = f"{stream.shard.file} cannot be unpacked ({facts['bad']})"
-            if len(bad) > section.max_bad_shards_share * len(known):  # told at once, not after days of downloads
-                archived.refuse(bad, len(known), section.max_bad_shards_share, key)
+            if len(bad) > most_share * len(known):  # told at once, not after days of downloads
+                archived.refuse(bad, len(known), most_share, key)
         else:
             n_utterances += len(stream.utterances)
         done[stream.shard.shard] = (stream.work, facts)
-    archived.refuse(bad, len(known), section.max_bad_shards_share, key)
+    archived.refuse(bad, len(known), most_share, key)
     ordered = [done[shard] for shard in sorted(done)]
     _set_aside(job, ordered, bad, n_utterances, key)
     facts_of: dict[str, list[dict[str, Any]]] = {}
