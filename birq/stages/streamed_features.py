@@ -1,6 +1,7 @@
 """The features stage of a corpus whose audio lies in archives: one after the other is fetched, read and dropped, so the disk holds few.
 
-The corpus artifact names the archives in `shards.tsv`, with checksums, and says in corpus.json how many may be bad; its cuts point at recordings in a folder of the archive's name.
+The corpus artifact names the archives in `shards.tsv`, with checksums, and says in corpus.json how many may be bad. Its cuts point at
+recordings in folders of the archives' names.
 The corpus stage has heard nothing, so recordings are checked here, and what cannot be used is set aside in `quarantine.tsv`.
 """
 

@@ -14,6 +14,7 @@ from birq.settings import presets
 
 pytestmark = pytest.mark.pipeline
 
+SAID = ("Abc, def.", "cab bad fed")
 PARAMS = """
 run:
   pretrain_corpora: [yodas]
@@ -35,19 +36,13 @@ features:
 def test_shards_go_from_a_hub_to_a_word_error_rate(fresh: Project, tmp_path: Path) -> None:
     project = fresh.copy(tmp_path / "project")
     with serving() as server:
-        yodas_copy.serve(
-            server,
-            [
-                yodas_copy.shard(one.name, {f"{v}{one.name[-1]}": 4.0 for v in yodas_copy.VIDEOS}, ["Abc, def.", "cab bad fed"])
-                for one in yodas_copy.shards()
-            ],
-        )
+        yodas_copy.serve(server, [yodas_copy.shard(f"en000/{i:08d}", {f"{v}{i}": 4.0 for v in yodas_copy.VIDEOS}, SAID) for i in range(3)])
         (project.root / "presets" / "streamed.yaml").write_text(PARAMS.format(mirror=server.url(yodas_copy.HUB)))
         presets.apply("streamed", [], project.root / "params.yaml")
         project.snakemake()
         asked = [name for name, _ in server.asked if name.startswith(yodas_copy.HUB)]
     assert sorted(asked) == sorted(name for name in server.files if name.startswith(yodas_copy.HUB)), "each file once"
-    assert not [p for p in project.root.rglob("*") if p.suffix in (".wav", ".gz") and "raw" in p.parts or p.suffix == ".wav"]
+    assert not [p for p in project.root.rglob("*") if p.name.endswith(".tar.gz") or (p.suffix == ".wav" and p.name.startswith("Y"))]
     project.nothing_to_do()
     assert "computing" not in {said.what for said in project.dvc().said()}
     project.nothing_to_do()
