@@ -75,7 +75,7 @@ def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
 
 def _features_of_corpus(params: Params, wildcards: Wildcards) -> Own:
     """The limits on recordings too where their audio is first heard when features are made."""
-    corpus = params.corpora[wildcards["corpus"]]
+    corpus = params.corpora.get(wildcards["corpus"])
     if not getattr(corpus, "streams", False):
         return Own()
     limits = tuple(key for key in corpus.reads if key.startswith("features."))
