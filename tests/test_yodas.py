@@ -247,6 +247,30 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def test_long_recordings_are_cut_out_first_without_a_change_of_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Videos last up to a day, and a recording is decoded from its beginning for every 64 utterances."""
+    said = ["x"] * 9
+    every = [shard("en000/00000000", {"Yshort": 9.0, "Ylong one": 15.0}, said, more=[]), shard("en000/00000001", {"Ylong": 14.1}, said)]
+    corpus = section(yodas_copy.put(tmp_path / "y", every), unlabelled=True)
+    cuts = made(tmp_path, corpus)
+    want = streamed(tmp_path, corpus, cuts, name="whole", shard_utterances=4)
+    read: list[str] = []
+    real = features._make_shard
+
+    def noting(task):
+        read.extend({Path(u.path).name for u in task.utterances})
+        return real(task)
+
+    monkeypatch.setattr(features, "_make_shard", noting)
+    monkeypatch.setattr(streamed_features, "STRETCH_S", 10.0)
+    got = streamed(tmp_path, corpus, cuts, name="stretches", shard_utterances=4)
+    assert _bytes(got.out) == _bytes(want.out) and {n for n in read if not n.startswith("stretch")} == {"Yshort.wav"}
+    assert sum(n.startswith("stretch") for n in read) >= 6 and not list(tmp_path.joinpath("stretches").rglob("*.wav"))
+    monkeypatch.setattr(streamed_features, "STRETCH_S", 1.0)
+    sparse = streamed(tmp_path, corpus, cuts, name="sparse", shard_utterances=4)
+    assert _bytes(sparse.out) == _bytes(want.out), "utterances that lie too far apart are read as ever"
+
+
 def test_archives_that_cannot_be_unpacked_are_left_out_up_to_a_limit(tmp_path: Path):
     root = yodas_copy.put(tmp_path / "y", shards())
     path = root / "data/en000/audio/00000001.tar.gz"

@@ -39,6 +39,9 @@ from birq.stages.features import KILLED, _Task, _Utterance
 GB = 1e9
 BYTES_PER_HOUR = 24000 * 2 * 3600  # of a video: 16 bits at 24 kHz
 SPARE = 1.02  # headers, and lengths that were rounded when they were written
+STRETCH_S = (
+    7200.0  # a longer recording is not decoded from its beginning for every 64 utterances: what a shard wants of it is cut out first
+)
 LEAST_BYTES = 1 << 20  # headers of small archives: tar pads each of them
 
 
@@ -78,7 +81,8 @@ def _unpacked(stream: _Stream) -> dict[str, Path]:
         own = stream.work / "audio"
         shutil.rmtree(own, ignore_errors=True)
         archive = _fetched(stream)
-        left = stream.disk_bytes - (0 if archive.is_relative_to(stream.root) else archive.stat().st_size)
+        fetched = 0 if archive.is_relative_to(stream.root) else archive.stat().st_size
+        left = stream.disk_bytes - fetched - _stretch_bytes(stream.shard)
         try:
             unpack.unpack(archive, own, Pace(0.0), unpack.Limits(ratio=0, floor_bytes=max(left, 0)))
         except unpack.UnusableError as e:
@@ -131,6 +135,36 @@ def _judged(stream: _Stream, recordings: dict[str, Path]) -> tuple[list[tuple[st
     return good, bad  # type: ignore[return-value]
 
 
+def _near(utterances: tuple[_Utterance, ...], folder: Path) -> tuple[_Utterance, ...]:
+    """The same utterances, those of very long recordings in copies of the stretches where they lie."""
+    out: list[_Utterance] = []
+    for number, (path, group) in enumerate(groupby(utterances, key=lambda u: u.path)):
+        some = list(group)
+        out += _cut_out(Path(path), some, folder / f"stretch{number}.wav") or some
+    return tuple(out)
+
+
+def _cut_out(path: Path, some: list[_Utterance], target: Path) -> list[_Utterance]:
+    """Utterances of a recording in a copy of their stretch, sample by sample; none where that gains nothing or may lose something."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as f:
+            rate_hz, begin_s = f.samplerate, math.floor(min(u.offset_s for u in some))
+            end = max(round(u.offset_s * rate_hz) + round((u.duration_s or 0.0) * rate_hz) for u in some)
+            n = end - begin_s * rate_hz
+            if (f.format, f.subtype) != ("WAV", "PCM_16") or f.frames <= STRETCH_S * rate_hz or n > STRETCH_S * rate_hz:
+                return []
+            f.seek(begin_s * rate_hz)
+            samples = f.read(n, dtype="int16", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError):  # a header that birq's own reader sees through
+        return []
+    if len(samples) < n:
+        return []
+    soundfile.write(target, samples, rate_hz, subtype="PCM_16")
+    return [replace(u, path=str(target), offset_s=u.offset_s - begin_s) for u in some]
+
+
 def _make(stream: _Stream) -> dict[str, Any]:
     """Make the shards of an archive's utterances, unless an earlier run did; returns what is known of them. Its audio is dropped."""
     try:
@@ -138,7 +172,8 @@ def _make(stream: _Stream) -> dict[str, Any]:
             stream.work.mkdir(parents=True, exist_ok=True)
             files.write_text(stream.done, json.dumps(_made(stream)))
     finally:
-        shutil.rmtree(stream.work / "audio", ignore_errors=True)
+        for name in ("audio", "stretches"):
+            shutil.rmtree(stream.work / name, ignore_errors=True)
     shutil.rmtree(stream.work / "download", ignore_errors=True)  # until then the next run goes on with what was fetched
     return json.loads(stream.done.read_text(encoding="utf-8"))
 
@@ -152,7 +187,11 @@ def _made(stream: _Stream) -> dict[str, Any]:
             utterances = (u for _, u in group)
             number = 0
             while some := tuple(islice(utterances, stream.shard_utterances)):
-                task = _Task(stream.corpus, split, number, some, stream.work, stream.settings, stream.storage)
+                stretches = stream.work / "stretches"
+                shutil.rmtree(stretches, ignore_errors=True)
+                stretches.mkdir()
+                near = _near(some, stretches)
+                task = _Task(stream.corpus, split, number, near, stream.work, stream.settings, stream.storage)
                 made["shards"].append([split, str(task.shard.relative_to(stream.work)), features._make_shard(task)])
                 number += 1
     except _BadArchiveError as e:
@@ -177,12 +216,18 @@ def _by_archive(corpus: Path) -> Iterator[tuple[str, tuple[tuple[str, _Utterance
         yield place, tuple(sorted(((split, u) for _, split, u in group), key=lambda one: (one[0], one[1].path, one[1].id)))
 
 
+def _stretch_bytes(shard: Shard) -> int:
+    """Of disk, for what is cut out of very long recordings at a time."""
+    return round(BYTES_PER_HOUR * STRETCH_S / 3600) if shard.recorded_hours > STRETCH_S / 3600 else 0
+
+
 def _need_bytes(shard: Shard, root: Path) -> int:
     """Of disk, for the archive and its audio."""
+    stretches = _stretch_bytes(shard)
     if (root / shard.folder).is_dir():
-        return 0
+        return stretches
     fetched = 0 if (root / shard.file).is_file() else shard.n_bytes
-    return fetched + math.ceil(SPARE * shard.recorded_hours * BYTES_PER_HOUR) + LEAST_BYTES
+    return fetched + math.ceil(SPARE * shard.recorded_hours * BYTES_PER_HOUR) + stretches + LEAST_BYTES
 
 
 def _workers(table: list[Shard], root: Path, section: Any, key: str, n: int) -> tuple[int, int]:
