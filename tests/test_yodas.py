@@ -315,13 +315,14 @@ def test_the_disk_is_bounded_by_a_setting(tmp_path: Path):
         BirqError, match=r"en000/00000002 takes .* GB of disk .*corpora\.yodas\.max_disk_gb is 0\.001; set it to 0\.01 or more"
     ):
         streamed(tmp_path, corpus, cuts, name="a")
-    # an archive that holds more than the table of lengths says is stopped too
-    long = packed({"Y.wav": bytes(20_000_000)})
-    (root / "data/en000/audio/00000001.tar.gz").write_bytes(long)
-    corpus = section(root, unlabelled=True, max_disk_gb=0.01)
-    with pytest.raises(BirqError, match=r"en000/audio/00000001\.tar\.gz and its audio take more than .* raise corpora\.yodas\.max_disk_gb"):
-        streamed(tmp_path, corpus, cuts, name="b")
-    assert not list((tmp_path / "b").rglob("*.wav"))
+
+
+def test_an_archive_that_holds_far_more_than_its_lengths_say_is_bad(tmp_path: Path):
+    root = yodas_copy.put(tmp_path / "y", shards())
+    (root / "data/en000/audio/00000001.tar.gz").write_bytes(packed({"Y.wav": bytes(20_000_000)}))
+    corpus = section(root, unlabelled=True, max_bad_shards_share=0.4)
+    done = streamed(tmp_path, corpus, made(tmp_path, corpus))
+    assert quarantine(done.out) == {"en000/00000001": "bad shard"} and "not plausible" in (done.out / "quarantine.tsv").read_text()
 
 
 def test_a_disk_that_is_full_leaves_no_audio_and_costs_no_archive_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -353,7 +354,7 @@ def test_workers_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(streamed_features.os, "sched_getaffinity", lambda _: {0, 1})
     several = streamed(tmp_path, corpus, cuts, name="several")
     assert _bytes(several.out) == _bytes(alone.out) and (alone.notes["workers"], several.notes["workers"]) == (1, 2)
-    bounded = streamed(tmp_path, section(root, max_disk_gb=0.003), cuts, name="bounded")
+    bounded = streamed(tmp_path, section(root, max_disk_gb=0.004), cuts, name="bounded")
     assert bounded.notes["workers"] == 1, "room for one archive at a time"
 
 

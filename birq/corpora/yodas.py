@@ -138,7 +138,7 @@ class _Reader:
                 del cut["custom"]  # the checksum of a file that is not here
                 f.write(json.dumps(cut, ensure_ascii=False, sort_keys=True) + "\n")
         hours = round(sum(s.n_samples for s in sound_by_id.values()) / SAMPLE_RATE_HZ / 3600, 6)
-        recorded_hours = round(sum(length_by_path.values()) / 3600, 6)
+        recorded_hours = round(sum(captions.durations(self.there.path(shard, "duration")).values()) / 3600, 6)
         about = {"recordings": len({i.path for i in good}), "utterances": len(good), "hours": hours, "recorded_hours": recorded_hours}
         self.used.append(self.row(shard, **about))
 

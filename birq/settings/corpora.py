@@ -122,7 +122,7 @@ class YodasCorpus(DownloadedCorpus):
     shard_seed: Seed = 0  # of that order
     unlabelled: bool = False  # true: captions give the times alone; what they say is ignored
     max_bad_shards_share: Share = 0.02  # of the shards; where more lack a file or cannot be unpacked, the stage stops
-    max_disk_gb: Positive = 20.0  # of archives and audio that lie on the disk together while features are made; about 4 for each worker
+    max_disk_gb: Positive = 20.0  # of archives and audio that lie on the disk together while features are made; about 5 for each worker
 
     @model_validator(mode="after")
     def _which(self) -> YodasCorpus:
