@@ -148,6 +148,12 @@ def packed(members: dict[str, bytes | tarfile.TarInfo], mode: str = "w:gz") -> b
     return out.getvalue()
 
 
+def unpacked(archive: bytes) -> dict[str, bytes]:
+    """The files of a tar archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
+
+
 def packed_folder(folder: Path, name: str) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:

@@ -17,6 +17,7 @@ from pathlib import Path
 import ami_copy
 import pytest
 import soundfile
+import yodas_copy
 from test_corpora import ALPHABET, RATE, an4_tree, sound, tree
 from test_lhotse import meetings, supervision
 from test_synth import CORPUS
@@ -24,7 +25,7 @@ from test_synth import CORPUS
 from birq.corpora import manifests
 from birq.corpora.items import Limits
 from birq.settings import corpora
-from birq.settings.corpora import AmiCorpus, An4Corpus, LhotseCorpus, LibriSpeechCorpus, LocalCorpus
+from birq.settings.corpora import AmiCorpus, An4Corpus, LhotseCorpus, LibriSpeechCorpus, LocalCorpus, YodasCorpus
 from birq.settings.section import Section
 
 
@@ -65,6 +66,11 @@ def _ami(root: Path) -> Section:
     return AmiCorpus(kind="ami", root=str(ami_copy.copy(root)), meetings=list(ami_copy.SPEAKERS), microphones=microphones)
 
 
+def _yodas(root: Path) -> Section:
+    spoiled = yodas_copy.shard("en000/00000003", {"Yspoiled": 2.0})  # captions up to 3.5 s
+    return YodasCorpus(kind="yodas", root=str(yodas_copy.put(root, [*yodas_copy.shards(), spoiled])), subsets=["en000"])
+
+
 LAYOUTS: dict[str, Callable[[Path], Section]] = {
     "ami": _ami,
     "an4": _an4,
@@ -72,8 +78,10 @@ LAYOUTS: dict[str, Callable[[Path], Section]] = {
     "lhotse": _lhotse,
     "local": _local,
     "synth": lambda _: CORPUS,
+    "yodas": _yodas,
 }
 WITH_PHONES = ("lhotse", "synth")  # layouts that have phone times; docs/corpora.md has the rules and kinds
+UNPACK = {"yodas": yodas_copy.unpack}  # kinds whose recordings stay in archives until features are made
 LIMITS = Limits(min_seconds=0.3, max_seconds=35.0, sample_rate_hz=RATE, max_quarantined_share=0.9)
 
 
@@ -108,7 +116,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     audio = sorted(p.resolve() for p in (folder / "c").rglob("*") if p.suffix in (".wav", ".flac"))
     if audio:
         audio[0].write_bytes(audio[0].read_bytes()[: audio[0].stat().st_size // 2])
-    return Made(kind, _prepare(corpus, kind, folder / "one"), _prepare(corpus, kind, folder / "two"), audio)
+    made = Made(kind, _prepare(corpus, kind, folder / "one"), _prepare(corpus, kind, folder / "two"), audio)
+    UNPACK.get(kind, lambda _: None)(folder / "c")
+    return made
 
 
 def test_every_kind_of_corpus_is_here():

@@ -33,15 +33,16 @@ def fetch(wanted: Sequence[Wanted], root: Path, key: str, rules: Rules) -> None:
     if not lacking(wanted, key):
         return
     root.mkdir(parents=True, exist_ok=True)
-    with _turn(root):
+    with turn(root):
         todo = lacking(wanted, key)
         work = root / WORK
         work.mkdir(exist_ok=True)
         try:
             _Download(todo, root, key, rules).run()
         finally:
-            with contextlib.suppress(OSError):  # it still holds the parts that the next call resumes
-                work.rmdir()
+            for folder in (*sorted((p for p in work.rglob("*") if p.is_dir()), reverse=True), work):
+                with contextlib.suppress(OSError):  # it still holds the parts that the next call resumes
+                    folder.rmdir()
 
 
 def lacking(wanted: Sequence[Wanted], key: str) -> list[Wanted]:
@@ -56,7 +57,8 @@ def lacking(wanted: Sequence[Wanted], key: str) -> list[Wanted]:
 
 
 @contextlib.contextmanager
-def _turn(root: Path) -> Iterator[None]:
+def turn(root: Path) -> Iterator[None]:
+    """Only one process at a time has the downloads of a root in hand."""
     with open(root / LOCK, "a", encoding="utf-8") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,6 +75,8 @@ class _Download:
         self.wanted, self.root, self.key, self.rules = wanted, root, key, rules
         self.pace = Pace(rules.bytes_per_second)
         self.parts = {w.name: Part(root / WORK / f"{w.name}.part") for w in wanted}
+        for part in self.parts.values():
+            part.path.parent.mkdir(parents=True, exist_ok=True)  # a name may have folders
         there = {name: part.size() for name, part in self.parts.items()}
         title = f"download {wanted[0].name}" if len(wanted) == 1 else f"download {len(wanted)} archives"
         self.meter = Meter(title, there, {w.name: w.archive.n_bytes for w in wanted})

@@ -35,7 +35,12 @@ def known(root: Path) -> dict[str, tuple[str, int]]:
 
 def note(root: Path, name: str, sha256: str, n_bytes: int) -> None:
     """Keep the checksum of a file that was seen for the first time."""
-    all_of_them = {n: {"bytes": b, "sha256": s} for n, (s, b) in known(root).items()} | {name: {"bytes": n_bytes, "sha256": sha256}}
+    note_all(root, {name: (sha256, n_bytes)})
+
+
+def note_all(root: Path, seen: dict[str, tuple[str, int]]) -> None:
+    """Keep checksums and lengths of many files; a checksum is empty where only the length is known yet."""
+    all_of_them = {n: {"bytes": b, "sha256": s} for n, (s, b) in (known(root) | seen).items()}
     files.write_text(lock_file(root), json.dumps({"files": all_of_them}, indent=1, sort_keys=True) + "\n")
 
 

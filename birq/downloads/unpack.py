@@ -57,13 +57,13 @@ class _Counted:
         return block
 
 
-def unpack(archive: Path, folder: Path, pace: Pace) -> None:
+def unpack(archive: Path, folder: Path, pace: Pace, limits: Limits | None = None) -> None:
     """Unpack a tar archive, plain or compressed, into `folder`, which must not exist.
 
     Links, devices, and paths that lead out are refused; owners and modes are not taken over.
     Errors: UnusableError; OSError of the disk; StoppedError.
     """
-    limits = LIMITS
+    limits = limits or LIMITS
     folder.mkdir(parents=True)
     try:
         with _stream(archive, limits) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK_BYTES) as tar:

@@ -26,6 +26,12 @@ class Group:
     section: Any
     lacking: list[Wanted]
 
+    @property
+    def complete(self) -> str:
+        """What is said where nothing lacks."""
+        later = "; the features stage fetches the audio" if getattr(self.section, "streams", False) else ""
+        return f"{self.name}: all of it is in {self.section.folder()}{later}"
+
 
 def groups(params: Params, only: str | None = None) -> Iterator[Group]:
     """Every section with files that are downloaded, or that of one corpus. Errors: BirqError for a name that is no such corpus."""
@@ -45,8 +51,11 @@ def fetch(params: Params, only: str | None = None) -> str:
     """Download what is missing; returns what there is now."""
     lines = []
     for group in groups(params, only):
+        if getattr(group.section, "settles", False):
+            importlib.import_module(f"birq.corpora.{group.section.kind}").settle(group.section, group.key)
+            group = next(groups(params, group.name))  # what it lacks is known now
         archives.fetch(group.lacking, group.section.folder(), group.key, Rules.of(group.section))
-        lines.append(f"{group.name}: all of it is in {group.section.folder()}")
+        lines.append(group.complete)
     return "\n".join(lines) or NOTHING
 
 
@@ -55,7 +64,7 @@ def look(params: Params, only: str | None = None) -> str:
     lines = []
     for group in groups(params, only):
         root, rules = group.section.folder(), Rules.of(group.section)
-        lines += [] if group.lacking else [f"{group.name}: all of it is in {root}"]
+        lines += [] if group.lacking else [group.complete]
         for one in group.lacking:
             size = f"{one.archive.n_bytes / 1e6:.0f} MB" if one.archive.n_bytes else "size not published"
             places = [*map(str, rules.copies(one.name, root)), *rules.addresses(one.name, one.archive.urls)]

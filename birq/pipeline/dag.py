@@ -31,6 +31,7 @@ class Own:
     modules: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    module: str = ""  # holds `compute(job)` in place of the stage's
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ def _of_corpus(params: Params, wildcards: Wildcards) -> Own:
     return Own((f"birq.corpora.{corpus.kind}",), corpus.reads)
 
 
+def _features_of_corpus(params: Params, wildcards: Wildcards) -> Own:
+    """The limits on recordings too where their audio is first heard when features are made."""
+    corpus = params.corpora.get(wildcards["corpus"])
+    if not getattr(corpus, "streams", False):
+        return Own()
+    limits = tuple(key for key in corpus.reads if key.startswith("features."))
+    return Own(sections=limits, module="birq.stages.streamed_features")
+
+
 def _of_method(params: Params, wildcards: Wildcards) -> Own:
     method = params.method(wildcards["method"])
     start = params.starts_from(wildcards["method"])
@@ -101,7 +111,7 @@ STAGES: dict[str, Stage] = {
     s.name: s
     for s in (
         Stage("corpus", ("corpora.{corpus}", "tokenizer.alphabet"), (), ("corpus",), own=_of_corpus),
-        Stage("features", FEATURES, ("corpus",), ("corpus",)),
+        Stage("features", FEATURES, ("corpus",), ("corpus",), own=_features_of_corpus),
         Stage("tokenizer", (*TOKENIZER, "run.finetune_corpora"), ("+features:finetune",)),
         Stage(
             "labels",
@@ -192,6 +202,11 @@ class Node:
         return self.stage.own(self.project, self.wildcards)
 
     @property
+    def module(self) -> str:
+        """Holds `compute(job)`."""
+        return self.own.module or self.stage.module
+
+    @property
     def sections(self) -> tuple[str, ...]:
         """The sections and keys of params that it reads."""
         return tuple(s.format(**self.wildcards) for s in self.stage.sections) + self.own.sections
@@ -199,7 +214,7 @@ class Node:
     @property
     def code(self) -> dict[str, str]:
         """Hash of each module that makes its bytes."""
-        return code.digests(self.stage.module, *self.own.modules)
+        return code.digests(self.module, *self.own.modules)
 
     @property
     def inputs(self) -> dict[str, list[Node]]:

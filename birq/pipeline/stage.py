@@ -146,7 +146,7 @@ def _run(node: Node, say: Say, part: Part | None, launch: Callable[[], Callable[
 def follow(node: Node) -> None:
     """The part of ranks other than 0: wait for the key that rank 0 announces, and compute with it if there is one. They publish nothing."""
     if key := ranks.receive():
-        importlib.import_module(node.stage.module).compute(_job(node, key))
+        importlib.import_module(node.module).compute(_job(node, key))
 
 
 def _settled(node: Node) -> bool:
@@ -298,7 +298,7 @@ def _reserve(path: Path) -> None:
 def _make_part(job: Job, part: Part, say: Say) -> None:
     say(f"{job.name}: part {part[0]} of {part[1]} on {socket.gethostname()} ({job.key[:12]})")
     job.scratch.mkdir(parents=True, exist_ok=True)
-    importlib.import_module(job.node.stage.module).compute_part(job, part)
+    importlib.import_module(job.node.module).compute_part(job, part)
 
 
 def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -> None:
@@ -311,7 +311,7 @@ def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -
     ranks.announce(job.key)
     with _timed(work / "seconds") as seconds:
         try:
-            importlib.import_module(job.node.stage.module).compute(job)
+            importlib.import_module(job.node.module).compute(job)
         finally:
             (work / "reserve").unlink()
     code.keep(parts["code"])

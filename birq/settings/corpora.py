@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from birq.settings.paths import expanded
-from birq.settings.section import Downloads, Positive, Section, Seed, Share, ordered
+from birq.settings.section import Downloads, NonNegative, Positive, Section, Seed, Share, ordered
 
 
 class SynthCorpus(Section):
@@ -94,6 +94,35 @@ class AmiCorpus(DownloadedCorpus):
         return value
 
 
+class YodasCorpus(DownloadedCorpus):
+    """YODAS2: whole videos with captions, in shards of about 12 h."""
+
+    unkeyed: ClassVar = DownloadedCorpus.unkeyed | {"max_disk_gb"}
+    settles: ClassVar = True  # the owner's list of checksums, and the first download of what has none, decide the key
+    streams: ClassVar = True  # its audio lies in archives that the features stage fetches, reads and drops one by one
+
+    kind: Literal["yodas"]
+    # a language and three digits: en000 to en007 have manual captions in English, en100 and above automatic ones
+    subsets: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}[0-9]{3}$")]] = Field(default=[])
+    shards: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}[0-9]{3}/[0-9]{8}$")]] = Field(default=[])  # in place of subsets: exactly these
+    hours: NonNegative = 0.0  # of utterances, from shards of the subsets in random order; 0: all of them
+    shard_seed: Seed = 0  # of that order
+    unlabelled: bool = False  # true: captions give the times alone; what they say is ignored
+    max_bad_shards_share: Share = 0.02  # of the shards; where more lack a file or cannot be unpacked, the stage stops
+    max_disk_gb: Positive = 20.0  # of archives and audio that lie on the disk together while features are made; about 5 for each worker
+
+    @model_validator(mode="after")
+    def _which(self) -> YodasCorpus:
+        if bool(self.subsets) == bool(self.shards):
+            raise ValueError("name either subsets, such as [en000], or shards, such as [en000/00000000]")
+        if self.shards and self.hours:
+            raise ValueError("hours is for subsets; shards names all that is wanted: set hours to 0")
+        for given in (self.subsets, self.shards):
+            if twice := sorted({one for one in given if given.count(one) > 1}):
+                raise ValueError(f"{twice[0]!r} is named twice; name it once")
+        return self
+
+
 class LocalCorpus(FolderCorpus):
     kind: Literal["local"]
     unlabelled: bool = False  # true: transcripts, if any, are ignored
@@ -117,4 +146,6 @@ class LhotseCorpus(FolderCorpus):
         return expanded(self.audio) if self.audio else self.folder()
 
 
-Corpus = Annotated[SynthCorpus | An4Corpus | LibriSpeechCorpus | AmiCorpus | LocalCorpus | LhotseCorpus, Field(discriminator="kind")]
+Corpus = Annotated[
+    SynthCorpus | An4Corpus | LibriSpeechCorpus | AmiCorpus | YodasCorpus | LocalCorpus | LhotseCorpus, Field(discriminator="kind")
+]

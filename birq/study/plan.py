@@ -111,6 +111,8 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
             out[name] = librispeech_hours([*corpus.train_parts, *corpus.dev_parts, *corpus.test_parts])
         elif corpus.kind == "an4":
             out[name] = 0.9
+        elif corpus.kind == "yodas" and corpus.hours:
+            out[name] = corpus.hours
         else:
             raise BirqError(f"how long corpus {name} is cannot be known before its features are made: --hours {name}=HOURS")
     return out
