@@ -10,7 +10,6 @@ from typing import Any
 from birq.corpora import alignments, check, folder, manifests, splits
 from birq.corpora.check import Sound
 from birq.corpora.items import Item, Limits, Scan
-from birq.errors import BirqError
 from birq.progress import say
 from birq.settings.corpora import FolderCorpus
 from birq.text.normal import Normaliser
@@ -134,8 +133,7 @@ def phone_rows(excerpt: Excerpt, duration_s: float) -> list[alignments.Row]:
 def _rows_of(good: list[Excerpt], sound_by_id: dict[str, Sound], corpus: FolderCorpus) -> list[alignments.Row]:
     """Phone times from the tables that params.yaml names, or else from the excerpts themselves."""
     if corpus.alignments:
-        ids = {i.id for i in good}
-        return sorted((row for path in corpus.alignment_files() for row in alignments.read(path, ids)), key=lambda r: r[:3])
+        return folder.written_times(corpus, good)
     sounds = ((i, sound_by_id[i.id]) for i in good if i.phones)
     return sorted((r for i, s in sounds for r in phone_rows(i, s.n_samples / s.sample_rate_hz)), key=lambda r: r[:3])
 
@@ -149,17 +147,9 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
     heard = check.listen_all(scanned, name, scratch)
     form = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
     good, bad, sound_by_id = judge(scanned, heard, form, limits)
-    rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
-    manifests.write_quarantine(scratch / "quarantine.tsv", rows)
-    # the names are private because another name would be an edit of code, which makes the corpora of all folders again
-    folder._refuse(bad, len(scanned.items), limits.max_quarantined_share, scratch / "quarantine.tsv", key)
-    if not good:
-        raise BirqError(f"{key}: no utterance is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
-    if scaled := [i.path for i in good if sound_by_id[i.id].gain != 1]:
-        say(f"{key}: {len(scaled)} utterances hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
+    rows = folder.left(scanned, good, bad, lambda i: sound_by_id[i.id].gain, scratch, key, limits)
     if several := sorted({i.path for i in good if heard[i.path].channels > 1 and not (i.channels or i.written_channels)}):
         say(f"{key}: several channels in {len(several)} of the recordings, such as {several[0]}; their mean is used")
-    changes = folder.text_changes(good)  # type: ignore[arg-type]
     recordings: dict[tuple[str, str], dict] = {}
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
     for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):  # type: ignore[arg-type]
@@ -168,19 +158,6 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
         if of not in recordings:
             recordings[of] = recording_of(item, heard[item.path])
         cuts[str(item.split)].append(cut(item, sound_by_id[item.id], recordings[of]))
-    manifests.write_quarantine(out / "quarantine.tsv", rows)
-    manifests.write_corpus(
-        out,
-        name=name,
-        kind=corpus.kind,  # type: ignore[attr-defined]
-        synthetic=False,
-        licence=scanned.licence,
-        source=scanned.source,
-        audio_root=scanned.root.as_posix(),
-        cuts=cuts,
-        quarantined=len(bad),
-        text_changes=changes,
-    )
-    folder._tell_changes(name, changes)
+    folder.write(out, name, corpus, scanned, good, cuts, rows)
     if times := _rows_of(good, sound_by_id, corpus):
         manifests.write_alignments(out / "alignments.parquet", times)

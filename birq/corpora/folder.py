@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from birq.text.normal import KINDS, Normaliser
 ROWS_SHOWN = 10
 EXAMPLES = 3  # of each kind of change
 SHOWN_CHARACTERS = 60  # of an example on the terminal
+Row = tuple[str, str, str, str]  # of the quarantine table
 EVERYDAY = frozenset({"case", "punctuation", "spaces"})  # changes that no line needs to tell; corpus.json has them
 
 
-def _refuse(bad: list[Item], total: int, share: float, table: Path, key: str) -> None:
+def refuse(bad: list[Item], total: int, share: float, table: Path, key: str) -> None:
     """Stop where too much was set aside, showing the table."""
     reasons = ", ".join(f"{n} × {reason}" for reason, n in Counter(i.reason for i in bad).most_common())
     if len(bad) <= share * total:
@@ -37,7 +38,7 @@ def _refuse(bad: list[Item], total: int, share: float, table: Path, key: str) ->
     )
 
 
-def text_changes(good: list[Item]) -> dict[str, dict[str, Any]]:
+def text_changes(good: Sequence[Item]) -> dict[str, dict[str, Any]]:
     """How many transcripts were changed, by kind, and the first of them: [as written, as the label]."""
     out = {}
     for kind in KINDS:
@@ -52,7 +53,7 @@ def _brief(text: str) -> str:
     return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")
 
 
-def _tell_changes(name: str, changes: dict[str, dict[str, Any]]) -> None:
+def tell_changes(name: str, changes: dict[str, dict[str, Any]]) -> None:
     told = []
     for kind in changes:
         if kind not in EVERYDAY:
@@ -60,6 +61,51 @@ def _tell_changes(name: str, changes: dict[str, dict[str, Any]]) -> None:
             told.append(f"{kind} in {changes[kind]['utterances']} ({_brief(before)} -> {_brief(after)})")
     if told:
         say(f"corpus {name}  transcripts changed: {'; '.join(told)}; more in corpus.json")
+
+
+def left(
+    scanned: Scan, good: Sequence[Item], bad: list[Item], gain: Callable[[Any], float], scratch: Path, key: str, limits: Limits
+) -> list[Row]:
+    """The quarantine table's rows, and what there is to say of what is left. gain: the factor of an item's samples.
+
+    Errors: BirqError where more is set aside than `limits` allow, or nothing is left.
+    """
+    table = scratch / "quarantine.tsv"
+    rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
+    manifests.write_quarantine(table, rows)
+    refuse(bad, len(scanned.items), limits.max_quarantined_share, table, key)
+    if not good:
+        raise BirqError(f"{key}: nothing is left of {len(scanned.items)} recordings; see {table}")
+    if scaled := [i.path for i in good if gain(i) != 1]:
+        say(f"{key}: {len(scaled)} recordings hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
+    return rows
+
+
+def write(
+    out: Path, name: str, corpus: FolderCorpus, scanned: Scan, good: Sequence[Item], cuts: dict[str, list[dict]], rows: list[Row]
+) -> None:
+    """The corpus artifact but for phone times."""
+    changes = text_changes(good)
+    manifests.write_quarantine(out / "quarantine.tsv", rows)
+    manifests.write_corpus(
+        out,
+        name=name,
+        kind=corpus.kind,  # type: ignore[attr-defined]
+        synthetic=False,
+        licence=scanned.licence,
+        source=scanned.source,
+        audio_root=scanned.root.as_posix(),
+        cuts=cuts,
+        quarantined=len(rows),
+        text_changes=changes,
+    )
+    tell_changes(name, changes)
+
+
+def written_times(corpus: FolderCorpus, good: Sequence[Item]) -> list[alignments.Row]:
+    """Phone times of the tables that params.yaml names, in order."""
+    ids = {i.id for i in good}
+    return sorted((row for path in corpus.alignment_files() for row in alignments.read(path, ids)), key=lambda r: r[:3])
 
 
 def prepare(
@@ -74,35 +120,13 @@ def prepare(
     sounds = check.listen_all(scanned, name, scratch)
     normaliser = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
     good, bad = check.judge(scanned, sounds, normaliser, limits.min_seconds, limits.max_seconds)
-    rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
-    manifests.write_quarantine(scratch / "quarantine.tsv", rows)
-    _refuse(bad, len(scanned.items), limits.max_quarantined_share, scratch / "quarantine.tsv", key)
-    if not good:
-        raise BirqError(f"{key}: no recording is left of {len(scanned.items)}; see {scratch / 'quarantine.tsv'}")
-    if scaled := [i.path for i in good if sounds[i.path].gain != 1]:
-        say(f"{key}: {len(scaled)} recordings hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
-    changes = text_changes(good)
+    rows = left(scanned, good, bad, lambda i: sounds[i.path].gain, scratch, key, limits)
     cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
     for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):
         sound = sounds[item.path]
         about = (sound.sample_rate_hz, sound.n_samples, item.speaker, item.text, sound.sha256, sound.channels, sound.gain)
         made = manifests.cut(item.id, item.path, *about)
         cuts[str(item.split)].append(made)
-    manifests.write_quarantine(out / "quarantine.tsv", rows)
-    manifests.write_corpus(
-        out,
-        name=name,
-        kind=corpus.kind,  # type: ignore[attr-defined]
-        synthetic=False,
-        licence=scanned.licence,
-        source=scanned.source,
-        audio_root=scanned.root.as_posix(),
-        cuts=cuts,
-        quarantined=len(bad),
-        text_changes=changes,
-    )
-    _tell_changes(name, changes)
+    write(out, name, corpus, scanned, good, cuts, rows)
     if corpus.alignments:
-        ids = {i.id for i in good}
-        times = [row for path in corpus.alignment_files() for row in alignments.read(path, ids)]
-        manifests.write_alignments(out / "alignments.parquet", sorted(times, key=lambda r: r[:3]))
+        manifests.write_alignments(out / "alignments.parquet", written_times(corpus, good))

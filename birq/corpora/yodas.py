@@ -210,7 +210,7 @@ def prepare(name: str, corpus: YodasCorpus, out: Path, scratch: Path, *, alphabe
     archived.refuse(bad, len(drawn.shards) + len(drawn.bad), corpus.max_bad_shards_share, key)
     rows = [(i.id, i.path, i.reason or "", i.detail) for i in reader.quarantine]
     manifests.write_quarantine(scratch / "quarantine.tsv", rows)
-    folder._refuse(reader.quarantine, reader.n_items, limits.max_quarantined_share, scratch / "quarantine.tsv", key)
+    folder.refuse(reader.quarantine, reader.n_items, limits.max_quarantined_share, scratch / "quarantine.tsv", key)
     if not any(one.utterances for one in reader.used):
         raise BirqError(f"{key}: no utterance is left of {reader.n_items}; see {scratch / 'quarantine.tsv'}")
     if corpus.hours > drawn.hours:
@@ -224,4 +224,4 @@ def prepare(name: str, corpus: YodasCorpus, out: Path, scratch: Path, *, alphabe
     shards = {"used": len(reader.used), "bad": len(bad), "max_bad_share": corpus.max_bad_shards_share}
     facts = manifests.info(out) | {"splits": entries, "shards": shards}
     (out / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    folder._tell_changes(name, reader.changes)
+    folder.tell_changes(name, reader.changes)

@@ -328,4 +328,4 @@ def _set_aside(job: Job, ordered: list[tuple[Path, dict[str, Any]]], bad: dict[s
     for place in (job.scratch, job.out):
         manifests.write_quarantine(place / "quarantine.tsv", table)
     items = [Item(id, path, "").bad(reason, detail) for id, path, reason, detail in rows]
-    folder._refuse(items, n_utterances, job.read("features").max_quarantined_share, job.scratch / "quarantine.tsv", key)
+    folder.refuse(items, n_utterances, job.read("features").max_quarantined_share, job.scratch / "quarantine.tsv", key)
