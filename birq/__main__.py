@@ -17,10 +17,8 @@ from birq.pipeline import dag, digests, keys, locations, references, sharing, sn
 from birq.progress import say
 from birq.settings import lineage, params
 
-# encoder sizes of the paper, input 80 bins stacked by 2: layers, width, attention window
+# encoder sizes of the paper, input 80 bins stacked by 2
 PAPER_SIZES = {"137 M": (5, 1024, 8, 200), "155 M": (10, 768, 6, 0), "275 M": (10, 1024, 8, 200)}  # layers, width, heads, window
-
-
 WILDCARDS = {"corpus": "a name from `corpora`", "method": "one of run.methods or study.parts", "seed": "one of their seeds"}
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's name for its settings, and an older one
 
