@@ -74,7 +74,7 @@ def _all_pages(url: str, rules: Rules) -> list[dict[str, Any]]:
 
 def _page(url: str, rules: Rules) -> tuple[list[dict[str, Any]], str]:
     """A page and the address of the next one. Without a declared length it is whole if it can be parsed: a list ends with a bracket."""
-    for n in range(rules.tries):
+    for failed in range(1, rules.tries + 1):
         try:
             with ask(url, 0, None, rules.stall_seconds) as answer:
                 body = b"".join(iter(lambda: answer.read(BLOCK_BYTES), b""))
@@ -83,8 +83,8 @@ def _page(url: str, rules: Rules) -> tuple[list[dict[str, Any]], str]:
                 link = re.search(r'<([^>]+)>;\s*rel="?next"?', answer.raw.headers["Link"] or "")
             return json.loads(body), urljoin(url, link[1]) if link else ""
         except LaterError as e:
-            wait_seconds = rules.first_wait_seconds * 2**n if e.after_seconds is None else e.after_seconds
-            if n + 1 == rules.tries or wait_seconds > rules.longest_wait_seconds:
+            wait_seconds = rules.wait_seconds(failed, e.after_seconds)
+            if failed == rules.tries or wait_seconds > rules.longest_wait_seconds:
                 raise
             time.sleep(wait_seconds)
     raise AssertionError("rules.tries is at least 1")

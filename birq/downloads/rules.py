@@ -34,6 +34,10 @@ class Rules:
             tries=section.tries,
         )
 
+    def wait_seconds(self, failed: int, asked_seconds: float | None) -> float:
+        """Before another try after so many failed ones; what the server asks for comes first."""
+        return self.first_wait_seconds * 2 ** (failed - 1) if asked_seconds is None else asked_seconds
+
     def addresses(self, name: str, urls: tuple[str, ...]) -> list[str]:
         """Where the network is asked for a file, in this order."""
         own = [f"{m.rstrip('/')}/{name}" for m in self.mirrors if _remote(m)]

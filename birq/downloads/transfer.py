@@ -131,7 +131,7 @@ class Transfer:
             mirror.tries, mirror.ready = 0, 0.0
             return
         mirror.tries += 1
-        seconds = self.rules.first_wait_seconds * 2 ** (mirror.tries - 1) if e.after_seconds is None else e.after_seconds
+        seconds = self.rules.wait_seconds(mirror.tries, e.after_seconds)
         if seconds > self.rules.longest_wait_seconds:
             mirror.failure += f"; it asks for {seconds:.0f} s of waiting"
             mirror.tries, mirror.ready = self.rules.tries, 0.0

@@ -39,9 +39,7 @@ from birq.stages.features import KILLED, _Task, _Utterance
 GB = 1e9
 BYTES_PER_HOUR = 24000 * 2 * 3600  # of a video: 16 bits at 24 kHz
 SPARE = 1.5  # an archive may hold videos whose lengths nobody wrote down; one that holds more is bad
-STRETCH_S = (
-    7200.0  # a longer recording is not decoded from its beginning for every 64 utterances: what a shard wants of it is cut out first
-)
+STRETCH_S = 7200.0  # of a longer recording, what a shard wants is cut out first, not decoded from the beginning for every 64 utterances
 LEAST_BYTES = 1 << 20  # headers of small archives: tar pads each of them
 
 
