@@ -1,9 +1,10 @@
 """The cost of the stage contract, beside the same tools with nothing to do.
 
-    python -m benchmarks.contract [--rounds 5] [--experiments 200]
+    python -m benchmarks.contract [--rounds 5] [--experiments 200] [--before 4f4994a]
 
-One interleaved run has a no-change `snakemake` and `dvc repro`, here and in a project of one empty step. It also has the verb of a stage
-whose artifact is there, and a stage that computes, less its computing. Then all runs again with many experiments in the store.
+One interleaved run has a no-change `snakemake` and `dvc repro`, here, at an earlier commit, and in a project of one empty step. It also has
+the verb of a stage whose artifact is there, and a stage that computes, less its computing. Then all runs again with many experiments in
+the store.
 Wall and processor seconds are kept: on a machine that others use too, only the latter can be compared.
 Writes benchmarks/results/contract.json, prints a table.
 """
@@ -54,6 +55,26 @@ def empty(folder: Path, env: dict[str, str]) -> Project:
     return project
 
 
+def project_of(commit: str, folder: Path, env: dict[str, str]) -> Project:
+    """The tests' tiny project as an earlier commit has it, every stage made; its packages are those installed now."""
+    code, project = folder / "code", folder / "project"
+    subprocess.run(["git", "clone", "-q", "-n", "--shared", ROOT, code], check=True)
+    subprocess.run(["git", "checkout", "-q", commit], cwd=code, check=True)
+    make = "import os, pathlib, sys, tinyproject; tinyproject.new(pathlib.Path(sys.argv[1]), dict(os.environ), [])"
+    path = os.pathsep.join([str(code), str(code / "tests" / "pipeline")])
+    subprocess.run([sys.executable, "-c", make, project], env=env | {"PYTHONPATH": path}, cwd=code, check=True)
+    return made(tinyproject.existing(project, env, []))
+
+
+def made(project: Project) -> Project:
+    """The same project, every stage made under both tools and committed."""
+    project.snakemake()
+    project.dvc()
+    project.git("add", "-A")
+    project.git("commit", "-qm", "results")
+    return project
+
+
 Spent = tuple[float, float]  # wall seconds, processor seconds of the command and all that it started
 
 
@@ -86,13 +107,15 @@ def fill(project: Project, n: int) -> None:
             (folder.with_name(key) / "provenance.json").write_text(json.dumps(record | {"key": key}))
 
 
-def measure(project: Project, nothing: Project, rounds: int, seeds: Iterator[int]) -> dict[str, list[Spent]]:
+def measure(project: Project, earlier: dict[str, Project], nothing: Project, rounds: int, seeds: Iterator[int]) -> dict[str, list[Spent]]:
     """Seconds of every case, taken in turn."""
-    cases: dict[str, Callable[[], Spent]] = {
-        "snakemake, empty": lambda: timed(lambda: nothing.run("snakemake", "--cores", "1")),
-        "snakemake": lambda: timed(lambda: project.run("snakemake", "--cores", "1")),
-        "dvc repro, empty": lambda: timed(nothing.dvc),
-        "dvc repro": lambda: timed(project.dvc),
+
+    def idle(which: Project, tool: str) -> Callable[[], Spent]:
+        return lambda: timed(which.dvc if tool == "dvc repro" else lambda: which.run("snakemake", "--cores", "1"))
+
+    projects = {", empty": nothing, "": project} | {f", {commit}": p for commit, p in earlier.items()}
+    cases = {f"{tool}{name}": idle(p, tool) for tool in ("snakemake", "dvc repro") for name, p in projects.items()}
+    cases |= {
         "python": lambda: timed(lambda: project.run(sys.executable, "-c", "pass")),
         "verb, artifact there": lambda: timed(lambda: project.birq(*STAGE)),
         "verb that computes, less computing": lambda: publish(project, next(seeds)),
@@ -133,21 +156,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--experiments", type=int, default=200)
+    parser.add_argument("--before", metavar="COMMIT", help="idle tools in the project of this commit too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "contract.json")
     args = parser.parse_args()
     env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")} | {"OMP_NUM_THREADS": "1"}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     with tempfile.TemporaryDirectory() as folder:
         nothing = empty(Path(folder) / "empty", env)
-        project = tinyproject.new(Path(folder) / "project", env, [])
-        project.snakemake()
-        project.dvc()
-        project.git("add", "-A")
-        project.git("commit", "-qm", "results")
+        project = made(tinyproject.new(Path(folder) / "project", env, []))
+        earlier = {args.before: project_of(args.before, Path(folder) / "before", env)} if args.before else {}
         seeds = itertools.count(1000)
-        few = measure(project, nothing, args.rounds, seeds)
-        fill(project, args.experiments)
-        many = measure(project, nothing, args.rounds, seeds)
+        few = measure(project, earlier, nothing, args.rounds, seeds)
+        for one in (project, *earlier.values()):
+            fill(one, args.experiments)
+        many = measure(project, earlier, nothing, args.rounds, seeds)
     print(table(few, many, args.experiments))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     record = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from birq.corpora.items import Item
-from birq.speech.audio import shown
+from birq.speech.streams import shown
 
 SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph")
 UNREAD = (".m4a", ".m4b", ".aac", ".mp4", ".mov", ".webm", ".mkv", ".mka", ".avi", ".wma", ".amr", ".3gp", ".ape", ".wv", ".spx", ".ra")

@@ -31,6 +31,7 @@ def keyed(module: str) -> bool:
     return in_folder and not any(module == o or module.startswith(o + ".") for o in OUTSIDE)
 
 
+@cache
 def _find(module: str) -> Path | None:
     """A module's file, found without importing it or its package: their imports would cost seconds."""
     if module.split(".")[0] == "birq":

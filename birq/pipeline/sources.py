@@ -62,10 +62,6 @@ def _digest(node: Node, archives: dict[str, str], files: list[Path], names: list
     return artifact.sha256_json([sorted(archives.items()), [[str(p), digests.get(p, "unreadable")] for p in paths], names])
 
 
-def _reader(corpus: Any) -> Any:
-    return importlib.import_module(f"birq.corpora.{corpus.kind}")
-
-
 def _language_model(node: Node) -> str | None:
     """Digest of the file that lm.source names, or a published one's pinned checksum; None where there is no file, which the stage says."""
     lm = node.params.lm

@@ -14,7 +14,7 @@ import numpy as np
 from birq.errors import BirqError
 from birq.speech import containers
 from birq.speech.resampling import resample
-from birq.speech.streams import AudioError, Bytes, Stream
+from birq.speech.streams import AudioError, Bytes, Stream, shown
 
 BLOCK_FRAMES = 1 << 18
 MAPPED_BYTES = 1 << 28  # files above it are mapped, not read into memory
@@ -148,9 +148,3 @@ def read(path: str | Path, sample_rate_hz: int, offset_s: float = 0.0, duration_
     if not waves:
         return np.empty(0, np.float32)
     return resample(waves[0] if len(waves) == 1 else np.concatenate(waves), rates.pop(), sample_rate_hz)
-
-
-def shown(path: str | Path) -> str:
-    """A path as text: bytes of its name that are no UTF-8, and control characters, are written as \\xNN."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() or ord(c) > 159 else f"\\x{ord(c):02x}" for c in text)

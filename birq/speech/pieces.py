@@ -11,6 +11,7 @@ import numpy as np
 from birq.errors import BirqError
 from birq.speech import audio
 from birq.speech.resampling import resample
+from birq.speech.streams import shown
 
 
 class Piece(Protocol):
@@ -56,5 +57,5 @@ def read(path: str | Path, sample_rate_hz: int, pieces: Sequence[Piece]) -> list
         if len(rates) > 1:
             raise audio.AudioError("wrong rate", f"the rate changes inside the file: {sorted(rates)} Hz")
     except (audio.AudioError, IndexError) as e:
-        raise BirqError(f"{audio.shown(path)}: {e}; replace the file, or take it out of the corpus and run again") from None
+        raise BirqError(f"{shown(path)}: {e}; replace the file, or take it out of the corpus and run again") from None
     return [resample(np.concatenate(w), max(rates), sample_rate_hz) if w else np.empty(0, np.float32) for w in waves]

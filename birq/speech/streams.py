@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 Bytes = bytes | mmap.mmap | memoryview
 
@@ -15,6 +17,12 @@ class AudioError(Exception):
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason} ({detail})" if detail else reason)
         self.reason, self.detail = reason, detail
+
+
+def shown(path: str | Path) -> str:
+    """A path as text: bytes of its name that are no UTF-8, and control characters, are written as \\xNN."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or ord(c) > 159 else f"\\x{ord(c):02x}" for c in text)
 
 
 @dataclass(frozen=True)
