@@ -62,7 +62,7 @@ def corpus(folder: Path, files: list[Path]) -> Path:
         licence="as the files'",
         source="benchmark",
         audio_root="/",
-        cuts={"train": cuts},
+        splits=manifests.write_cuts(folder, {"train": cuts}),
         quarantined=0,
     )
     return folder

@@ -183,9 +183,8 @@ def make_corpus(folder, waves, rate=RATE, root="audio"):
         for name, speaker, text, wave in items:
             soundfile.write(folder / root / f"{name}.flac", wave, rate, subtype="PCM_16")
             cuts.setdefault(split, []).append(manifests.cut(name, f"{root}/{name}.flac", rate, len(wave), speaker, text))
-    manifests.write_corpus(
-        folder, name=folder.name, kind="synth", synthetic=True, licence="none", source="generated", audio_root=".", cuts=cuts, quarantined=0
-    )
+    about = {"kind": "synth", "synthetic": True, "licence": "none", "source": "generated", "audio_root": "."}
+    manifests.write_corpus(folder, name=folder.name, **about, splits=manifests.write_cuts(folder, cuts), quarantined=0)
     return folder
 
 

@@ -28,7 +28,7 @@ LEAST_INT16 = 256.0  # floats of at least this peak, and at most 32768, are 16-b
 MOST_CHARACTERS_PER_S = 40.0  # fast speech has 25; more means that the transcript, or the header's rate, is another recording's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sound:
     """A decoded file's facts. `reason` is set where the file cannot be used."""
 

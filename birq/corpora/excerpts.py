@@ -20,7 +20,7 @@ SILENCES = alignments.SILENCES | {"h#", "#h", "pau", "epi"}  # TIMIT's as well
 HELD_OUT = ("test", "dev")  # the first one keeps a speaker that both have
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Said:
     """A phone or a word, with its time in the recording."""
 
@@ -29,7 +29,7 @@ class Said:
     end_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Excerpt(Item):
     """An item that is a part of a recording."""
 
@@ -151,13 +151,13 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
     if several := sorted({i.path for i in good if heard[i.path].channels > 1 and not (i.channels or i.written_channels)}):
         say(f"{key}: several channels in {len(several)} of the recordings, such as {several[0]}; their mean is used")
     recordings: dict[tuple[str, str], dict] = {}
-    cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
-    for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):  # type: ignore[arg-type]
-        assert isinstance(item, Excerpt)
-        of = (item.path, item.recording)
-        if of not in recordings:
-            recordings[of] = recording_of(item, heard[item.path])
-        cuts[str(item.split)].append(cut(item, sound_by_id[item.id], recordings[of]))
-    folder.write(out, name, corpus, scanned, good, cuts, rows)
+    with manifests.CutFiles(out) as cuts:
+        for item in splits.assign(sorted(good, key=lambda i: i.id), corpus.dev_share, corpus.test_share, corpus.split_seed, key):
+            assert isinstance(item, Excerpt)
+            of = (item.path, item.recording)
+            if of not in recordings:
+                recordings[of] = recording_of(item, heard[item.path])
+            cuts.write(str(item.split), cut(item, sound_by_id[item.id], recordings[of]))
+    folder.write(out, name, corpus, scanned, good, cuts.entries(), rows)
     if times := _rows_of(good, sound_by_id, corpus):
         manifests.write_alignments(out / "alignments.parquet", times)

@@ -82,7 +82,7 @@ def left(
 
 
 def write(
-    out: Path, name: str, corpus: FolderCorpus, scanned: Scan, good: Sequence[Item], cuts: dict[str, list[dict]], rows: list[Row]
+    out: Path, name: str, corpus: FolderCorpus, scanned: Scan, good: Sequence[Item], splits: dict[str, dict[str, Any]], rows: list[Row]
 ) -> None:
     """The corpus artifact but for phone times."""
     changes = text_changes(good)
@@ -95,7 +95,7 @@ def write(
         licence=scanned.licence,
         source=scanned.source,
         audio_root=scanned.root.as_posix(),
-        cuts=cuts,
+        splits=splits,
         quarantined=len(rows),
         text_changes=changes,
     )
@@ -121,12 +121,11 @@ def prepare(
     normaliser = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
     good, bad = check.judge(scanned, sounds, normaliser, limits.min_seconds, limits.max_seconds)
     rows = left(scanned, good, bad, lambda i: sounds[i.path].gain, scratch, key, limits)
-    cuts: dict[str, list[dict]] = {s: [] for s in manifests.SPLITS}
-    for item in splits.assign(good, corpus.dev_share, corpus.test_share, corpus.split_seed, key):
-        sound = sounds[item.path]
-        about = (sound.sample_rate_hz, sound.n_samples, item.speaker, item.text, sound.sha256, sound.channels, sound.gain)
-        made = manifests.cut(item.id, item.path, *about)
-        cuts[str(item.split)].append(made)
-    write(out, name, corpus, scanned, good, cuts, rows)
+    with manifests.CutFiles(out) as cuts:
+        for item in splits.assign(sorted(good, key=lambda i: i.id), corpus.dev_share, corpus.test_share, corpus.split_seed, key):
+            sound = sounds[item.path]
+            about = (sound.sample_rate_hz, sound.n_samples, item.speaker, item.text, sound.sha256, sound.channels, sound.gain)
+            cuts.write(str(item.split), manifests.cut(item.id, item.path, *about))
+    write(out, name, corpus, scanned, good, cuts.entries(), rows)
     if corpus.alignments:
         manifests.write_alignments(out / "alignments.parquet", written_times(corpus, good))

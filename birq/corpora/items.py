@@ -21,7 +21,7 @@ class Limits:
     language: str = "en"  # BCP 47, of the transcripts: it decides about capitals
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A recording and its known facts. `path` is relative to the corpus' audio root, "" where there is no audio.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from birq.errors import BirqError
 
@@ -51,23 +52,67 @@ def cut(
     return made.to_dict()
 
 
-def write_cuts(folder: Path, split: str, cuts: Iterable[dict[str, Any]]) -> None:
-    """`<split>.jsonl`, sorted by id; no file where there are no cuts."""
-    lines = [json.dumps(c, ensure_ascii=False, sort_keys=True) for c in sorted(cuts, key=lambda c: c["id"])]
-    if lines:
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+class CutFiles:
+    """`<split>.jsonl` of every split that has cuts, written one by one, so that memory does not grow with the corpus."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.splits: dict[str, _Split] = {}
+
+    def __enter__(self) -> CutFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for split in self.splits.values():
+            split.file.close()
+
+    def write(self, split: str, cut: dict[str, Any]) -> None:
+        """Add a cut. Those of a split come in the order of their ids."""
+        if split not in self.splits:
+            self.splits[split] = _Split(open(self.folder / f"{split}.jsonl", "w", encoding="utf-8"))  # noqa: SIM115
+        self.splits[split].write(cut)
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """What corpus.json says of the splits that have cuts."""
+        return {name: self.splits[name].entry() for name in SPLITS if name in self.splits}
 
 
-def summary(cuts: list[dict[str, Any]]) -> dict[str, Any]:
-    """A split's entry in corpus.json."""
-    labelled = [c for c in cuts if c["supervisions"][0].get("text") is not None]
-    return {
-        "utterances": len(cuts),
-        "speakers": len({c["supervisions"][0]["speaker"] for c in cuts}),
-        "hours": round(sum(c["duration"] for c in cuts) / 3600, 6),
-        "labelled_utterances": len(labelled),
-        "labelled_hours": round(sum(c["duration"] for c in labelled) / 3600, 6),
-    }
+@dataclass
+class _Split:
+    """A split's file, and what is known of its cuts."""
+
+    file: TextIO
+    last: str = ""  # id
+    cuts: int = 0
+    seconds: float = 0.0
+    labelled: int = 0
+    labelled_seconds: float = 0.0
+    speakers: set[str] = field(default_factory=set)
+
+    def write(self, cut: dict[str, Any]) -> None:
+        if cut["id"] < self.last:
+            raise RuntimeError(f"cut {cut['id']!r} comes after {self.last!r}")
+        self.last = cut["id"]
+        self.file.write(json.dumps(cut, ensure_ascii=False, sort_keys=True) + "\n")
+        said = cut["supervisions"][0]
+        self.cuts, self.seconds = self.cuts + 1, self.seconds + cut["duration"]
+        self.speakers.add(said["speaker"])
+        if said.get("text") is not None:
+            self.labelled, self.labelled_seconds = self.labelled + 1, self.labelled_seconds + cut["duration"]
+
+    def entry(self) -> dict[str, Any]:
+        hours, labelled_hours = round(self.seconds / 3600, 6), round(self.labelled_seconds / 3600, 6)
+        counts = {"utterances": self.cuts, "speakers": len(self.speakers), "hours": hours}
+        return counts | {"labelled_utterances": self.labelled, "labelled_hours": labelled_hours}
+
+
+def write_cuts(folder: Path, cuts: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The manifests of all splits from cuts in any order; returns the splits' entries in corpus.json."""
+    with CutFiles(folder) as opened:
+        for split, some in cuts.items():
+            for one in sorted(some, key=lambda c: c["id"]):
+                opened.write(split, one)
+    return opened.entries()
 
 
 def write_corpus(
@@ -79,16 +124,14 @@ def write_corpus(
     licence: str,
     source: str,
     audio_root: str,
-    cuts: dict[str, list[dict[str, Any]]],
+    splits: dict[str, dict[str, Any]],
     quarantined: int,
     text_changes: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """corpus.json and one manifest per split.
+    """corpus.json. `splits`: of `CutFiles`.
 
     `text_changes`: kind -> {"utterances": count, "examples": [[as written, as the label], ...]}; None where birq wrote the texts itself.
     """
-    for split in SPLITS:
-        write_cuts(folder, split, cuts.get(split, []))
     facts = {
         "name": name,
         "kind": kind,
@@ -96,7 +139,7 @@ def write_corpus(
         "licence": licence,
         "source": source,
         "audio_root": audio_root,
-        "splits": {s: summary(cuts[s]) for s in SPLITS if cuts.get(s)},
+        "splits": splits,
         "quarantined": quarantined,
     }
     if text_changes is not None:

@@ -336,7 +336,7 @@ def prepare(
         licence=LICENCE,
         source="synthesised offline by espeak-ng from sentences of a small grammar; not recorded speech",
         audio_root=".",
-        cuts=cuts,
+        splits=manifests.write_cuts(out, cuts),
         quarantined=0,
     )
     manifests.write_quarantine(out / "quarantine.tsv", [])

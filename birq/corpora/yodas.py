@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,29 +76,6 @@ def _items(shard: str, videos: list[Video], elsewhere: dict[str, str], unlabelle
                 yield made.bad("damaged id", s.problem) if s.problem else made  # type: ignore[misc]
 
 
-@dataclass
-class _Summary:
-    """What corpus.json says of a split."""
-
-    cuts: int = 0
-    seconds: float = 0.0
-    labelled: int = 0
-    labelled_seconds: float = 0.0
-    speakers: set[str] = field(default_factory=set)
-
-    def add(self, cut: dict[str, Any]) -> None:
-        (said,) = cut["supervisions"]
-        self.cuts, self.seconds = self.cuts + 1, self.seconds + cut["duration"]
-        self.speakers.add(said["speaker"])
-        if said.get("text") is not None:
-            self.labelled, self.labelled_seconds = self.labelled + 1, self.labelled_seconds + cut["duration"]
-
-    def entry(self) -> dict[str, Any]:
-        hours, labelled_hours = round(self.seconds / 3600, 6), round(self.labelled_seconds / 3600, 6)
-        counts = {"utterances": self.cuts, "speakers": len(self.speakers), "hours": hours}
-        return counts | {"labelled_utterances": self.labelled, "labelled_hours": labelled_hours}
-
-
 class _Reader:
     """Shard after shard, so that millions of utterances need the memory of thousands; the cuts go to the scratch folder."""
 
@@ -158,34 +134,24 @@ class _Reader:
             known["utterances"] += found["utterances"]
             known["examples"] = (known["examples"] + found["examples"])[: folder.EXAMPLES]
 
-    def cuts(self, shard: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(line, cut) of a shard that was judged."""
+    def cuts(self, shard: str) -> Iterator[dict[str, Any]]:
+        """The cuts of a shard that was judged."""
         with open(self._file(shard), encoding="utf-8") as f:
-            for line in f:
-                yield line, json.loads(line)
+            yield from map(json.loads, f)
 
 
 def _write_cuts(out: Path, reader: _Reader, name: str) -> dict[str, dict[str, Any]]:
     """The cuts per split, in the order of their ids; returns corpus.json's entries. Splits are drawn by video: who speaks is not known."""
-    corpus, counted = reader.corpus, {split: _Summary() for split in manifests.SPLITS}
-    names = [one.shard for one in reader.used]
+    corpus, names = reader.corpus, [one.shard for one in reader.used]
     text = None if corpus.unlabelled else "labelled"
-    videos = sorted({cut["supervisions"][0]["speaker"] for shard in names for _, cut in reader.cuts(shard)}) if text else []
+    videos = sorted({cut["supervisions"][0]["speaker"] for shard in names for cut in reader.cuts(shard)}) if text else []
     drawn = splits.assign([Item(v, v, v, text) for v in videos], corpus.dev_share, corpus.test_share, corpus.split_seed, f"corpora.{name}")
     split_by_video = {item.speaker: str(item.split) for item in drawn}
-    opened = {split: open(out / f"{split}.jsonl", "w", encoding="utf-8") for split in manifests.SPLITS}  # noqa: SIM115
-    try:
+    with manifests.CutFiles(out) as cuts:
         for shard in names:
-            for line, cut in reader.cuts(shard):
-                split = split_by_video.get(cut["supervisions"][0]["speaker"], "train")
-                opened[split].write(line)
-                counted[split].add(cut)
-    finally:
-        for f in opened.values():
-            f.close()
-    for split in (s for s, summary in counted.items() if not summary.cuts):
-        (out / f"{split}.jsonl").unlink()
-    return {split: summary.entry() for split, summary in counted.items() if summary.cuts}
+            for cut in reader.cuts(shard):
+                cuts.write(split_by_video.get(cut["supervisions"][0]["speaker"], "train"), cut)
+    return cuts.entries()
 
 
 def prepare(name: str, corpus: YodasCorpus, out: Path, scratch: Path, *, alphabet: str, limits: Limits) -> None:
@@ -220,8 +186,8 @@ def prepare(name: str, corpus: YodasCorpus, out: Path, scratch: Path, *, alphabe
     manifests.write_quarantine(out / "quarantine.tsv", rows)
     about = {"name": name, "kind": corpus.kind, "synthetic": False, "licence": LICENCE, "source": SOURCE}
     root = reader.there.home.as_posix()
-    manifests.write_corpus(out, **about, audio_root=root, cuts={}, quarantined=len(rows), text_changes=reader.changes)  # type: ignore[arg-type]
+    manifests.write_corpus(out, **about, audio_root=root, splits=entries, quarantined=len(rows), text_changes=reader.changes)  # type: ignore[arg-type]
     shards = {"used": len(reader.used), "bad": len(bad), "max_bad_share": corpus.max_bad_shards_share}
-    facts = manifests.info(out) | {"splits": entries, "shards": shards}
+    facts = manifests.info(out) | {"shards": shards}
     (out / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     folder.tell_changes(name, reader.changes)
