@@ -101,7 +101,8 @@ WRITTEN = {
 
 def judged(text: str, how: Normaliser) -> Item:
     """What the corpus stage makes of a recording with this transcript."""
-    (good,), (bad,) = [x or [None] for x in check.judge(Scan(Path(), [Item("a", "a.wav", "s", text)], "", ""), {}, how, 0.1, 10.0)]
+    scan = Scan(Path(), [Item("a", "a.wav", "s", text)], "", "")
+    (good,), (bad,) = [x or [None] for x in check.judge(scan, lambda i: None, how, 0.1, 10.0)]
     return good or bad
 
 

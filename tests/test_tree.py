@@ -321,3 +321,47 @@ def test_a_folder_with_audio_of_other_formats_only_says_so(tmp_path: Path):
     (tmp_path / "c" / "a.m4a").write_bytes(b"1")
     with pytest.raises(BirqError, match=r"holds no audio file that birq reads .*it holds a\.m4a; convert"):
         local.scan(corpus(tmp_path / "c"), "corpora.x")
+
+
+# ---- what an idle run asks of a folder
+
+
+def test_a_folder_as_it_was_seen_needs_no_hash(tmp_path, monkeypatch):
+    """Every change that the walk can see brings the digest that reading all of it gives."""
+    root = speakers(tmp_path / "c")
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", -1.0)
+    hashed, real = [], sources.sha256_files
+    monkeypatch.setattr(sources, "sha256_files", lambda paths, memo: hashed.append(len(paths)) or real(paths, memo))
+
+    def now() -> tuple[str | None, int]:
+        """The digest, and how many files it asked the hash of."""
+        hashed.clear()
+        return digest(corpus(root), monkeypatch, tmp_path), sum(hashed)
+
+    first, n = now()
+    assert n == 8 and now() == (first, 0)
+    one, kept = root / "s0" / "u0.wav", (root / "s0" / "u0.wav").read_bytes()
+    changes = (
+        lambda: sound(one, 900.0),  # of the same size
+        lambda: one.rename(root / "s0" / "u9.wav"),
+        (root / "s0" / "u9.wav").unlink,
+        lambda: (root / "s1" / "list.tsv").write_text("path\ttext\n"),
+        lambda: (root / "s1" / "u0.m4a").write_bytes(b"of which only the name counts"),
+    )
+    seen = {first}
+    for change in changes:
+        change()
+        found, n = now()
+        assert n and found not in seen and now() == (found, 0)
+        seen.add(found)
+    for path in (root / "s1" / "list.tsv", root / "s1" / "u0.m4a"):
+        path.unlink()
+    one.write_bytes(kept)
+    assert now() == (first, 8)  # the same content under a new time
+
+
+def test_a_young_file_is_not_yet_believed(tmp_path, monkeypatch):
+    """It may change again without a new time, so the next run reads it again."""
+    root = speakers(tmp_path / "c")
+    digest(corpus(root), monkeypatch, tmp_path)
+    assert not list((tmp_path / "data").rglob("*walk*"))

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -162,9 +164,9 @@ def _judge_sound(item: Item, sound: Sound, scan: Scan, min_seconds: float, max_s
 
 
 def judge(
-    scan: Scan, sounds: dict[str, Sound], normaliser: Normaliser, min_seconds: float, max_seconds: float
+    scan: Scan, sound_of: Callable[[Any], Sound | None], normaliser: Normaliser, min_seconds: float, max_seconds: float
 ) -> tuple[list[Item], list[Item]]:
-    """Part the items into (good, bad), transcripts of the good ones in their normal form."""
+    """Part the items into (good, bad), transcripts of the good ones in their normal form. `sound_of`: an item's sound, where it has one."""
     good, bad = [], []
     seen: Counter[str] = Counter()
     for item in scan.items:
@@ -175,7 +177,7 @@ def judge(
         if not item.path:
             item = item.bad("no audio", "a transcript without its recording")
         item = _judge_text(item, normaliser)
-        if item.path in sounds and not item.reason:
-            item = _judge_sound(item, sounds[item.path], scan, min_seconds, max_seconds)
+        if not item.reason and (sound := sound_of(item)):
+            item = _judge_sound(item, sound, scan, min_seconds, max_seconds)
         (bad if item.reason else good).append(item)
     return good, bad

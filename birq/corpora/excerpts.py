@@ -69,17 +69,12 @@ def sound_of(excerpt: Excerpt, sound: Sound) -> Sound:
 
 def judge(scan: Scan, heard: dict[str, Sound], form: Normaliser, limits: Limits) -> tuple[list[Excerpt], list[Item], dict[str, Sound]]:
     """(good, bad, sound by id of the good). An excerpt is judged as a file of its length would be."""
-    sounds: dict[str, Sound] = {}
-    items: list[Item] = []
-    for number, item in enumerate(scan.items):
-        if item.path in heard and not item.reason:
-            assert isinstance(item, Excerpt)
-            sounds[str(number)] = sound_of(item, heard[item.path])
-        items.append(replace(item, path=str(number)) if item.path else item)  # the check looks a sound up by path
-    good, bad = check.judge(replace(scan, items=items), sounds, form, limits.min_seconds, limits.max_seconds)
-    sound_by_id = {i.id: sounds[i.path] for i in good}
-    good, bad = ([replace(i, path=scan.items[int(i.path)].path) if i.path else i for i in some] for some in (good, bad))
-    return good, bad, sound_by_id  # type: ignore[return-value]
+
+    def sound(item: Any) -> Sound | None:
+        return sound_of(item, heard[item.path]) if item.path in heard else None
+
+    good, bad = check.judge(scan, sound, form, limits.min_seconds, limits.max_seconds)
+    return good, bad, {i.id: sound_of(i, heard[i.path]) for i in good}  # type: ignore[arg-type, return-value]
 
 
 def without_crossing(items: Iterable[Excerpt]) -> list[Excerpt]:
@@ -147,7 +142,7 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
     heard = check.listen_all(scanned, name, scratch)
     form = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
     good, bad, sound_by_id = judge(scanned, heard, form, limits)
-    rows = folder.left(scanned, good, bad, lambda i: sound_by_id[i.id].gain, scratch, key, limits)
+    rows = folder.left(len(scanned.items), good, bad, lambda i: sound_by_id[i.id].gain, scratch, key, limits)
     if several := sorted({i.path for i in good if heard[i.path].channels > 1 and not (i.channels or i.written_channels)}):
         say(f"{key}: several channels in {len(several)} of the recordings, such as {several[0]}; their mean is used")
     recordings: dict[tuple[str, str], dict] = {}

@@ -64,18 +64,18 @@ def tell_changes(name: str, changes: dict[str, dict[str, Any]]) -> None:
 
 
 def left(
-    scanned: Scan, good: Sequence[Item], bad: list[Item], gain: Callable[[Any], float], scratch: Path, key: str, limits: Limits
+    total: int, good: Sequence[Item], bad: list[Item], gain: Callable[[Any], float], scratch: Path, key: str, limits: Limits
 ) -> list[Row]:
-    """The quarantine table's rows, and what there is to say of what is left. gain: the factor of an item's samples.
+    """The quarantine table's rows, and what there is to say of what is left of a total of items. gain: the factor of an item's samples.
 
     Errors: BirqError where more is set aside than `limits` allow, or nothing is left.
     """
     table = scratch / "quarantine.tsv"
     rows = [(i.id, i.path, i.reason or "", i.detail) for i in bad]
     manifests.write_quarantine(table, rows)
-    refuse(bad, len(scanned.items), limits.max_quarantined_share, table, key)
+    refuse(bad, total, limits.max_quarantined_share, table, key)
     if not good:
-        raise BirqError(f"{key}: nothing is left of {len(scanned.items)} recordings; see {table}")
+        raise BirqError(f"{key}: nothing is left of {total} recordings; see {table}")
     if scaled := [i.path for i in good if gain(i) != 1]:
         say(f"{key}: {len(scaled)} recordings hold floats at the scale of 16-bit integers, such as {scaled[0]}; they are divided by 32768")
     return rows
@@ -119,8 +119,10 @@ def prepare(
     scanned = scan(corpus, key)
     sounds = check.listen_all(scanned, name, scratch)
     normaliser = Normaliser(alphabet, limits.language, corpus.annotations, scanned.quotation_marks)
-    good, bad = check.judge(scanned, sounds, normaliser, limits.min_seconds, limits.max_seconds)
-    rows = left(scanned, good, bad, lambda i: sounds[i.path].gain, scratch, key, limits)
+    good, bad = check.judge(scanned, lambda i: sounds.get(i.path), normaliser, limits.min_seconds, limits.max_seconds)
+    total = len(scanned.items)
+    scanned.items.clear()  # a million judged items are memory enough
+    rows = left(total, good, bad, lambda i: sounds[i.path].gain, scratch, key, limits)
     with manifests.CutFiles(out) as cuts:
         for item in splits.assign(sorted(good, key=lambda i: i.id), corpus.dev_share, corpus.test_share, corpus.split_seed, key):
             sound = sounds[item.path]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from birq.corpora.items import Item
+from birq.pipeline import hashes
 from birq.speech.streams import shown
 
 SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph")
 UNREAD = (".m4a", ".m4b", ".aac", ".mp4", ".mov", ".webm", ".mkv", ".mka", ".avi", ".wma", ".amr", ".3gp", ".ape", ".wv", ".spx", ".ra")
+CONTROL = re.compile("[\x00-\x1f\x7f]")
 LISTS = (".tsv", ".trans.txt", ".fileids", ".transcription")
 
 
@@ -31,15 +34,17 @@ class Tree:
 
     root: Path
     files: list[str] = field(default_factory=list)
+    marks: dict[str, str] = field(default_factory=dict)  # of the files, as the walk found them: content, and who may read it
+    newest_ns: int = 0  # the last change of a file's content or mode
     problems: list[Problem] = field(default_factory=list)
 
     def ending(self, suffixes: tuple[str, ...], below: str = "") -> Iterator[str]:
         """Files with one of these suffixes, in any case, in the folder `below` or under it."""
         return (f for f in self.files if f.lower().endswith(suffixes) and f.startswith(below))
 
-    def content(self) -> list[Path]:
-        """The files whose content a reader may read."""
-        return [self.root / f for f in self.ending((*SUFFIXES, *LISTS))]
+    def content(self) -> Iterator[tuple[str, str]]:
+        """(path, mark) of the files whose content a reader may read."""
+        return ((f"{self.root}/{f}", self.marks[f]) for f in self.ending((*SUFFIXES, *LISTS)))
 
     def names(self) -> list[list[str]]:
         """Everything else that a reader may speak of: files of which only the name counts, and names that lead to none."""
@@ -50,12 +55,12 @@ def read(root: Path) -> Tree:
     """Walk a folder. Every folder is entered once, by its own name rather than by a link, so that a link to a parent adds nothing."""
     tree = Tree(root)
     # a link to a folder above would bring in what lies beside the corpus
-    seen = {_mark(p.stat()) for p in root.resolve().parents}
+    seen = {_place(p.stat()) for p in root.resolve().parents}
     waiting = [""]
     while waiting:
         folder = waiting.pop(0)
         try:
-            mark = _mark(os.stat(root / folder))
+            mark = _place(os.stat(root / folder))
         except OSError:  # gone meanwhile
             continue
         if mark not in seen:
@@ -66,7 +71,7 @@ def read(root: Path) -> Tree:
     return tree
 
 
-def _mark(about: os.stat_result) -> tuple[int, int]:
+def _place(about: os.stat_result) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
@@ -90,14 +95,16 @@ def _enter(tree: Tree, folder: str, seen: set[tuple[int, int]]) -> list[str]:
         if stat.S_ISDIR(about.st_mode):
             if entry.is_symlink():
                 links.append(name)
-            elif _mark(about) not in seen:
-                seen.add(_mark(about))
+            elif _place(about) not in seen:
+                seen.add(_place(about))
                 links += _enter(tree, name, seen)
         elif problem := _problem(name, about.st_mode):
             if name.lower().endswith((*SUFFIXES, *UNREAD, *LISTS)):
                 tree.problems.append(Problem(shown(name), problem))
         else:
             tree.files.append(name)
+            tree.marks[name] = f"{hashes.mark(about)}:{about.st_ctime_ns}"
+            tree.newest_ns = max(tree.newest_ns, about.st_mtime_ns, about.st_ctime_ns)
     return links
 
 
@@ -109,7 +116,7 @@ def _problem(name: str, mode: int) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "file name is not UTF-8"
-    return "control character in the file name" if any(ord(c) < 32 or ord(c) == 127 for c in name) else ""
+    return "control character in the file name" if CONTROL.search(name) else ""
 
 
 def of_problems(tree: Tree) -> list[Item]:

@@ -18,21 +18,31 @@ SETTLED_SECONDS = 2.0  # a file younger than this may change again without a new
 SHOWN_BYTES = 4 << 30  # hashing more than this is announced
 
 
-def sha256_file(path: Path) -> str:
+def mark(about: os.stat_result) -> str:
+    """What a file's content is known by."""
+    return f"{about.st_dev}:{about.st_ino}:{about.st_size}:{about.st_mtime_ns}"
+
+
+def sha256_file(path: str | Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def sha256_files(paths: Sequence[Path], memo: Path | None = None) -> list[str]:
+def sha256_files(paths: Sequence[str | Path], memo: Path | None = None) -> list[str]:
     """Hashes of files, in order; with a `memo`, those that have not changed since are taken from it.
 
     Errors: OSError for a file that cannot be read.
     """
     known = _read(memo)
-    stats = [p.stat() for p in paths]
-    marks = [f"{s.st_dev}:{s.st_ino}:{s.st_size}:{s.st_mtime_ns}" for s in stats]
-    todo = [i for i, mark in enumerate(marks) if mark not in known]
-    size = sum(stats[i].st_size for i in todo)
+    marks, todo, size, young, begun = [], [], 0, set(), time.time()
+    for i, path in enumerate(paths):
+        about = os.stat(path)
+        marks.append(mark(about))
+        if marks[i] not in known:
+            todo.append(i)
+            size += about.st_size
+            if begun - about.st_mtime <= SETTLED_SECONDS:
+                young.add(marks[i])
     progress = Progress("hashing", len(todo), "file") if size > SHOWN_BYTES else None
     fresh: dict[str, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -40,9 +50,7 @@ def sha256_files(paths: Sequence[Path], memo: Path | None = None) -> list[str]:
             fresh[marks[i]] = digest
             if progress:
                 progress.update(n)
-    now = time.time()
-    settled = {marks[i] for i in todo if now - stats[i].st_mtime > SETTLED_SECONDS}
-    if memo and settled:
+    if memo and (settled := fresh.keys() - young):
         # only the entries of these files, or the memo would grow without bound
         here = set(marks)
         _write(memo, {m: d for m, d in (known | fresh).items() if m in settled or (m in known and m in here)})

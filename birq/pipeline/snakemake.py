@@ -62,7 +62,7 @@ def write_stamps(params: Params) -> list[Path]:
 def prepare(params: Params, say: Callable[[str], None]) -> None:
     """Before Snakemake looks at the files: write stamps, and date stale artifacts so that it makes them again."""
     locations.require_plain_name()
-    with sharing.explained():
+    with sharing.explained(), sources.looked_at_once():
         write_stamps(params)
         nodes = dag.every(params)
         unprotect(nodes)
