@@ -1,6 +1,6 @@
 """Memory and time of every stage on a corpus with as many utterances as a large one, and what a run with nothing to do costs there.
 
-    python -m benchmarks.scale [--times 1] [--folder FOLDER]
+    python -m benchmarks.scale [--times 1] [--only-corpus] [--folder FOLDER]
 
 The corpus is a copy of LibriSpeech's 960 hours in number: its parts, speakers, chapters, names and utterances, `--times` over.
 Its recordings are short, a twelfth of the true lengths, and so are its transcripts: what is asked for here grows with the number of
@@ -54,6 +54,7 @@ SHORTER = 12  # times
 RATE_HZ = 16000
 LETTERS = list("etaoinshrdlu")
 RECORDINGS = 64  # distinct ones
+STAGES = ("corpus", "features", "tokenizer", "lm", "pretrain", "probe", "finetune", "decode", "search", "score", "report")
 FILE_CALLS = "%file,read,getdents64"
 SETTINGS = (
     "features.n_mels=20",
@@ -70,6 +71,8 @@ SETTINGS = (
     "finetune.evaluations=1",
     "kmeans.layer=1",
     "relabel.layer=1",
+    "search.weights=[0.5]",  # an untrained model's search is the slowest there is
+    "search.bonuses=[0.0]",
     "score.bootstrap_samples=100",
     "run.methods=[best_rq]",
     "run.pretrain_corpora=[many]",
@@ -164,19 +167,21 @@ def file_calls(made: Project, *command: str) -> dict[str, int]:
     return {name: int(count) for count, name in lines if name != "total"}
 
 
-def measure(made: Project) -> dict[str, Any]:
-    """Every stage once, then both tools with nothing to do."""
+def measure(made: Project, only_corpus: bool) -> dict[str, Any]:
+    """Every stage once, then both tools with nothing to do; or the corpus, and its digest again."""
     run, birq = ("--method", "best_rq", "--seed", "0"), (sys.executable, "-m", "birq")
     stages: dict[str, Spent] = {}
-    for stage in ("corpus", "features", "tokenizer", "lm", "pretrain", "probe", "finetune", "decode", "search", "score", "report"):
+    for stage in STAGES[: 1 if only_corpus else None]:
         options = ("--corpus", "many") if stage in ("corpus", "features") else () if stage in ("tokenizer", "lm", "report") else run
         stages[stage] = spent(made, *birq, stage, *options)
         print(f"{stage}: {stages[stage].seconds:.1f} s, {stages[stage].rss_gib:.2f} GiB", flush=True)
+    stages["birq digests"] = spent(made, *birq, "digests")
+    if only_corpus:
+        return {"stages": stages, "file calls": {"birq digests": file_calls(made, *birq, "digests")}}
     idle = {"snakemake": ("snakemake", "--cores", "2"), "dvc repro": ("dvc", "repro")}
     for tool, command in idle.items():
         stages[f"{tool}, the first time"] = spent(made, *command)  # Snakemake and DVC note what they find
         stages[f"{tool}, nothing to do"] = spent(made, *command)
-    stages["birq digests"] = spent(made, *birq, "digests")
     stages["birq verify"] = spent(made, *birq, "verify")
     return {"stages": stages, "file calls": {tool: file_calls(made, *command) for tool, command in idle.items()}}
 
@@ -195,7 +200,7 @@ def main() -> None:
         root = folder / "LibriSpeech"
         n = sum(1 for _ in root.rglob("*.flac")) if root.exists() else corpus(root, args.times)
         shutil.rmtree(folder / "project", ignore_errors=True)
-        found = measure(project(folder / "project", root))
+        found = measure(project(folder / "project", root), args.only_corpus)
     lines = ["| | seconds | processor seconds | largest process, GiB |", "| --- | ---: | ---: | ---: |"]
     lines += [f"| {name} | {s.seconds:.1f} | {s.cpu_seconds:.1f} | {s.rss_gib:.2f} |" for name, s in found["stages"].items()]
     print("\n".join(lines))
