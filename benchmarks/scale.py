@@ -190,6 +190,7 @@ def main() -> None:
     """Make the corpus, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=float, default=1.0, help="the corpus so many times over; 5.1 has 1.5 million utterances")
+    parser.add_argument("--only-corpus", action="store_true", help="no stage after it, and what a run with nothing to do asks of it")
     parser.add_argument(
         "--folder", type=Path, help="where the corpus and the project lie, and stay; the corpus is made where it is missing"
     )
