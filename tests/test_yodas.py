@@ -372,6 +372,34 @@ def test_a_run_goes_on_behind_the_archives_that_are_done(tmp_path: Path, monkeyp
     assert not opened and _bytes(parted.out) == _bytes(want.out)
 
 
+def test_of_a_damaged_artifact_only_the_archive_of_what_was_lost_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Shards, and rows of what was set aside, that are sound are taken as they are; an archive is a day of downloads away."""
+    every = shards(n=4)
+    wavs = {"Yab.wav": yodas_copy.wav("Yab", 4.0)}
+    holed = shard("en000/00000009", {"Yab": 4.0, "Ygone": 4.0})
+    every.append(yodas_copy.Shard(holed.name, packed(wavs), holed.text, holed.duration))
+    corpus = section(yodas_copy.put(tmp_path / "y", every), unlabelled=True)
+    cuts = made(tmp_path, corpus)
+    want = streamed(tmp_path, corpus, cuts, name="whole", shard_utterances=3)
+    assert len(quarantine(want.out)) == 2, "of the video that the archive lacks"
+    opened, real = [], streamed_features.unpack.unpack
+    monkeypatch.setattr(streamed_features.unpack, "unpack", lambda *a, **k: opened.append(Path(a[0]).name) or real(*a, **k))
+
+    def again(name: str, lost: str) -> list[str]:
+        """The archives that are opened where the artifact has lost a file."""
+        opened.clear()
+        one = job(tmp_path, corpus, cuts, name=name, shard_utterances=3)
+        shutil.copytree(want.out, one.scratch / "spared")
+        (one.scratch / "spared" / lost).unlink()
+        streamed_features.compute(one)
+        assert _bytes(one.out) == _bytes(want.out)
+        return sorted(opened)
+
+    assert again("first", "train/00000.parquet") == ["00000000.tar.gz"]
+    assert again("counts", "splits.json") == []
+    assert again("aside", "quarantine.tsv") == ["00000009.tar.gz"]
+
+
 # ---- download
 
 

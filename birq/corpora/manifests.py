@@ -170,6 +170,12 @@ def write_alignments(path: Path, rows: Iterable[tuple[str, float, float, str, st
 # ---- reading
 
 
+def read_quarantine(path: Path) -> list[tuple[str, ...]]:
+    """The rows of a quarantine table."""
+    with open(path, encoding="utf-8", newline="") as f:
+        return [tuple(row) for row in csv.reader(f, delimiter="\t")][1:]
+
+
 def info(folder: Path) -> dict[str, Any]:
     """corpus.json."""
     path = Path(folder) / "corpus.json"

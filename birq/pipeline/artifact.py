@@ -154,6 +154,24 @@ def _difference(folder: Path, files: dict[str, dict[str, Any]], memo: Path | Non
     return None, None
 
 
+def spare(folder: Path, files: dict[str, dict[str, Any]], target: Path, memo: Path | None = None) -> None:
+    """Put the sound files of a damaged artifact into another folder as well, by hard links."""
+    names = [n for n, want in files.items() if (folder / n).is_file() and (folder / n).stat().st_size == want["bytes"]]
+    for name, sha256 in zip(names, _hashes([folder / n for n in names], memo), strict=True):
+        if sha256 == files[name]["sha256"]:
+            with contextlib.suppress(OSError):  # there already, on another disk, or somebody else's: it is made again
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(folder / name, target / name)
+
+
+def _hashes(paths: list[Path], memo: Path | None) -> list[str]:
+    """Hashes of files; nothing for one that cannot be read."""
+    try:
+        return sha256_files(paths, memo)
+    except OSError:
+        return [""] if len(paths) == 1 else [_hashes([p], None)[0] for p in paths]
+
+
 def remove(folder: Path) -> None:
     """Remove a folder, or what lies in its place; what cannot be removed stays."""
     if folder.is_symlink() or folder.is_file():

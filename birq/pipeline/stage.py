@@ -29,6 +29,7 @@ from birq.settings.params import at
 RESERVE_BYTES = 4 << 20
 TRIES = 3  # of a verb whose inputs are removed meanwhile
 SETTLE_S = 2.0  # how long an input that lacks a file is waited for: another tool may be removing or replacing it
+SPARED = "spared"  # in the scratch folder of a stage that can be divided: the sound files of a damaged artifact
 Part = tuple[int, int]  # the first of three is (1, 3)
 Say = Callable[[str], None]
 
@@ -183,7 +184,7 @@ def _bring_inputs(node: Node, say: Say) -> None:
         key = keys.current_key(lacking)
         if key and (stored := locations.store_path(lacking.stage.name, key)).exists():
             with lock(stored, say):
-                if _gone(lacking) and _usable(stored, say):
+                if _gone(lacking) and _usable(stored, say, lacking):
                     publish(lacking, stored)
                     say(f"{lacking.name}: was gone, taken from the store ({key[:12]})")
 
@@ -228,15 +229,16 @@ def _disk_full(error: Exception, folder: Path) -> bool:
 
 def _find(node: Node, key: str, stored: Path, say: Say) -> str:
     """Where a sound artifact of this key comes from, or nothing: it must be computed."""
-    if _usable(stored, say):
+    if _usable(stored, say, node):
         return "restored from the store"
     if _adopted(node, key, stored, say):
         return "taken into the store"
     return ""
 
 
-def _usable(stored: Path, say: Say) -> bool:
-    """Whether the store has a sound artifact; a damaged one is removed."""
+def _usable(stored: Path, say: Say, node: Node) -> bool:
+    """Whether the store has a node's artifact, sound; a damaged one is removed, and what is sound of it is kept where it can be used."""
+    record: dict[str, Any] = {}
     with sharing.explained(reading=True):
         if not stored.exists():
             return False
@@ -252,11 +254,19 @@ def _usable(stored: Path, say: Say) -> bool:
     if problem is None:
         return True
     say(f"the store is damaged: {problem}; this artifact is made again")
+    _spare(node, stored, record)
     artifact.remove(stored)
     if stored.exists():
         sharing.require_writable(stored)
         raise BirqError(f"{problem}, and {stored} cannot be removed: what is in it belongs to {sharing.stays(stored) or 'this user'}")
     return False
+
+
+def _spare(node: Node, folder: Path, record: dict[str, Any]) -> None:
+    """Keep the sound files of a damaged artifact for a stage that can be divided: one lost shard of 500 costs one shard."""
+    key = record.get("key", "")
+    if key == keys.current_key(node) and hasattr(importlib.import_module(node.module), "compute_part"):
+        artifact.spare(folder, record["files"], _job(node, key).scratch / SPARED, keys.memo(node, key))
 
 
 def _adopted(node: Node, key: str, stored: Path, say: Say) -> bool:
@@ -272,6 +282,7 @@ def _adopted(node: Node, key: str, stored: Path, say: Say) -> bool:
         return False
     if problem:
         say(f"{problem}; this artifact is made again")
+        _spare(node, node.folder, record)
         return False
     sharing.require_writable(stored)
     artifact.adopt(node.folder, stored, link=not node.stage.files_declared)
@@ -303,7 +314,8 @@ def _make_part(job: Job, part: Part, say: Say) -> None:
 
 def _make(job: Job, parts: dict[str, Any], work: Path, stored: Path, say: Say) -> None:
     """Compute an artifact and move it into the store."""
-    say(f"{job.name}: computing ({job.key[:12]})")
+    spared = sum(p.is_file() for p in (job.scratch / SPARED).rglob("*"))
+    say(f"{job.name}: computing ({job.key[:12]})" + (f", {spared} sound files of a damaged artifact are kept" if spared else ""))
     artifact.remove(job.out)  # `out` is rebuilt; scratch keeps finished work over a kill
     job.out.mkdir(parents=True)
     job.scratch.mkdir(parents=True, exist_ok=True)

@@ -301,6 +301,18 @@ def open_split(folders: list[Path], split: str) -> Split:
     return out
 
 
+def read_ids(path: Path) -> list[str]:
+    """The ids of a shard's utterances."""
+    return _open_shard(path).table["id"].to_pylist()
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a shard as `write_shard` takes them, `fbank` as it is stored. Errors: BirqError for a corrupt shard."""
+    opened = Split([_open_shard(path)])
+    for i, (id, speaker, text, duration_s) in enumerate(zip(opened.ids, opened.speakers, opened.texts, opened.duration_s, strict=True)):
+        yield {"id": id, "speaker": speaker, "text": text, "duration_s": float(duration_s), "fbank": opened.raw(i)}
+
+
 def _distinct(ids: list[str], folders: list[Path]) -> list[str]:
     """Ids of which corpora have like ones get the corpus' name in front: 001 of two corpora are two recordings.
 

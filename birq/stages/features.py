@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from birq import files
 from birq.corpora import manifests
 from birq.errors import BirqError
 from birq.pipeline import pool
-from birq.pipeline.stage import Job, Part
+from birq.pipeline.stage import SPARED, Job, Part
 from birq.progress import Progress
 from birq.speech import audio, pieces, shards
 from birq.speech.fbank import fbank
@@ -62,6 +62,40 @@ class _Task:
     def facts(self) -> Path:
         return self.shard.with_suffix(".json")
 
+    @property
+    def spared(self) -> Path:
+        """The same shard of an artifact that was damaged elsewhere."""
+        return self.folder / SPARED / self.split / self.shard.name
+
+
+class Facts:
+    """What `splits.json` and `stats.json` need to know of a shard, gathered while its rows pass."""
+
+    def __init__(self, meta: dict[str, Any]) -> None:
+        self.step_nat = meta["step_nat"]
+        self.total_F, self.square_F = np.zeros(meta["n_mels"]), np.zeros(meta["n_mels"])
+        self.counts: dict[str, Any] = {"utterances": 0, "frames": 0, "seconds": 0.0, "labelled_utterances": 0, "labelled_seconds": 0.0}
+        self.speakers: set[str] = set()
+
+    def passing(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The same rows."""
+        for row in rows:
+            exact_TF = row["fbank"].astype(np.float64)
+            np.add(self.total_F, exact_TF.sum(axis=0), out=self.total_F)
+            np.add(self.square_F, np.einsum("tf,tf->f", exact_TF, exact_TF), out=self.square_F)
+            labelled = row["text"] is not None
+            self.counts["utterances"] += 1
+            self.counts["frames"] += len(row["fbank"])
+            self.counts["seconds"] += row["duration_s"]
+            self.counts["labelled_utterances"] += labelled
+            self.counts["labelled_seconds"] += row["duration_s"] if labelled else 0.0
+            self.speakers.add(row["speaker"])
+            yield row
+
+    def all(self) -> dict[str, Any]:
+        total_F, square_F = self.total_F * self.step_nat, self.square_F * self.step_nat**2
+        return self.counts | {"speakers": sorted(self.speakers), "total": total_F.tolist(), "square": square_F.tolist()}
+
 
 def _waves(task: _Task) -> Iterator[tuple[_Utterance, np.ndarray]]:
     """The utterances and their samples [n]; a recording that several of them in a row are cut from is decoded once for all of them."""
@@ -74,38 +108,49 @@ def _waves(task: _Task) -> Iterator[tuple[_Utterance, np.ndarray]]:
                 yield from zip(some, pieces.read(path, rate_hz, some), strict=True)
 
 
+def facts_of(shard: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a shard that is there."""
+    facts = Facts(meta)
+    for _ in facts.passing(shards.read_rows(shard)):
+        pass
+    return facts.all()
+
+
+def link(made: Path, target: Path) -> None:
+    """A second name for a file, or a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(made, target)
+    except OSError:
+        shutil.copyfile(made, target)
+
+
 def _make_shard(task: _Task) -> dict[str, Any]:
     """Write a shard, unless an earlier run did, and return the facts about its content."""
     if task.facts.exists() and task.shard.exists():
         return json.loads(task.facts.read_text(encoding="utf-8"))
     meta = shards.metadata(storage=task.storage, **task.settings)
-    total_F, square_F = np.zeros(task.settings["n_mels"]), np.zeros(task.settings["n_mels"])
-    facts: dict[str, Any] = {"utterances": 0, "frames": 0, "seconds": 0.0, "labelled_utterances": 0, "labelled_seconds": 0.0}
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for u, samples in _waves(task):
-            wave = samples * np.float32(u.gain)
-            logmel_TF = fbank(wave, task.settings).numpy()
-            if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
-                why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
-                raise BirqError(f"{u.path} ({u.id}): {why}; it changed after the corpus was checked; delete {task.corpus} and run again")
-            stored_TF = shards.encode(logmel_TF, meta)
-            exact_TF = stored_TF.astype(np.float64)
-            np.add(total_F, exact_TF.sum(axis=0), out=total_F)
-            np.add(square_F, np.einsum("tf,tf->f", exact_TF, exact_TF), out=square_F)
-            seconds = len(wave) / task.settings["sample_rate_hz"]
-            facts["utterances"] += 1
-            facts["frames"] += len(logmel_TF)
-            facts["seconds"] += seconds
-            facts["labelled_utterances"] += u.text is not None
-            facts["labelled_seconds"] += seconds if u.text is not None else 0.0
-            yield {"id": u.id, "speaker": u.speaker, "text": u.text, "duration_s": seconds, "fbank": stored_TF}
-
-    shards.write_shard(task.shard, rows(), meta)
-    total_F, square_F = total_F * meta["step_nat"], square_F * meta["step_nat"] ** 2
-    facts |= {"speakers": sorted({u.speaker for u in task.utterances}), "total": total_F.tolist(), "square": square_F.tolist()}
+    if task.spared.exists():
+        task.shard.unlink(missing_ok=True)
+        link(task.spared, task.shard)
+        facts = facts_of(task.shard, meta)
+    else:
+        passing = Facts(meta)
+        shards.write_shard(task.shard, passing.passing(_rows(task, meta)), meta)
+        facts = passing.all()
     files.write_text(task.facts, json.dumps(facts))
     return facts
+
+
+def _rows(task: _Task, meta: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for u, samples in _waves(task):
+        wave = samples * np.float32(u.gain)
+        logmel_TF = fbank(wave, task.settings).numpy()
+        if not len(logmel_TF) or not np.isfinite(logmel_TF).all():
+            why = f"{len(wave)} samples are less than one frame" if not len(logmel_TF) else "samples that are not finite numbers"
+            raise BirqError(f"{u.path} ({u.id}): {why}; it changed after the corpus was checked; delete {task.corpus} and run again")
+        duration_s = len(wave) / task.settings["sample_rate_hz"]
+        yield {"id": u.id, "speaker": u.speaker, "text": u.text, "duration_s": duration_s, "fbank": shards.encode(logmel_TF, meta)}
 
 
 # ---- the stage
@@ -210,16 +255,11 @@ def compute(job: Job) -> None:
     ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in finished.items()}
     for tasks in ordered.values():
         for task, _ in tasks:
-            target = job.out / task.split / task.shard.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(task.shard, target)  # scratch keeps its own, should publishing be interrupted
-            except OSError:
-                shutil.copyfile(task.shard, target)
-    facts_of = {split: [f for _, f in tasks] for split, tasks in ordered.items()}
-    summary = {split: summarise(facts) for split, facts in facts_of.items() if facts}
+            link(task.shard, job.out / task.split / task.shard.name)  # scratch keeps its own, should publishing be interrupted
+    facts_by_split = {split: [f for _, f in tasks] for split, tasks in ordered.items()}
+    summary = {split: summarise(facts) for split, facts in facts_by_split.items() if facts}
     _write_json(job.out / "splits.json", summary)
-    _write_json(job.out / "stats.json", statistics(facts_of.get("train", [])))
+    _write_json(job.out / "stats.json", statistics(facts_by_split.get("train", [])))
     job.notes.update(device="cpu", workers=workers, hours=sum(s["hours"] for s in summary.values()))
 
 

@@ -30,8 +30,9 @@ from birq.downloads.pace import Pace
 from birq.downloads.rules import Rules
 from birq.errors import BirqError
 from birq.pipeline import pool
-from birq.pipeline.stage import Job, Part
+from birq.pipeline.stage import SPARED, Job, Part
 from birq.progress import Progress
+from birq.speech import shards
 from birq.speech.frontend import KERNEL
 from birq.stages import features
 from birq.stages.features import KILLED, _Task, _Utterance
@@ -58,6 +59,8 @@ class _Stream:
     storage: str
     shard_utterances: int
     limits: tuple[float, float]  # seconds of an utterance
+    spared: tuple[tuple[str, Path], ...] = ()  # (split, shard) of its utterances in an artifact that was damaged elsewhere
+    aside: tuple[tuple[str, ...], ...] = ()  # rows of that artifact's quarantine
 
     @property
     def done(self) -> Path:
@@ -160,12 +163,27 @@ def _make(stream: _Stream) -> dict[str, Any]:
     try:
         if not stream.done.exists():
             stream.work.mkdir(parents=True, exist_ok=True)
-            files.write_text(stream.done, json.dumps(_made(stream)))
+            files.write_text(stream.done, json.dumps(_taken(stream) or _made(stream)))
     finally:
         for name in ("audio", "stretches"):
             shutil.rmtree(stream.work / name, ignore_errors=True)
     shutil.rmtree(stream.work / "download", ignore_errors=True)  # until then the next run goes on with what was fetched
     return json.loads(stream.done.read_text(encoding="utf-8"))
+
+
+def _taken(stream: _Stream) -> dict[str, Any]:
+    """What is known of an archive whose shards all lie in an artifact that was damaged elsewhere; empty where one is lacking."""
+    meta, made, held = shards.metadata(storage=stream.storage, **stream.settings), [], {row[0] for row in stream.aside}
+    for number, (split, shard) in enumerate(stream.spared):
+        rows = list(shards.read_ids(shard))
+        held |= set(rows)
+        made.append((split, f"{split}/{number:05d}.parquet", shard))
+    if held != {u.id for _, u in stream.utterances}:
+        return {}
+    for _, file, shard in made:
+        (stream.work / file).unlink(missing_ok=True)
+        features.link(shard, stream.work / file)
+    return {"shards": [[split, file, features.facts_of(shard, meta)] for split, file, shard in made], "quarantine": stream.aside, "bad": ""}
 
 
 def _made(stream: _Stream) -> dict[str, Any]:
@@ -238,6 +256,23 @@ def _workers(table: list[Shard], root: Path, section: Any, key: str, n: int) -> 
     return max(1, min(len(os.sched_getaffinity(0)), n, most // max(need, 1), enough))
 
 
+class _Spared:
+    """What is sound of an artifact that was damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(folder.glob("*/*.parquet"))
+        self.by_first = {next(iter(shards.read_ids(path)), ""): (path.parent.name, path) for path in found}
+        table = folder / "quarantine.tsv"
+        self.rows = {row[0]: row for row in manifests.read_quarantine(table)} if table.exists() else {}
+
+    def shards(self, ids: set[str]) -> tuple[tuple[str, Path], ...]:
+        """Those of an archive's utterances, in order: a shard holds utterances of one archive."""
+        return tuple(sorted(about for first, about in self.by_first.items() if first in ids))
+
+    def aside(self, ids: set[str]) -> tuple[tuple[str, ...], ...]:
+        return tuple(row for id, row in self.rows.items() if id in ids)
+
+
 def _streams(job: Job, part: Part | None) -> tuple[int, Iterator[tuple[_Stream, dict[str, Any]]]]:
     """Number of workers, and the archives as they are done, with progress shown: all of them, or every N-th for part (I, N)."""
     settings, corpus, name = job.read("features"), job.input("corpus"), job.wildcards["corpus"]
@@ -252,11 +287,13 @@ def _streams(job: Job, part: Part | None) -> tuple[int, Iterator[tuple[_Stream, 
     common |= {"settings": {k: getattr(settings, k) for k in KERNEL}, "shard_utterances": settings.shard_utterances}
     common |= {"limits": (settings.min_seconds, settings.max_seconds)}
     shard_by_folder = {str(root / one.folder): one for one in table}
+    spared = _Spared(job.scratch / SPARED)
 
     def streams() -> Iterator[_Stream]:
         for place, utterances in _by_archive(corpus):
-            shard = shard_by_folder[place]
-            yield _Stream(shard, utterances=utterances, work=job.scratch / "streams" / shard.shard.replace("/", "-"), **common)
+            shard, ids = shard_by_folder[place], {u.id for _, u in utterances}
+            work = job.scratch / "streams" / shard.shard.replace("/", "-")
+            yield _Stream(shard, utterances=utterances, work=work, spared=spared.shards(ids), aside=spared.aside(ids), **common)
 
     def made() -> Iterator[tuple[_Stream, dict[str, Any]]]:
         title = f"features {name}" + (f" part {part[0]}/{part[1]}" if part else "")
@@ -300,21 +337,17 @@ def compute(job: Job) -> None:
     archived.refuse(bad, len(known), most_share, key)
     ordered = [done[shard] for shard in sorted(done)]
     _set_aside(job, ordered, bad, n_utterances, key)
-    facts_of: dict[str, list[dict[str, Any]]] = {}
+    facts_by_split: dict[str, list[dict[str, Any]]] = {}
     for work, facts in ordered:
         for split, file, about in facts["shards"]:
-            target = job.out / split / f"{len(facts_of.setdefault(split, [])):05d}.parquet"
-            facts_of[split].append(about)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(work / file, target)  # scratch keeps its own, should publishing be interrupted
-            except OSError:
-                shutil.copyfile(work / file, target)
-    summary = {split: features.summarise(facts_of[split]) for split in manifests.splits(corpus) if split in facts_of}
+            target = job.out / split / f"{len(facts_by_split.setdefault(split, [])):05d}.parquet"
+            facts_by_split[split].append(about)
+            features.link(work / file, target)  # scratch keeps its own, should publishing be interrupted
+    summary = {split: features.summarise(facts_by_split[split]) for split in manifests.splits(corpus) if split in facts_by_split}
     if not summary:
         raise BirqError(f"{key}: no utterance of {n_utterances} can be used; see {job.scratch / 'quarantine.tsv'}")
     features._write_json(job.out / "splits.json", summary)
-    features._write_json(job.out / "stats.json", features.statistics(facts_of.get("train", [])))
+    features._write_json(job.out / "stats.json", features.statistics(facts_by_split.get("train", [])))
     hours = sum(s["hours"] for s in summary.values())
     job.notes.update(device="cpu", workers=workers, hours=hours, archives=len(done), bad_shards=len(bad))
 

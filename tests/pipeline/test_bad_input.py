@@ -46,6 +46,28 @@ def test_broken_yaml(project: Project) -> None:
     project.up_to_date()
 
 
+@scenario(
+    BAD,
+    "a feature shard is lost, in the store too",
+    "that shard is made again; the others are kept",
+    computed="features",
+    restored="report",
+)
+def test_lost_shard(project: Project) -> None:
+    """Of 500 shards with 277 GiB, one costs one."""
+    (stored,) = (project.root / "data" / ".store" / "features").glob("*/train")
+    before, (lost, *others) = project.digests(), sorted(stored.glob("*.parquet"))
+    inodes = [path.stat().st_ino for path in others]
+    assert len(inodes) == 2
+    lost.unlink()
+    (project.root / "data" / "features" / "tones" / "train" / lost.name).unlink()
+    done = project.snakemake()
+    assert ", 6 sound files of a damaged artifact are kept" in done.text, done.text
+    assert project.digests() == before and [path.stat().st_ino for path in others] == inodes
+    project.nothing_to_do()
+    project.up_to_date()
+
+
 @scenario(BAD, "a half-written `dvc.lock`", "DVC names the file; Snakemake does not need it; git brings it back")
 def test_half_written_dvc_lock(project: Project) -> None:
     """It is under git, and all it says can be made again by a run that computes nothing."""
