@@ -1,85 +1,27 @@
 """What every corpus keeps, whatever its kind: one small tree in each corpus' own layout, a recording of it spoiled, and the same checks.
 
-A new kind is one line of LAYOUTS.
+A new kind is one line of LAYOUTS in layouts.py.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import shutil
 import typing
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import ami_copy
 import pytest
 import soundfile
 import yodas_copy
-from test_corpora import ALPHABET, RATE, an4_tree, sound, tree
-from test_lhotse import meetings, supervision
-from test_synth import CORPUS
+from layouts import LAYOUTS
+from test_corpora import ALPHABET, RATE
 
 from birq.corpora import manifests
 from birq.corpora.items import Limits
 from birq.settings import corpora
-from birq.settings.corpora import AmiCorpus, An4Corpus, LhotseCorpus, LibriSpeechCorpus, LocalCorpus, YodasCorpus
 from birq.settings.section import Section
 
-
-def _an4(root: Path) -> Section:
-    return An4Corpus(kind="an4", root=str(an4_tree(root, speakers=8, test=True)))
-
-
-def _librispeech(root: Path) -> Section:
-    tree(root / "train-clean-100", 8)
-    sound(tree(root / "x", 9) / "9" / "7" / "9-7-0009.flac")  # without a line in its chapter's transcripts
-    (root / "dev-clean").mkdir()
-    (root / "x" / "9").rename(root / "dev-clean" / "9")
-    shutil.rmtree(root / "x")
-    return LibriSpeechCorpus(kind="librispeech", root=str(root), dev_parts=["dev-clean"])
-
-
-def _local(root: Path) -> Section:
-    rows = ["path\ttext\tspeaker"]
-    for speaker in "abcdefgh":
-        rows += [
-            f"{sound(root / speaker / f'{n}.wav', rate=8000 * n, channels=n).relative_to(root)}\tGood, good!\t{speaker}" for n in (1, 2)
-        ]
-    (root / "transcripts.tsv").write_text("\n".join([*rows, "a/9.wav\tnobody\ta"]) + "\n")
-    return LocalCorpus(kind="local", root=str(root))
-
-
-def _lhotse(root: Path) -> Section:
-    manifests_of = meetings(root)
-    phones = {"phone": [["AH", 1.0, 0.5, None], ["B", 1.5, 9.0, None]]}
-    path = manifests_of / "talk_supervisions_train.jsonl"
-    path.write_text("".join(json.dumps(supervision(f"p-{n}", n, 1.0, 2.0, alignment=phones)) + "\n" for n in ("m1", "m2", "m3", "m4")))
-    (manifests_of / "talk_supervisions_train.jsonl.gz").unlink()
-    return LhotseCorpus(kind="lhotse", root=str(manifests_of))
-
-
-def _ami(root: Path) -> Section:
-    microphones = ["ihm", "sdm", "mdm"]
-    return AmiCorpus(kind="ami", root=str(ami_copy.copy(root)), meetings=list(ami_copy.SPEAKERS), microphones=microphones)
-
-
-def _yodas(root: Path) -> Section:
-    spoiled = yodas_copy.shard("en000/00000003", {"Yspoiled": 2.0})  # captions up to 3.5 s
-    return YodasCorpus(kind="yodas", root=str(yodas_copy.put(root, [*yodas_copy.shards(), spoiled])), subsets=["en000"])
-
-
-LAYOUTS: dict[str, Callable[[Path], Section]] = {
-    "ami": _ami,
-    "an4": _an4,
-    "librispeech": _librispeech,
-    "lhotse": _lhotse,
-    "local": _local,
-    "synth": lambda _: CORPUS,
-    "yodas": _yodas,
-}
 WITH_PHONES = ("lhotse", "synth")  # layouts that have phone times; docs/corpora.md has the rules and kinds
 UNPACK = {"yodas": yodas_copy.unpack}  # kinds whose recordings stay in archives until features are made
 LIMITS = Limits(min_seconds=0.3, max_seconds=35.0, sample_rate_hz=RATE, max_quarantined_share=0.9)

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_an_upper_case_gzipped_file_is_taken_as_it_is(tmp_path: Path) -> None:
     """LibriSpeech's are: the words in lower case, the numbers untouched."""
     (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(GOOD.encode()))
     made = arpa.copy(tmp_path / "lm.arpa.gz", tmp_path / "out.arpa", lower, ALPHABET, END_WORD)
-    assert made == arpa.Model([5, 3], ["don't", "the"], 0)
+    assert made == arpa.Model([5, 3], ["don't", "the"], 0, of_letters=False)
     text = GOOD.lower().lstrip("\n").replace("</s>", END_WORD).replace("1=5", "1=6").replace("1-grams:\n", "1-grams:\n0\t</s>\n")
     assert (tmp_path / "out.arpa").read_text() == text
 
@@ -157,7 +158,6 @@ BAD: dict[str, tuple[str, str]] = {
     "a word in two cases": (GOOD.replace("DON'T\t", "the\t"), r"line 11: 'the' is there in another case"),
     "order 1": ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\ta\n\\end\\\n", r"an n-gram of order 1; orders 2 to 6"),
     "no beginning of a sentence": (GOOD.replace("\t<s>\t", "\tBEGIN\t"), r"has no <s>"),
-    "characters": (GOOD.replace("THE", "A").replace("DON'T", "B"), r"an n-gram of characters \('a', 'b'\)"),
     "pieces": (GOOD.replace("THE", "▁THE"), r"an n-gram of pieces, such as '▁the'"),
     "another alphabet": (
         GOOD.replace("THE", "ДА").replace("DON'T", "НЕТ"),
@@ -196,9 +196,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 # ---- the stage
 
 
-def job(home: Path, name: str, source: str = "transcripts", **more: Any) -> Job:
-    """Of a corpus whose train split holds SENTENCES, its dev and test splits other words."""
-    for split, texts in (("train", [*SENTENCES, None]), ("dev", ["unheard words"]), ("test", ["secret"])):
+def job(home: Path, name: str, source: str = "transcripts", said: Sequence[str] = SENTENCES, **more: Any) -> Job:
+    """Of a corpus whose train split holds some sentences, its dev and test splits other words."""
+    for split, texts in (("train", [*said, None]), ("dev", ["unheard words"]), ("test", ["secret"])):
         rows = [
             {"id": f"{split}{i}", "speaker": f"s{i % 2}", "text": t, "duration_s": 1.0, "fbank": np.zeros((98, 80), np.float32)}
             for i, t in enumerate(texts)
@@ -263,6 +263,24 @@ def test_a_model_that_does_not_know_the_transcripts_is_refused(tmp_path: Path) -
     (tmp_path / "lm.arpa").write_text(GOOD.replace("THE", "LE").replace("DON'T", "CHAT"))
     with pytest.raises(BirqError, match=r"lm\.arpa: 100\.0 % of the words in the transcripts of fine-tuning are not in it.*language"):
         lm.compute(job(tmp_path, "lm", str(tmp_path / "lm.arpa")))
+
+
+SPELLED = ["rubout g m e", "e g g", "m e"]
+
+
+@pytest.mark.parametrize("source", ["transcripts", "an n-gram of them"])
+def test_words_that_are_spelled_are_words(tmp_path: Path, source: str) -> None:
+    """AN4 spells names. Whether an n-gram has the right units, the transcripts tell, not the length of its words."""
+    if source != "transcripts":
+        source = str(tmp_path / "spelled.arpa")
+        NGram(SPELLED, 2).write(Path(source))
+    assert made(job(tmp_path, "lm", source, said=SPELLED))[1] == ["e", "g", "m", "rubout"]
+
+
+def test_an_n_gram_of_characters_is_refused(tmp_path: Path) -> None:
+    NGram([" ".join(s.replace(" ", "|")) for s in SENTENCES if s], 2).write(tmp_path / "characters.arpa")
+    with pytest.raises(BirqError, match=r"characters\.arpa: 70\.0 % of the words .* an n-gram of characters \('a', 'c', 'd', 'e', 'g'\)"):
+        lm.compute(job(tmp_path, "lm", str(tmp_path / "characters.arpa")))
 
 
 def test_the_file_is_in_the_key_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,9 @@ def _model(job: Job, section: Lm) -> dict[str, Any]:
     facts |= {"order": len(made.n_grams), "n_grams": made.n_grams, "words": len(made.words), "outside_alphabet": made.outside}
     facts["unknown_share"] = _unknown_share(heard, made.words)
     if facts["unknown_share"] > arpa.HALF:
-        raise BirqError(f"{path}: {_unknown(facts)}: is it of another language, or of other units than words?")
+        units = f"an n-gram of characters ({', '.join(map(repr, made.words[:5]))}); the search needs one of whole words"
+        why = units if made.of_letters else "is it of another language, or of other units than words?"
+        raise BirqError(f"{path}: {_unknown(facts)}: {why}")
     return facts
 
 

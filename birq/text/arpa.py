@@ -17,7 +17,7 @@ from birq.text.ngram import BEGIN, END, MARKS
 
 ORDERS = range(2, 7)  # that KenLM reads
 PIECE_MARKS = ("▁", "##", "@@")  # of sentencepiece, WordPiece and BPE
-HALF = 0.5  # more words than this outside the alphabet, or of one letter: an n-gram of something else
+HALF = 0.5  # more words than this outside the alphabet, or unknown to it in what is said: an n-gram of something else
 GZIP, BINARY = b"\x1f\x8b", b"mmap lm http://kheafield.com"
 
 
@@ -28,6 +28,7 @@ class Model:
     n_grams: list[int]
     words: list[str]
     outside: int  # words that cannot be
+    of_letters: bool  # most words are single characters: an n-gram of characters, or of words that are spelled
 
 
 @contextmanager
@@ -158,12 +159,9 @@ def _judged(source: Path, sizes: list[int], words: Counter[str], alphabet: str) 
     plain = [w for w in words if w not in MARKS]
     if not plain:
         raise BirqError(f"{source}: holds no word")
-    show = ", ".join(map(repr, plain[:5]))
     letters = set(alphabet) - {" "}
     if pieces := [w for w in plain if any(m in w for m in PIECE_MARKS if not set(m) <= letters)]:
         raise BirqError(f"{source}: an n-gram of pieces, such as {pieces[0]!r}; the search needs one of whole words")
-    if sum(len(w) == 1 for w in plain) > HALF * len(plain):
-        raise BirqError(f"{source}: an n-gram of characters ({show}); the search needs one of whole words")
     known = sorted(w for w in plain if letters.issuperset(w))
     if len(known) < (1 - HALF) * len(plain):
         strange = sorted({c for w in plain for c in w} - letters)[:10]
@@ -171,4 +169,4 @@ def _judged(source: Path, sizes: list[int], words: Counter[str], alphabet: str) 
             f"{source}: {len(plain) - len(known)} of {len(plain)} words have characters outside tokenizer.alphabet, such as {strange} in "
             f"{next(w for w in plain if not letters.issuperset(w))!r}; is it of another language, or does tokenizer.alphabet lack them?"
         )
-    return Model(sizes, known, len(plain) - len(known))
+    return Model(sizes, known, len(plain) - len(known), sum(len(w) == 1 for w in plain) > HALF * len(plain))
