@@ -98,7 +98,7 @@ def recording_of(excerpt: Excerpt, file: Sound) -> dict[str, Any]:
 
 
 def cut(excerpt: Excerpt, sound: Sound, recording: dict[str, Any]) -> dict[str, Any]:
-    """One lhotse cut as a plain dict. `sound` is the excerpt's; `recording` may be shared, since an hour has hundreds of cuts."""
+    """One lhotse cut as a plain dict. `sound` is the excerpt's; `recording` may be shared."""
     rate_hz = sound.sample_rate_hz
     channels = list(excerpt.channels) or list(recording["channel_ids"])
     channel: Any = channels[0] if len(channels) == 1 else channels
@@ -145,14 +145,13 @@ def prepare(scanned: Scan, name: str, corpus: FolderCorpus, out: Path, scratch: 
     rows = folder.left(len(scanned.items), good, bad, lambda i: sound_by_id[i.id].gain, scratch, key, limits)
     if several := sorted({i.path for i in good if heard[i.path].channels > 1 and not (i.channels or i.written_channels)}):
         say(f"{key}: several channels in {len(several)} of the recordings, such as {several[0]}; their mean is used")
-    recordings: dict[tuple[str, str], dict] = {}
+    before: tuple[str, str] | None = None
     with manifests.CutFiles(out) as cuts:
         for item in splits.assign(sorted(good, key=lambda i: i.id), corpus.dev_share, corpus.test_share, corpus.split_seed, key):
             assert isinstance(item, Excerpt)
-            of = (item.path, item.recording)
-            if of not in recordings:
-                recordings[of] = recording_of(item, heard[item.path])
-            cuts.write(str(item.split), cut(item, sound_by_id[item.id], recordings[of]))
+            if before != (item.path, item.recording):  # an hour has hundreds of cuts, which come one after the other
+                before, recording = (item.path, item.recording), recording_of(item, heard[item.path])
+            cuts.write(str(item.split), cut(item, sound_by_id[item.id], recording))
     folder.write(out, name, corpus, scanned, good, cuts.entries(), rows)
     if times := _rows_of(good, sound_by_id, corpus):
         manifests.write_alignments(out / "alignments.parquet", times)
