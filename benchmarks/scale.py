@@ -1,6 +1,6 @@
 """Memory and time of every stage on a corpus with as many utterances as a large one, and what a run with nothing to do costs there.
 
-    python -m benchmarks.scale [--times 1] [--only-corpus] [--folder FOLDER]
+    python -m benchmarks.scale [--times 1] [--only-idle] [--folder FOLDER]
 
 The corpus is a copy of LibriSpeech's 960 hours in number: its parts, speakers, chapters, names and utterances, `--times` over.
 Its recordings are short, a twelfth of the true lengths, and so are its transcripts: what is asked for here grows with the number of
@@ -167,17 +167,19 @@ def file_calls(made: Project, *command: str) -> dict[str, int]:
     return {name: int(count) for count, name in lines if name != "total"}
 
 
-def measure(made: Project, only_corpus: bool) -> dict[str, Any]:
-    """Every stage once, then both tools with nothing to do; or the corpus, and its digest again."""
+def measure(made: Project, only_idle: bool) -> dict[str, Any]:
+    """Every stage once, then both tools with nothing to do; or what such a run asks of the corpus' folder alone."""
     run, birq = ("--method", "best_rq", "--seed", "0"), (sys.executable, "-m", "birq")
     stages: dict[str, Spent] = {}
-    for stage in STAGES[: 1 if only_corpus else None]:
+    if only_idle:
+        stages["birq digests, the first time"] = spent(made, *birq, "digests")
+        stages["birq digests"] = spent(made, *birq, "digests")
+        return {"stages": stages, "file calls": {"birq digests": file_calls(made, *birq, "digests")}}
+    for stage in STAGES:
         options = ("--corpus", "many") if stage in ("corpus", "features") else () if stage in ("tokenizer", "lm", "report") else run
         stages[stage] = spent(made, *birq, stage, *options)
         print(f"{stage}: {stages[stage].seconds:.1f} s, {stages[stage].rss_gib:.2f} GiB", flush=True)
     stages["birq digests"] = spent(made, *birq, "digests")
-    if only_corpus:
-        return {"stages": stages, "file calls": {"birq digests": file_calls(made, *birq, "digests")}}
     idle = {"snakemake": ("snakemake", "--cores", "2"), "dvc repro": ("dvc", "repro")}
     for tool, command in idle.items():
         stages[f"{tool}, the first time"] = spent(made, *command)  # Snakemake and DVC note what they find
@@ -190,7 +192,7 @@ def main() -> None:
     """Make the corpus, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=float, default=1.0, help="the corpus so many times over; 5.1 has 1.5 million utterances")
-    parser.add_argument("--only-corpus", action="store_true", help="no stage after it, and what a run with nothing to do asks of it")
+    parser.add_argument("--only-idle", action="store_true", help="no stage: what a run with nothing to do asks of the corpus' folder")
     parser.add_argument(
         "--folder", type=Path, help="where the corpus and the project lie, and stay; the corpus is made where it is missing"
     )
@@ -201,7 +203,7 @@ def main() -> None:
         root = folder / "LibriSpeech"
         n = sum(1 for _ in root.rglob("*.flac")) if root.exists() else corpus(root, args.times)
         shutil.rmtree(folder / "project", ignore_errors=True)
-        found = measure(project(folder / "project", root), args.only_corpus)
+        found = measure(project(folder / "project", root), args.only_idle)
     lines = ["| | seconds | processor seconds | largest process, GiB |", "| --- | ---: | ---: | ---: |"]
     lines += [f"| {name} | {s.seconds:.1f} | {s.cpu_seconds:.1f} | {s.rss_gib:.2f} |" for name, s in found["stages"].items()]
     print("\n".join(lines))
