@@ -15,6 +15,7 @@ from birq import files
 from birq.progress import Progress
 
 SETTLED_SECONDS = 2.0  # a file younger than this may change again without a new time
+AT_ONCE = 4096  # files in the hands of the threads: each of them is an object of a kilobyte
 SHOWN_BYTES = 4 << 30  # hashing more than this is announced
 
 
@@ -46,10 +47,12 @@ def sha256_files(paths: Sequence[str | Path], memo: Path | None = None) -> list[
     progress = Progress("hashing", len(todo), "file") if size > SHOWN_BYTES else None
     fresh: dict[str, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for n, (i, digest) in enumerate(zip(todo, pool.map(sha256_file, [paths[i] for i in todo]), strict=True), 1):
-            fresh[marks[i]] = digest
-            if progress:
-                progress.update(n)
+        for begin in range(0, len(todo), AT_ONCE):
+            some = todo[begin : begin + AT_ONCE]
+            for n, (i, digest) in enumerate(zip(some, pool.map(sha256_file, [paths[i] for i in some]), strict=True), begin + 1):
+                fresh[marks[i]] = digest
+                if progress:
+                    progress.update(n)
     if memo and (settled := fresh.keys() - young):
         # only the entries of these files, or the memo would grow without bound
         here = set(marks)
