@@ -13,12 +13,12 @@ from test_corpora import an4_tree, sound, tree
 from test_lhotse import meetings, supervision
 from test_synth import CORPUS
 
-from birq.settings.corpora import AmiCorpus, An4Corpus, LhotseCorpus, LibriSpeechCorpus, LocalCorpus, YodasCorpus
+from birq.settings import corpora
 from birq.settings.section import Section
 
 
 def _an4(root: Path) -> Section:
-    return An4Corpus(kind="an4", root=str(an4_tree(root, speakers=8, test=True)))
+    return corpora.An4Corpus(kind="an4", root=str(an4_tree(root, speakers=8, test=True)))
 
 
 def _librispeech(root: Path) -> Section:
@@ -27,7 +27,7 @@ def _librispeech(root: Path) -> Section:
     (root / "dev-clean").mkdir()
     (root / "x" / "9").rename(root / "dev-clean" / "9")
     shutil.rmtree(root / "x")
-    return LibriSpeechCorpus(kind="librispeech", root=str(root), dev_parts=["dev-clean"])
+    return corpora.LibriSpeechCorpus(kind="librispeech", root=str(root), dev_parts=["dev-clean"])
 
 
 def _local(root: Path) -> Section:
@@ -37,7 +37,7 @@ def _local(root: Path) -> Section:
             f"{sound(root / speaker / f'{n}.wav', rate=8000 * n, channels=n).relative_to(root)}\tGood, good!\t{speaker}" for n in (1, 2)
         ]
     (root / "transcripts.tsv").write_text("\n".join([*rows, "a/9.wav\tnobody\ta"]) + "\n")
-    return LocalCorpus(kind="local", root=str(root))
+    return corpora.LocalCorpus(kind="local", root=str(root))
 
 
 def _lhotse(root: Path) -> Section:
@@ -46,17 +46,17 @@ def _lhotse(root: Path) -> Section:
     path = manifests_of / "talk_supervisions_train.jsonl"
     path.write_text("".join(json.dumps(supervision(f"p-{n}", n, 1.0, 2.0, alignment=phones)) + "\n" for n in ("m1", "m2", "m3", "m4")))
     (manifests_of / "talk_supervisions_train.jsonl.gz").unlink()
-    return LhotseCorpus(kind="lhotse", root=str(manifests_of))
+    return corpora.LhotseCorpus(kind="lhotse", root=str(manifests_of))
 
 
 def _ami(root: Path) -> Section:
     microphones = ["ihm", "sdm", "mdm"]
-    return AmiCorpus(kind="ami", root=str(ami_copy.copy(root)), meetings=list(ami_copy.SPEAKERS), microphones=microphones)
+    return corpora.AmiCorpus(kind="ami", root=str(ami_copy.copy(root)), meetings=list(ami_copy.SPEAKERS), microphones=microphones)
 
 
 def _yodas(root: Path) -> Section:
     spoiled = yodas_copy.shard("en000/00000003", {"Yspoiled": 2.0})  # captions up to 3.5 s
-    return YodasCorpus(kind="yodas", root=str(yodas_copy.put(root, [*yodas_copy.shards(), spoiled])), subsets=["en000"])
+    return corpora.YodasCorpus(kind="yodas", root=str(yodas_copy.put(root, [*yodas_copy.shards(), spoiled])), subsets=["en000"])
 
 
 LAYOUTS: dict[str, Callable[[Path], Section]] = {
