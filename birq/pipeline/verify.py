@@ -43,7 +43,7 @@ def everything(params: Params) -> str:
     audio = 0
     for one in order:
         module = importlib.import_module(one.stage.module) if not one.stage.inputs else None
-        streams = module is not None and getattr(params.corpora[one.wildcards["corpus"]], "streams", False)
+        streams = module is not None and getattr(params.corpora.get(one.wildcards.get("corpus", "")), "streams", False)
         if module is not None and not streams:  # the first stage knows the files outside of the project; archives are in its key
             audio += module.check_sources(one.folder)
     files = [f for r in records.values() for f in r["files"].values()]
