@@ -159,8 +159,7 @@ def main() -> None:
     parser.add_argument("--before", metavar="COMMIT", help="idle tools in the project of this commit too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "contract.json")
     args = parser.parse_args()
-    env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")} | {"OMP_NUM_THREADS": "1"}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    env = tinyproject.environment()
     with tempfile.TemporaryDirectory() as folder:
         nothing = empty(Path(folder) / "empty", env)
         project = made(tinyproject.new(Path(folder) / "project", env, []))

@@ -131,9 +131,7 @@ def project(folder: Path, root: Path) -> Project:
     parts = {split: [p for p in PARTS if p.startswith(split)] for split in ("train", "dev", "test")}
     many = {"kind": "librispeech", "root": str(root)} | {f"{split}_parts": named for split, named in parts.items()}
     presets.apply(None, [*SETTINGS, f"corpora={json.dumps({'many': many})}"], folder / "params.yaml")
-    env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")} | {"OMP_NUM_THREADS": "1"}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    made = tinyproject.existing(folder, env, [])
+    made = tinyproject.existing(folder, tinyproject.environment(), [])
     for command in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-qm", "many"]):
         made.git(*command)
     return made

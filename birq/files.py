@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ def write_if_changed(path: Path, text: str) -> Path:
     except (OSError, UnicodeDecodeError):
         pass
     return write_text(path, text)
+
+
+def link(made: Path, target: Path) -> None:
+    """A second name for a file; a copy on a file system without hard links, and on another disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # a copy into it would change the file of its other names
+    try:
+        os.link(made, target)
+    except OSError:
+        shutil.copyfile(made, target)
 
 
 def read_json(path: Path) -> Any:

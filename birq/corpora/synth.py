@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,10 +320,9 @@ def prepare(
     for path in sorted(records):
         record = json.loads(path.read_text(encoding="utf-8"))
         speaker = record["speaker"]
-        (out / "audio" / speaker).mkdir(parents=True)
         for u in record["utterances"]:
             relative = f"audio/{speaker}/{u['id']}.flac"
-            _link(scratch / relative, out / relative)
+            files.link(scratch / relative, out / relative)
             cut = manifests.cut(u["id"], relative, limits.sample_rate_hz, u["n_samples"], speaker, u["text"], u["sha256"])
             cuts[record["split"]].append(cut)
             phones += [(u["id"], *p) for p in u["phones"]]
@@ -341,13 +339,6 @@ def prepare(
     )
     manifests.write_quarantine(out / "quarantine.tsv", [])
     manifests.write_alignments(out / "alignments.parquet", sorted(phones, key=lambda p: (p[0], p[1])))
-
-
-def _link(made: Path, target: Path) -> None:
-    try:
-        os.link(made, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(made, target)
 
 
 def _check_alphabet(alphabet: str) -> None:

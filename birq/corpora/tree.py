@@ -34,7 +34,7 @@ class Tree:
 
     root: Path
     files: list[str] = field(default_factory=list)
-    marks: dict[str, str] = field(default_factory=dict)  # of the files, as the walk found them: content, and who may read it
+    states: dict[str, str] = field(default_factory=dict)  # of the files, as the walk found them
     newest_ns: int = 0  # the last change of a file's content or mode
     problems: list[Problem] = field(default_factory=list)
 
@@ -43,8 +43,8 @@ class Tree:
         return (f for f in self.files if f.lower().endswith(suffixes) and f.startswith(below))
 
     def content(self) -> Iterator[tuple[str, str]]:
-        """(path, mark) of the files whose content a reader may read."""
-        return ((f"{self.root}/{f}", self.marks[f]) for f in self.ending((*SUFFIXES, *LISTS)))
+        """(path, state) of the files whose content a reader may read."""
+        return ((f"{self.root}/{f}", self.states[f]) for f in self.ending((*SUFFIXES, *LISTS)))
 
     def names(self) -> list[list[str]]:
         """Everything else that a reader may speak of: files of which only the name counts, and names that lead to none."""
@@ -103,7 +103,7 @@ def _enter(tree: Tree, folder: str, seen: set[tuple[int, int]]) -> list[str]:
                 tree.problems.append(Problem(shown(name), problem))
         else:
             tree.files.append(name)
-            tree.marks[name] = f"{hashes.mark(about)}:{about.st_ctime_ns}"
+            tree.states[name] = hashes.state(about)
             tree.newest_ns = max(tree.newest_ns, about.st_mtime_ns, about.st_ctime_ns)
     return links
 

@@ -24,6 +24,11 @@ def mark(about: os.stat_result) -> str:
     return f"{about.st_dev}:{about.st_ino}:{about.st_size}:{about.st_mtime_ns}"
 
 
+def state(about: os.stat_result) -> str:
+    """`mark`, and when the file's mode or owner was last changed: who may read it, too."""
+    return f"{mark(about)}:{about.st_ctime_ns}"
+
+
 def sha256_file(path: str | Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 from birq import files
 from birq.pipeline import artifact, locations
 from birq.pipeline.dag import Node
-from birq.pipeline.hashes import SETTLED_SECONDS, mark, sha256_files
+from birq.pipeline.hashes import SETTLED_SECONDS, sha256_files, state
 from birq.settings.paths import expanded
 
 _held: ContextVar[dict[str, str | None] | None] = ContextVar("digests of the work at hand", default=None)
@@ -85,19 +85,19 @@ def _digest(name: str, archives: dict[str, str], trees: list[Any], paths: list[P
 
     A folder of a million files is told by what the walk saw of them: where that was seen before, its digest is known.
     """
-    names = [name for tree in trees for name in tree.names()]
-    found = {path: mark for tree in trees for path, mark in tree.content()}
+    names = [row for tree in trees for row in tree.names()]
+    found = dict(pair for tree in trees for pair in tree.content())
     if not found and not paths and not archives and not names:
         return None
     newest_ns = max((tree.newest_ns for tree in trees), default=0)
     for path in paths:
         about = path.stat()
-        found[str(path)] = f"{mark(about)}:{about.st_ctime_ns}"
+        found[str(path)] = state(about)
         newest_ns = max(newest_ns, about.st_mtime_ns, about.st_ctime_ns)
     seen, begun = hashlib.sha256(), time.time()
     seen.update(json.dumps([os.getuid(), sorted(os.getgroups()), sorted(archives.items()), names]).encode())
-    for path_text, its_mark in found.items():
-        seen.update(f"\n{path_text}\t{its_mark}".encode("utf-8", "surrogateescape"))
+    for name_of, as_found in found.items():
+        seen.update(f"\n{name_of}\t{as_found}".encode("utf-8", "surrogateescape"))
     memo = locations.memo(f"sources-{name}.walk")  # no corpus has a dot in its name
     try:
         known = json.loads(memo.read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -116,23 +115,13 @@ def facts_of(shard: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return facts.all()
 
 
-def link(made: Path, target: Path) -> None:
-    """A second name for a file, or a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(made, target)
-    except OSError:
-        shutil.copyfile(made, target)
-
-
 def _make_shard(task: _Task) -> dict[str, Any]:
     """Write a shard, unless an earlier run did, and return the facts about its content."""
     if task.facts.exists() and task.shard.exists():
         return json.loads(task.facts.read_text(encoding="utf-8"))
     meta = shards.metadata(storage=task.storage, **task.settings)
     if task.spared.exists():
-        task.shard.unlink(missing_ok=True)
-        link(task.spared, task.shard)
+        files.link(task.spared, task.shard)
         facts = facts_of(task.shard, meta)
     else:
         passing = Facts(meta)
@@ -255,7 +244,7 @@ def compute(job: Job) -> None:
     ordered = {split: [by_number[n] for n in sorted(by_number)] for split, by_number in finished.items()}
     for tasks in ordered.values():
         for task, _ in tasks:
-            link(task.shard, job.out / task.split / task.shard.name)  # scratch keeps its own, should publishing be interrupted
+            files.link(task.shard, job.out / task.split / task.shard.name)  # scratch keeps its own, should publishing be interrupted
     facts_by_split = {split: [f for _, f in tasks] for split, tasks in ordered.items()}
     summary = {split: summarise(facts) for split, facts in facts_by_split.items() if facts}
     _write_json(job.out / "splits.json", summary)

@@ -175,14 +175,12 @@ def _taken(stream: _Stream) -> dict[str, Any]:
     """What is known of an archive whose shards all lie in an artifact that was damaged elsewhere; empty where one is lacking."""
     meta, made, held = shards.metadata(storage=stream.storage, **stream.settings), [], {row[0] for row in stream.aside}
     for number, (split, shard) in enumerate(stream.spared):
-        rows = list(shards.read_ids(shard))
-        held |= set(rows)
+        held |= set(shards.read_ids(shard))
         made.append((split, f"{split}/{number:05d}.parquet", shard))
     if held != {u.id for _, u in stream.utterances}:
         return {}
     for _, file, shard in made:
-        (stream.work / file).unlink(missing_ok=True)
-        features.link(shard, stream.work / file)
+        files.link(shard, stream.work / file)
     return {"shards": [[split, file, features.facts_of(shard, meta)] for split, file, shard in made], "quarantine": stream.aside, "bad": ""}
 
 
@@ -342,7 +340,7 @@ def compute(job: Job) -> None:
         for split, file, about in facts["shards"]:
             target = job.out / split / f"{len(facts_by_split.setdefault(split, [])):05d}.parquet"
             facts_by_split[split].append(about)
-            features.link(work / file, target)  # scratch keeps its own, should publishing be interrupted
+            files.link(work / file, target)  # scratch keeps its own, should publishing be interrupted
     summary = {split: features.summarise(facts_by_split[split]) for split in manifests.splits(corpus) if split in facts_by_split}
     if not summary:
         raise BirqError(f"{key}: no utterance of {n_utterances} can be used; see {job.scratch / 'quarantine.tsv'}")

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -204,6 +205,12 @@ def tracked_files(folder: Path) -> None:
             target.symlink_to(source.readlink())
         else:
             shutil.copy(source, target)
+
+
+def environment() -> dict[str, str]:
+    """For a project of a benchmark: this Python's commands, its own store."""
+    env = {k: v for k, v in os.environ.items() if k not in ("BIRQ_STORE", "SNAKEMAKE_PROFILE")} | {"OMP_NUM_THREADS": "1"}
+    return env | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])}
 
 
 def existing(folder: Path, environment: dict[str, str], ledger: list[Done]) -> Project:
