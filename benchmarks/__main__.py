@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "equal_time": "word error rates at equal time of pre-training",
     "collapse": "which forms of BiRQ keep their labels alive",
     "contract": "the cost of keys, store and tools with nothing to do",
+    "transcribe": "texts, word times, seams and memory of `birq transcribe`, beside the pipeline",
     "scale": "memory and time of every stage with as many utterances as LibriSpeech has",
     "pack": "a folder for a GPU machine without a network: checks, and as many of a study's runs as fit its minutes",
     "house": "modules, lines, layers, of an earlier commit too",

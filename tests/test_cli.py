@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from birq import __version__
-from birq.__main__ import ALLOCATOR, main, parser
+from birq.__main__ import ALLOCATOR, main
+from birq.commandline import parser
 from birq.pipeline import dag, locations
 
 

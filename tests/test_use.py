@@ -22,7 +22,7 @@ from birq.speech import shards
 from birq.speech.frontend import INPUT_MEANS, FrontEnd
 from birq.stages import corpus, decode, features
 from birq.text import tokenizer
-from birq.use.recogniser import Recogniser
+from birq.use.recogniser import BATCH_SECONDS, Recogniser
 
 # seconds of each recording and its rate: one encoder frame, parts of a log-mel frame over, other rates, longer than a short batch
 RECORDED = [(0.06, 16000), (0.501, 16000), (1.0, 16000), (1.777, 22050), (2.3, 44100), (2.51, 8000), (4.003, 16000)]
@@ -93,19 +93,23 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return SimpleNamespace(heard=heard, texts=texts, loaded=Recogniser.load(model))
 
 
+def texts(pipeline: SimpleNamespace, recordings: list[tuple[np.ndarray, int]], batch_seconds: float = BATCH_SECONDS) -> list[str]:
+    return [t.text for t in pipeline.loaded.transcribe(recordings, batch_seconds=batch_seconds)]
+
+
 @pytest.mark.parametrize("batch_seconds", [240.0, 3.0])
 def test_samples_give_the_text_of_the_decode_stage(pipeline: SimpleNamespace, batch_seconds: float) -> None:
     """Reading, resampling, log-mel, rounding, statistics, stacking and decoding are the pipeline's own: every character is the same, for
     whole encoder frames and parts of one, for other rates, and whatever is heard together."""
     assert len(pipeline.texts) == len(RECORDED) and len(set(pipeline.texts.values())) == len(RECORDED)
-    assert pipeline.loaded.transcribe(list(pipeline.heard.values()), batch_seconds) == [pipeline.texts[i] for i in pipeline.heard]
+    assert texts(pipeline, list(pipeline.heard.values()), batch_seconds) == [pipeline.texts[i] for i in pipeline.heard]
     for name, recording in pipeline.heard.items():
-        assert pipeline.loaded.transcribe([recording], batch_seconds) == [pipeline.texts[name]]
+        assert texts(pipeline, [recording], batch_seconds) == [pipeline.texts[name]]
 
 
 def test_less_than_an_encoder_frame_has_an_empty_text(pipeline: SimpleNamespace) -> None:
     """No samples, less than a log-mel frame, and fewer of them than are stacked: no error, and the others keep their texts and places."""
     short = [(np.zeros(n), 16000) for n in (0, 399, 400 + 2 * 160)]
-    assert pipeline.loaded.transcribe(short) == ["", "", ""] and pipeline.loaded.transcribe([]) == []
+    assert texts(pipeline, short) == ["", "", ""] and texts(pipeline, []) == []
     recording, text = pipeline.heard["r2"], pipeline.texts["r2"]
-    assert pipeline.loaded.transcribe([short[0], recording, short[2], recording, short[1]]) == ["", text, "", text, ""]
+    assert texts(pipeline, [short[0], recording, short[2], recording, short[1]]) == ["", text, "", text, ""]
