@@ -17,10 +17,10 @@ import itertools
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,12 @@ def of_hours(model: str, hours: float, audio: dict[str, tuple[np.ndarray, int]])
                 if f.frames >= hours * 3600 * 16000:
                     break
         command = [sys.executable, "-m", "birq", "transcribe", str(path), "--model", model, "-f", "txt,srt,json", "-o", folder]
-        begun = os.times().elapsed
-        subprocess.run(command, check=True)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        return {"hours": hours, "wall_s": os.times().elapsed - begun, "peak_gib": peak}
+        # by a small process: one that this large one starts would be counted as large as this
+        small = "import json, resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True)\n"
+        small += "print(json.dumps(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20))"
+        begun = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", small, *command], check=True, stdout=subprocess.PIPE)
+        return {"hours": hours, "wall_s": time.perf_counter() - begun, "peak_gib": json.loads(done.stdout)}
 
 
 def main() -> None:
@@ -122,8 +124,8 @@ def main() -> None:
     rounded = json.loads(json.dumps(about | facts), parse_float=lambda text: round(float(text), 4))
     (RESULTS / "transcribe.json").write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
     for decoder in ("greedy", "language model"):
-        print(decoder, facts[decoder])
-    print(*facts["joined"], facts["long"], sep="\n")
+        print(decoder, rounded[decoder])
+    print(*rounded["joined"], rounded["long"], sep="\n")
 
 
 if __name__ == "__main__":
