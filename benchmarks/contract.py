@@ -56,13 +56,16 @@ def empty(folder: Path, env: dict[str, str]) -> Project:
 
 
 def project_of(commit: str, folder: Path, env: dict[str, str]) -> Project:
-    """The tests' tiny project as an earlier commit has it, every stage made; its packages are those installed now."""
+    """The tests' tiny project as an earlier commit has it, every stage made. Its packages are those installed now, but for libyaml, if its
+    pyproject.toml did not ask for it."""
     code, project = folder / "code", folder / "project"
     subprocess.run(["git", "clone", "-q", "-n", "--shared", ROOT, code], check=True)
     subprocess.run(["git", "checkout", "-q", commit], cwd=code, check=True)
     make = "import os, pathlib, sys, tinyproject; tinyproject.new(pathlib.Path(sys.argv[1]), dict(os.environ), [])"
     path = os.pathsep.join([str(code), str(code / "tests" / "pipeline")])
     subprocess.run([sys.executable, "-c", make, project], env=env | {"PYTHONPATH": path}, cwd=code, check=True)
+    if "ruamel.yaml.clib" not in (code / "pyproject.toml").read_text(encoding="utf-8"):
+        (project / "_ruamel_yaml.py").write_text('raise ImportError("it was no dependency")\n')
     return made(tinyproject.existing(project, env, []))
 
 

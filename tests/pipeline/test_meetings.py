@@ -25,7 +25,7 @@ corpora:
     kind: ami
     root: raw/ami
     download: true
-    mirrors: [{mirror}]
+    mirrors: ["{mirror}"]
     microphones: [ihm, sdm]
     meetings: [ES2002a, ES2004a, ES2011a]
 features:

@@ -24,7 +24,7 @@ corpora:
     kind: yodas
     root: raw/yodas
     download: true
-    mirrors: [{mirror}]
+    mirrors: ["{mirror}"]
     subsets: [en000]
     max_disk_gb: 0.01
 features:
