@@ -180,6 +180,10 @@ def _dispatch(args: argparse.Namespace) -> int | None:
         return _compare(args)
     if args.verb == "transcribe":
         return _transcribe(args)
+    if args.verb == "export":
+        from birq.use import export
+
+        return print("\n".join(str(args.folder / name) for name in export.export(args.folder, args.model, not args.no_lm)))
     loaded = params.load(args.params)
     if args.verb in dag.STAGES:
         _run_stage(args, loaded)

@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     _compare_options(verb("compare", "print the study's tables of what is there so far, or of a record"))
     text = "audio and video files to text and subtitles, with a model that was fine-tuned"
     _transcribe_options(verbs.add_parser("transcribe", help=text, description=text))
+    text = "one folder with a fine-tuned model, its tokenizer, its language model and a card, for use elsewhere"
+    p = verbs.add_parser("export", help=text, description=text)
+    p.add_argument("folder", type=Path, help="a new one")
+    p.add_argument("--model", metavar="DIR", help="such as data/finetune/birq-0 (default: that of this project with the lowest WER on dev)")
+    p.add_argument("--no-lm", action="store_true", help="without the language model")
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
     p.add_argument("--once", action="store_true", help="write the lines that are there now, and end")

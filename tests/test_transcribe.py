@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,19 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
-import torch
+from recognisers import add_language_model, front_end, sweep, untrained
 
 from birq.__main__ import main
-from birq.model.ctc import CtcModel
-from birq.model.encoder import Encoder
-from birq.recognise import lm
-from birq.saved.recogniser import Recogniser as Saved
-from birq.saved.weights import shape_of
 from birq.settings.params import parse
-from birq.speech.frontend import KALDI, FrontEnd
-from birq.speech.utterances import InMemory
-from birq.text import arpa, tokenizer
-from birq.text.ngram import NGram
+from birq.text import tokenizer
 from birq.use import alignment, formats, models
 from birq.use.cutting import LONGEST_S, OVERLAP_S, Piece, join, pieces
 from birq.use.recogniser import Heard, Recogniser, Transcript
@@ -221,29 +212,9 @@ def test_captions_are_short_and_do_not_overlap() -> None:
 # ---- the verb
 
 
-def sweep(seconds: float, seed: int = 0) -> np.ndarray:
-    """Tones that rise and fall, and a little noise, at 16 kHz."""
-    rng = np.random.default_rng(seed)
-    time_s = np.arange(round(seconds * 16000)) / 16000
-    hz = 1200 + 1000 * np.sin(2 * np.pi * rng.uniform(0.4, 0.9) * time_s)
-    return 0.3 * np.sin(2 * np.pi * np.cumsum(hz) / 16000) * (np.sin(7 * time_s) > -0.5) + 0.01 * rng.standard_normal(len(time_s))
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recogniser that was not trained, with a head so sharp that it says much."""
-    params, folder = parse(tiny.tree()), tmp_path_factory.mktemp("finetune") / "birq-0"
-    front_end = FrontEnd(KALDI | {"dtype": "int16"}, np.zeros(80, np.float32), np.ones(80, np.float32), params.model.n_stack)
-    frames_TF = InMemory([(sweep(8.0), 16000)], front_end).raw(0) / 1024
-    front_end = replace(front_end, mean_F=frames_TF.mean(0).astype(np.float32), std_F=frames_TF.std(0).astype(np.float32))
-    letters = tokenizer.characters(LETTERS + " ")
-    config = {"method": "birq", "seed": 0, "model": params.model.shape} | front_end.config()
-    torch.manual_seed(0)
-    made = CtcModel(Encoder(shape_of(config)), letters.size)
-    torch.nn.init.normal_(made.head.weight, std=1.0)
-    folder.mkdir()
-    Saved(made, letters, front_end, config).save(folder)
-    return folder
+    return untrained(tmp_path_factory.mktemp("finetune") / "birq-0", front_end())
 
 
 @pytest.fixture
@@ -403,15 +374,11 @@ def test_the_model_with_the_lowest_dev_wer_is_taken(model: Path, tmp_path: Path,
 
 @pytest.fixture
 def with_lm(model: Path, tmp_path: Path) -> Path:
-    """The model in a folder of its own, a language model beside it, with weights chosen on dev."""
+    """The model in a folder of its own, a language model beside it."""
     pytest.importorskip("ctc_beam_decoder")
-    folder = tmp_path / "exported"
+    folder = tmp_path / "with_lm"
     shutil.copytree(model, folder)
-    (folder / "lm").mkdir()
-    NGram(["ab cd", "cd ef gh", "a b c", "gh ab"] * 3, 2).write(tmp_path / "standard.arpa")
-    made = arpa.copy(tmp_path / "standard.arpa", folder / "lm" / lm.ARPA, str.lower, LETTERS + " ", lm.END_WORD)
-    (folder / "lm" / lm.WORDS).write_text("".join(f"{w}\n" for w in made.words))
-    (folder / "lm" / models.SEARCH).write_text(json.dumps({"weight": 0.75, "bonus": -2.0, "beam": 8, "grid": []}))
+    add_language_model(folder, tmp_path)
     return folder
 
 

@@ -10,18 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import tiny
-import torch
+from recognisers import untrained
 
-from birq.model.ctc import CtcModel
-from birq.model.encoder import Encoder
 from birq.pipeline import dag
-from birq.saved import recogniser
-from birq.saved.weights import shape_of
 from birq.settings.params import Params, parse
 from birq.speech import shards
 from birq.speech.frontend import INPUT_MEANS, FrontEnd
 from birq.stages import corpus, decode, features
-from birq.text import tokenizer
 from birq.use.recogniser import BATCH_SECONDS, Recogniser
 
 # seconds of each recording and its rate: one encoder frame, parts of a log-mel frame over, other rates, longer than a short batch
@@ -60,20 +55,6 @@ def made(stage: str, home: Path, params: Params, wildcards: dict[str, str], give
     return out
 
 
-def untrained(folder: Path, split: shards.Split, params: Params, input_mean: str) -> Path:
-    """A recogniser with a head so sharp that it says much, and something else for every recording."""
-    frames_TF = np.concatenate([split.logmel(i) for i in range(len(split))])
-    front_end = FrontEnd(split.about, frames_TF.mean(0), frames_TF.std(0), params.model.n_stack, input_mean)
-    letters = tokenizer.characters(tiny.LETTERS + " ")
-    config = {"method": "birq", "seed": 0, "model": params.model.shape} | front_end.config()
-    torch.manual_seed(0)
-    model = CtcModel(Encoder(shape_of(config)), letters.size)
-    torch.nn.init.normal_(model.head.weight, std=1.0)
-    folder.mkdir()
-    recogniser.Recogniser(model, letters, front_end, config).save(folder)
-    return folder
-
-
 @pytest.fixture(scope="module", params=[(storage, mean) for storage in ("int16", "float32") for mean in INPUT_MEANS], ids="-".join)
 def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Recordings, the texts that corpus, features and decode make of their files, and the recogniser that decode read.
@@ -86,7 +67,9 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     cuts = made("corpus", home, params, one, {})
     shards_folder = made("features", home, params, one, {"corpus": [cuts]})
     split = shards.open_split([shards_folder], "dev")
-    model = untrained(home / "finetune", split, params, input_mean)
+    frames_TF = np.concatenate([split.logmel(i) for i in range(len(split))])
+    statistics = FrontEnd(split.about, frames_TF.mean(0), frames_TF.std(0), params.model.n_stack, input_mean)
+    model = untrained(home / "finetune", statistics)
     run = {"method": "birq", "seed": "0"}
     decoded = made("decode", home, params, run, {"finetune": [model], "features": [shards_folder]})
     texts = {row["id"]: row["hypothesis"] for row in pq.read_table(decoded / "dev.parquet").to_pylist()}

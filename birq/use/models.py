@@ -42,13 +42,13 @@ def load(model: Path | str | None = None, language_model: Path | str | bool | No
     made.folders.append(folder)
     if language_model is False:
         return made
-    found = Path(language_model) if language_model not in (None, True) else _own_lm(folder)
+    found = Path(language_model) if language_model not in (None, True) else own_lm(folder)
     if found is None:
         if language_model is True:
             raise BirqError(f"{folder} has no language model; name a folder that holds {lm.ARPA} and {lm.WORDS}")
         return made
     try:
-        made.beam = _beam(found, _tuned(folder) if found == _own_lm(folder) else {}, weights, made.tokenizer)
+        made.beam = _beam(found, tuned(folder) if found == own_lm(folder) else {}, weights, made.tokenizer)
     except BirqError:
         if language_model is None and not _installed():
             return made
@@ -91,19 +91,19 @@ def dev_wer(folder: Path) -> float:
 # ---- its language model
 
 
-def _own_lm(folder: Path) -> Path | None:
+def own_lm(folder: Path) -> Path | None:
     """The language model in a model's folder, or of the project in which the model lies."""
-    return next((place for place in (folder / "lm", _project(folder) / "lm") if (place / lm.ARPA).is_file()), None)
+    return next((place for place in (folder / "lm", project(folder) / "lm") if (place / lm.ARPA).is_file()), None)
 
 
-def _project(folder: Path) -> Path:
+def project(folder: Path) -> Path:
     """`data` of `data/finetune/birq-0`."""
     return Path(os.path.normpath(folder / ".." / ".."))
 
 
-def _tuned(folder: Path) -> dict[str, float]:
+def tuned(folder: Path) -> dict[str, float]:
     """Weight and bonus that were chosen on dev for a model."""
-    for path in (folder / "lm" / SEARCH, _project(folder) / "search" / folder.name / SEARCH):
+    for path in (folder / "lm" / SEARCH, project(folder) / "search" / folder.name / SEARCH):
         if path.is_file():
             return {key: value for key, value in files.read_json(path).items() if key in ("weight", "bonus", "beam")}
     return {}
