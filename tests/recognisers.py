@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiny
@@ -40,10 +41,10 @@ def front_end() -> FrontEnd:
     return replace(made, mean_F=frames_TF.mean(0).astype(np.float32), std_F=frames_TF.std(0).astype(np.float32))
 
 
-def untrained(folder: Path, front_end: FrontEnd) -> Path:
-    """Its head is so sharp that it says something else for every recording."""
+def untrained(folder: Path, front_end: FrontEnd, **shape: Any) -> Path:
+    """Its head is so sharp that it says something else for every recording. shape: of the encoder, where it is not tiny.yaml's."""
     letters = tokenizer.characters(LETTERS)
-    config = {"method": "birq", "seed": 0, "model": parse(tiny.tree()).model.shape, "labelled_hours": 0.0} | front_end.config()
+    config = {"method": "birq", "seed": 0, "model": parse(tiny.tree()).model.shape | shape, "labelled_hours": 0.0} | front_end.config()
     torch.manual_seed(0)
     model = CtcModel(Encoder(shape_of(config)), letters.size)
     torch.nn.init.normal_(model.head.weight, std=1.0)

@@ -25,13 +25,13 @@ LM_FILES = (lm.ARPA, lm.WORDS, lm.FACTS)
 INTERVALS = (("wer_low", "wer_high"), ("wer_speaker_low", "wer_speaker_high"))  # over utterances, over speakers
 
 
-def export(out: Path, model: str | None = None, with_lm: bool = True) -> list[str]:
-    """Write the folder, whole or not at all; returns the names of its files.
+def export(out: Path, model: str | None = None, with_lm: bool = True, with_onnx: bool = False) -> list[str]:
+    """Write the folder, whole or not at all; returns the names of its files. with_onnx: model.onnx and tokens.txt as well.
 
     Errors: BirqError for a folder that is not empty, a model that cannot be loaded, and an output that cannot be written.
     """
     folder = Path(model) if model is not None else models.best()
-    models.load(folder, False)  # a model that cannot be loaded here cannot be loaded elsewhere
+    loaded = models.load(folder, False)  # a model that cannot be loaded here cannot be loaded elsewhere
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BirqError(f"{out}: is there and not empty; name a new folder, or remove it")
     fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
@@ -47,6 +47,10 @@ def export(out: Path, model: str | None = None, with_lm: bool = True) -> list[st
                 if (found / name).is_file():
                     shutil.copyfile(found / name, fresh / "lm" / name)
             (fresh / "lm" / models.SEARCH).write_text(json.dumps(models.tuned(folder), indent=1) + "\n", encoding="utf-8")
+        if with_onnx:
+            from birq.use import onnx  # torch's exporter takes seconds
+
+            onnx.write(fresh, loaded)
         about = _about(folder)
         (fresh / MADE_FROM).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (fresh / CARD).write_text(_card(folder, about, with_lm=found is not None), encoding="utf-8")
