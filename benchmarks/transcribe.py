@@ -6,7 +6,7 @@
 2. Words: when they begin and end, against the synthesiser's own times, in recordings whose text is right.
 3. Seams: test recordings joined into one, in pieces of several lengths and undivided; word errors of each.
 4. A recording of so many hours, as a command: wall seconds and peak memory.
-5. The model exported as ONNX: texts that differ from torch's, in onnxruntime and in sherpa-onnx (pip install 'birq[onnx]' sherpa-onnx).
+5. The model exported: texts that differ from torch's, in onnxruntime, sherpa-onnx and transformers (pip install 'birq[onnx,hf]' sherpa-onnx).
 
 Writes benchmarks/results/transcribe.json, prints tables.
 """
@@ -108,29 +108,37 @@ def of_hours(model: str, hours: float, audio: dict[str, tuple[np.ndarray, int]])
         return {"hours": hours, "wall_s": time.perf_counter() - begun, "peak_gib": json.loads(done.stdout)}
 
 
-def of_onnx(model: str, audio: dict[str, tuple[np.ndarray, int]], heard: dict[str, Transcript]) -> dict[str, Any]:
+def of_exports(model: str, audio: dict[str, tuple[np.ndarray, int]], heard: dict[str, Transcript]) -> dict[str, Any]:
     """How many texts differ from torch's. sherpa-onnx hears samples, so its log-mel is not rounded as the shards store it."""
     import onnxruntime
     import sherpa_onnx
 
+    from birq.use import huggingface  # before transformers
+
+    import transformers  # isort: skip
+
     recogniser = birq.load(model, False)
     with tempfile.TemporaryDirectory() as folder:
-        export.export(Path(folder) / "m", model, with_onnx=True)
+        export.export(Path(folder) / "m", model, with_onnx=True, with_hf=True)
+        by_transformers = transformers.pipeline(
+            "automatic-speech-recognition", model=str(Path(folder) / "m" / huggingface.FOLDER), trust_remote_code=True
+        )
         file, tokens = (str(Path(folder) / "m" / name) for name in (onnx.FILE, onnx.TOKENS))
         session = onnxruntime.InferenceSession(file)
         there = sherpa_onnx.OfflineRecognizer.from_fire_red_asr_ctc(model=file, tokens=tokens, num_threads=1)
     utterances = InMemory(list(audio.values()), recogniser.front_end)
-    by_runtime, by_sherpa = 0, 0
+    by_runtime, by_sherpa, by_hf = 0, 0, 0
     for i, (name, (wave, rate)) in enumerate(audio.items()):
         log_mel = utterances.raw(i)[None] * np.float32(utterances.step)
         logp_BNV, n_B = session.run(None, {"log_mel": log_mel, "log_mel_lengths": utterances.n_frames[i : i + 1]})
         ids = greedy(torch.from_numpy(logp_BNV), torch.from_numpy(n_B), recogniser.model.blank)[0]
         by_runtime += " ".join(recogniser.tokenizer.decode(ids).split()) != heard[name].text
+        by_hf += by_transformers({"raw": wave, "sampling_rate": rate})["text"] != heard[name].text
         stream = there.create_stream()
         stream.accept_waveform(rate, wave)
         there.decode_stream(stream)
         by_sherpa += " ".join(stream.result.text.split()) != heard[name].text
-    return {"recordings": len(audio), "onnxruntime": by_runtime, "sherpa_onnx": by_sherpa}
+    return {"recordings": len(audio), "onnxruntime": by_runtime, "sherpa_onnx": by_sherpa, "transformers": by_hf}
 
 
 def main() -> None:
@@ -148,7 +156,7 @@ def main() -> None:
         facts[decoder] = {"recordings": len(table), "texts_that_differ": len(wrong), "wer": wer, "times": of_words(heard)}
         if stage == "decode":
             facts["joined"] = of_seams(recogniser, audio, table)
-            facts["onnx"] = of_onnx(args.model, audio, heard)
+            facts["exported"] = of_exports(args.model, audio, heard)
     facts["long"] = of_hours(args.model, args.hours, audio)
     about = {"date": date.today().isoformat(), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "model": args.model}
     about["command"] = " ".join(["python -m benchmarks.transcribe", *sys.argv[1:]])
@@ -156,7 +164,7 @@ def main() -> None:
     (RESULTS / "transcribe.json").write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
     for decoder in ("greedy", "language model"):
         print(decoder, rounded[decoder])
-    print(*rounded["joined"], rounded["onnx"], rounded["long"], sep="\n")
+    print(*rounded["joined"], rounded["exported"], rounded["long"], sep="\n")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,9 @@ def _dispatch(args: argparse.Namespace) -> int | None:
     if args.verb == "export":
         from birq.use import export
 
-        return print("\n".join(str(args.folder / name) for name in export.export(args.folder, args.model, not args.no_lm, args.onnx)))
+        return print(
+            "\n".join(str(args.folder / name) for name in export.export(args.folder, args.model, not args.no_lm, args.onnx, args.hf))
+        )
     loaded = params.load(args.params)
     if args.verb in dag.STAGES:
         _run_stage(args, loaded)

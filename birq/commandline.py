@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", metavar="DIR", help="such as data/finetune/birq-0 (default: that of this project with the lowest WER on dev)")
     p.add_argument("--no-lm", action="store_true", help="without the language model")
     p.add_argument("--onnx", action="store_true", help="with model.onnx and tokens.txt, for onnxruntime and sherpa-onnx")
+    p.add_argument("--hf", action="store_true", help="with a folder huggingface, for transformers")
     p = verb("live", "write the curves of trainings, also of those that run now, for DVCLive; ends when all are done")
     p.add_argument("--dir", default="dvclive", help="folder to write (default: dvclive)")
     p.add_argument("--once", action="store_true", help="write the lines that are there now, and end")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from birq.recognise import lm
 from birq.saved import recogniser
 from birq.text import tokenizer
 from birq.use import models
+from birq.use.recogniser import Recogniser
 
 CARD, MADE_FROM, CONFIG = "README.md", "made_from.json", "config.json"
 MODEL_FILES = (recogniser.FILE, CONFIG, tokenizer.FILE, tokenizer.MODEL_FILE)
@@ -25,9 +27,10 @@ LM_FILES = (lm.ARPA, lm.WORDS, lm.FACTS)
 INTERVALS = (("wer_low", "wer_high"), ("wer_speaker_low", "wer_speaker_high"))  # over utterances, over speakers
 
 
-def export(out: Path, model: str | None = None, with_lm: bool = True, with_onnx: bool = False) -> list[str]:
-    """Write the folder, whole or not at all; returns the names of its files. with_onnx: model.onnx and tokens.txt as well.
+def export(out: Path, model: str | None = None, with_lm: bool = True, with_onnx: bool = False, with_hf: bool = False) -> list[str]:
+    """Write the folder, whole or not at all; returns the names of its files.
 
+    with_onnx: model.onnx and tokens.txt as well. with_hf: a folder `huggingface` as well.
     Errors: BirqError for a folder that is not empty, a model that cannot be loaded, and an output that cannot be written.
     """
     folder = Path(model) if model is not None else models.best()
@@ -54,6 +57,8 @@ def export(out: Path, model: str | None = None, with_lm: bool = True, with_onnx:
         about = _about(folder)
         (fresh / MADE_FROM).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (fresh / CARD).write_text(_card(folder, about, with_lm=found is not None), encoding="utf-8")
+        if with_hf:
+            _huggingface(fresh, loaded, _card(folder, about, with_lm=False))
         if out.exists():
             out.rmdir()
         fresh.rename(out)
@@ -62,6 +67,15 @@ def export(out: Path, model: str | None = None, with_lm: bool = True, with_onnx:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+
+
+def _huggingface(fresh: Path, loaded: Recogniser, card: str) -> None:
+    try:
+        from birq.use import huggingface
+    except ImportError as e:
+        raise BirqError(f"--hf needs transformers, version 5 or later ({e}); install birq[hf]") from None
+    with tempfile.TemporaryDirectory() as scratch:
+        huggingface.write(fresh / huggingface.FOLDER, loaded, card, Path(scratch))
 
 
 # ---- where it comes from
