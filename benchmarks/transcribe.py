@@ -6,7 +6,7 @@
 2. Words: when they begin and end, against the synthesiser's own times, in recordings whose text is right.
 3. Seams: test recordings joined into one, in pieces of several lengths and undivided; word errors of each.
 4. A recording of so many hours, as a command: wall seconds and peak memory.
-5. The model exported: texts that differ from torch's, in onnxruntime, sherpa-onnx and transformers (pip install 'birq[onnx,hf]' sherpa-onnx).
+5. The model exported: texts that differ from torch's, in onnxruntime, sherpa-onnx, transformers (birq[onnx,hf], sherpa-onnx).
 
 Writes benchmarks/results/transcribe.json, prints tables.
 """
