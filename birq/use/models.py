@@ -14,6 +14,7 @@ from birq.recognise.beam import Beam
 from birq.saved import encoder, recogniser
 from birq.settings.decoding import Search
 from birq.text.tokenizer import Tokenizer
+from birq.use.encoder import Encoder
 from birq.use.recogniser import Recogniser
 
 MADE = Path("data/finetune")  # of a project
@@ -28,6 +29,13 @@ class Weights:
     bonus: float | None = None
     beam: int | None = None
     n_best: int = 1
+
+
+def either(model: Path | str | None = None, language_model: Path | str | bool | None = None) -> Recogniser | Encoder:
+    """A recogniser as `load` gives it; of a folder that was only pre-trained, its encoder. Errors: as `load`."""
+    if model is not None and (Path(model) / encoder.FILE).is_file() and not (Path(model) / recogniser.FILE).is_file():
+        return Encoder.load(Path(model))
+    return load(model, language_model)
 
 
 def load(model: Path | str | None = None, language_model: Path | str | bool | None = None, weights: Weights = Weights()) -> Recogniser:

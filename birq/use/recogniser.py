@@ -11,13 +11,14 @@ from typing import TypeVar, overload
 import numpy as np
 import torch
 
-from birq.errors import BirqError
 from birq.recognise.beam import Beam
 from birq.recognise.greedy import greedy
 from birq.saved import recogniser
 from birq.speech.batches import sequential
 from birq.speech.utterances import InMemory
+from birq.use import encoder
 from birq.use.cutting import Piece, join, pieces
+from birq.use.samples import checked
 from birq.use.words import Word, timed
 
 BATCH_SECONDS = 240.0
@@ -72,12 +73,17 @@ class Recogniser(recogniser.Recogniser):
         Errors: BirqError for samples of another shape, type or range.
         """
         many = [(recordings, rate_hz)] if rate_hz is not None else recordings
-        cut = ((i, piece) for i, (samples, rate) in enumerate(many) for piece in pieces([_checked(samples)], rate))
+        cut = ((i, piece) for i, (samples, rate) in enumerate(many) for piece in pieces([checked(samples)], rate))
         heard: dict[int, list[Heard]] = {i: [] for i in range(len(many))}
         for i, h in self.hear(cut, batch_seconds):
             heard[i].append(h)
         made = [Transcript.of(h) for h in heard.values()]
         return made[0] if rate_hz is not None else made
+
+    def encode(self, samples: np.ndarray, rate_hz: int, layer: int | None = None) -> np.ndarray:
+        """Outputs of a layer of the fine-tuned encoder, from 1 (None: the last), for mono samples [n] in [-1, 1]: [N, D] float32."""
+        number = encoder.chosen(self.model.encoder.shape.n_layers, layer)
+        return encoder.layers(self.model.encoder, self.front_end, samples, rate_hz)[1][number - 1].cpu().numpy()
 
     def hear(self, cut: Iterable[tuple[Name, Piece]], batch_seconds: float = BATCH_SECONDS) -> Iterator[tuple[Name, Heard]]:
         """Decode pieces, each with a name for it, in their order, in batches of about `batch_seconds`; more of them are not held."""
@@ -124,18 +130,6 @@ def _numbered(cut: Iterable[tuple[Name, Piece]], batch_seconds: float) -> Iterat
             number, seconds = number + 1, 0.0
         seconds += piece.seconds
         yield number, (name, piece)
-
-
-def _checked(samples: np.ndarray) -> np.ndarray:
-    """Errors: BirqError for what are no mono samples in [-1, 1]."""
-    wave = np.asarray(samples)
-    if wave.ndim != 1:
-        raise BirqError(f"samples of shape {wave.shape}: give mono samples [n], such as the mean of the channels")
-    if not np.issubdtype(wave.dtype, np.floating):
-        raise BirqError(f"samples of type {wave.dtype}: give floats in [-1, 1], such as 16-bit integers / 32768")
-    if not np.isfinite(wave).all():
-        raise BirqError("samples that are not finite numbers")
-    return wave.astype(np.float32, copy=False)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
