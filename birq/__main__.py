@@ -161,7 +161,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     from birq.use import transcribe
 
     asked = {key: getattr(args, key) for key in ("model", "lm", "greedy", "lm_weight", "word_bonus", "beam", "n_best")}
-    return transcribe.command(args.files, args.format.split(","), args.output, args.piece_seconds, args.skip, **asked)
+    return transcribe.command(args.files, args.format.split(","), args.output, args.piece_seconds, args.skip, args.overwrite, **asked)
 
 
 def _dispatch(args: argparse.Namespace) -> int | None:
@@ -278,7 +278,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(args.verb in dag.STAGES)  # a stage, though, was in the middle of its work
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if args.verb in dag.STAGES else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return status or 0
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +20,9 @@ from recognisers import add_language_model, front_end, sweep, untrained
 
 from birq.__main__ import main
 from birq.settings.params import parse
+from birq.speech.streams import AudioError
 from birq.text import tokenizer
-from birq.use import alignment, formats, models
+from birq.use import alignment, formats, models, sound
 from birq.use.cutting import LONGEST_S, OVERLAP_S, Piece, join, pieces
 from birq.use.recogniser import Heard, Recogniser, Transcript
 from birq.use.words import Word, of_tokens, timed
@@ -276,6 +278,30 @@ def test_one_bad_file_does_not_stop_the_others(model: Path, speech: Path, tmp_pa
     assert made >= {"a.txt", "b.txt", "more/a.txt", "silent.txt", "short.txt", "integers.txt"} and "text.txt" not in made
 
 
+def test_what_comes_before_the_damage_is_transcribed(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After many pieces, and within the first one."""
+    wave = sweep(90.0, 3).astype(np.float32)
+    soundfile.write(tmp_path / "a.flac", wave, 16000)
+    whole = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: round(0.7 * len(whole))])
+    got = transcribe(capfd, tmp_path / "cut.flac", "--model", model)
+    before = float(got.errors[0].split("; the ")[1].split()[0])
+    assert got.status == 1 and 30 < before < 70 and "unreadable" in got.errors[0]
+    wave, _ = soundfile.read(tmp_path / "a.flac", dtype="float32")
+    assert got.out.split()[:20] == Recogniser.load(model).transcribe(wave, 16000).text.split()[:20]
+
+    def damaged(path: Path, rate_hz: int) -> Iterator[tuple[int, np.ndarray]]:
+        yield 16000, wave[: 3 * 16000]
+        raise AudioError("unreadable", "after three seconds")
+
+    monkeypatch.setattr(sound, "blocks", damaged)
+    got = transcribe(capfd, tmp_path / "a.flac", "--model", model)
+    assert got.errors[0].endswith("unreadable (after three seconds); the 3.0 s before it are transcribed")
+    assert got.out == Recogniser.load(model).transcribe(wave[: 3 * 16000], 16000).text + "\n"
+
+
 def test_two_files_of_one_output(model: Path, speech: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     got = transcribe(capfd, speech / "a.wav", speech / "more" / "a.ogg", "--model", model, "-o", tmp_path / "out")
     assert got.status == 1 and len(got.errors) == 1 and "a.ogg" in got.errors[0] and "overwrite that of" in got.errors[0]
@@ -288,7 +314,9 @@ def test_what_is_done_is_skipped(model: Path, speech: Path, tmp_path: Path, capf
     (out / "a.txt").write_text("kept")
     got = transcribe(capfd, speech, "--model", model, "-o", out, "--skip")
     assert got.status == 0 and (out / "a.txt").read_text() == "kept" and (out / "b.txt").exists()
-    assert transcribe(capfd, speech, "--model", model, "-o", out).status == 0 and (out / "a.txt").read_text() != "kept"
+    again = transcribe(capfd, speech / "a.wav", "--model", model, "-o", out)
+    assert again.status == 1 and "--overwrite replaces it" in again.errors[0] and (out / "a.txt").read_text() == "kept"
+    assert transcribe(capfd, speech, "--model", model, "-o", out, "--overwrite").status == 0 and (out / "a.txt").read_text() != "kept"
 
 
 def test_an_output_that_cannot_be_written(model: Path, speech: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -339,6 +367,7 @@ def test_videos_by_ffmpeg(model: Path, speech: Path, tmp_path: Path, capfd: pyte
         (["-o", "file"], "is a file"),
         (["--piece-seconds", "1"], "at least 5"),
         (["--piece-seconds", "nan"], "at least 5"),
+        (["--piece-seconds", "inf"], "at least 5"),
         (["--n-best", "0"], "at least 1"),
         (["--greedy", "--n-best", "3"], "no language model to search with"),
     ],

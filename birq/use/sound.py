@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,23 +59,8 @@ def _decoded(path: Path, rate_hz: int) -> Iterator[tuple[int, np.ndarray, bool]]
 
 def _by_ffmpeg(path: Path, rate_hz: int) -> Iterator[np.ndarray]:
     """The first sound track of a file, such as a video's."""
-    command = [
-        "ffmpeg",
-        "-v",
-        "error",
-        "-nostdin",
-        "-i",
-        f"file:{path}",
-        "-map",
-        "0:a:0",
-        "-ac",
-        "1",
-        "-ar",
-        str(rate_hz),
-        "-f",
-        "f32le",
-        "-",
-    ]
+    wanted = ["-map", "0:a:0", "-ac", "1", "-ar", str(rate_hz), "-f", "f32le", "-"]
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", f"file:{path}", *wanted]
     with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as running:
         assert running.stdout
         try:
@@ -92,8 +78,6 @@ def _by_ffmpeg(path: Path, rate_hz: int) -> Iterator[np.ndarray]:
 
 def standard_input() -> Path:
     """What comes by the pipe, in a temporary file, because a container may say at its end what is in it. The caller removes it."""
-    import sys
-
     with tempfile.NamedTemporaryFile(prefix="birq-", delete=False) as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
     return Path(kept.name)

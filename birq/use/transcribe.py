@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from birq import files
@@ -45,6 +47,7 @@ class Run:
     longest_s: float = LONGEST_S
     batch_seconds: float = BATCH_SECONDS
     skip: bool = False  # files whose outputs are there and younger
+    overwrite: bool = False  # outputs that are there; else they are left alone, and said
     problems: int = 0
 
     def __call__(self, given: Sequence[str]) -> int:
@@ -88,13 +91,20 @@ class Run:
         for source in sources:
             if (other := by_stem.setdefault(source.stem, source)) is not source:
                 self._problem(f"{source.name}: its output would overwrite that of {other.name}; transcribe it into another folder")
-        return [s for s in by_stem.values() if not (self.skip and self._done(s))]
+        return [s for s in by_stem.values() if not (self.skip and self._done(s)) and self._free(s)]
 
     def _done(self, source: Source) -> bool:
         try:
             return all(self._output(source, f).stat().st_mtime >= source.path.stat().st_mtime for f in self.formats)
         except OSError:
             return False
+
+    def _free(self, source: Source) -> bool:
+        """Whether nothing would be overwritten: a text of that name may be the user's own."""
+        there = [] if self.overwrite else [path for f in self.formats if os.path.lexists(path := self._output(source, f))]
+        if there:
+            self._problem(f"{source.name}: {shown(there[0])} is there; --overwrite replaces it, --skip leaves out what is done")
+        return not there
 
     def _output(self, source: Source, kind: str) -> Path:
         assert self.out is not None
@@ -160,12 +170,19 @@ def _cut(path: Path, rate_hz: int, longest_s: float) -> Iterator[Piece]:
     if first is None:
         raise AudioError("empty", "no samples")
     rate, block = first
+    damage: list[AudioError] = []
 
-    def rest() -> Iterator[Any]:
+    def heard() -> Iterator[np.ndarray]:
+        """To the damage, if there is any: the last piece ends there."""
         yield block
-        yield from (b for _, b in blocks)
+        try:
+            yield from (b for _, b in blocks)
+        except AudioError as e:
+            damage.append(e)
 
-    yield from pieces(rest(), rate, longest_s)
+    yield from pieces(heard(), rate, longest_s)
+    if damage:
+        raise damage[0]
 
 
 def command(
@@ -174,6 +191,7 @@ def command(
     out: Path | None,
     piece_seconds: float,
     skip: bool,
+    overwrite: bool,
     *,
     model: str | None,
     lm: str | None,
@@ -190,7 +208,7 @@ def command(
         raise BirqError(f"--format {','.join(formats)}: several go into a folder only; add --output FOLDER")
     if out is not None and out.exists() and not out.is_dir():
         raise BirqError(f"--output {out}: is a file; name a folder")
-    if not piece_seconds >= SHORTEST_S:
+    if not SHORTEST_S <= piece_seconds < math.inf:
         raise BirqError(f"--piece-seconds {piece_seconds:g}: must be at least {SHORTEST_S:g}, to find a quiet place in a piece")
     if min(n_best, beam or 1) < 1:
         raise BirqError(f"--n-best {n_best}, --beam {beam}: must be at least 1")
@@ -201,4 +219,4 @@ def command(
     choose_attention()
     recogniser.model.to("cuda" if torch.cuda.is_available() else "cpu")
     say("  ".join(["transcribe", *map(str, recogniser.folders), *["greedy"] * (recogniser.beam is None)]))
-    return int(Run(recogniser, formats, out, piece_seconds, skip=skip)(given) > 0)
+    return int(Run(recogniser, formats, out, piece_seconds, skip=skip, overwrite=overwrite)(given) > 0)
