@@ -1,4 +1,4 @@
-"""A recogniser that was not trained and says much all the same, sounds for it to hear, and a language model for it."""
+"""A recogniser that was not trained and says much all the same, sounds and a language model for it, and stages run by themselves."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ import torch
 
 from birq.model.ctc import CtcModel
 from birq.model.encoder import Encoder
+from birq.pipeline import dag
 from birq.recognise import lm
 from birq.saved.recogniser import Recogniser
 from birq.saved.weights import shape_of
-from birq.settings.params import parse
+from birq.settings.params import Params, parse
 from birq.speech.frontend import KALDI, FrontEnd
 from birq.speech.utterances import InMemory
+from birq.stages import corpus, decode, features
 from birq.text import arpa, tokenizer
 from birq.text.ngram import NGram
 from birq.use.models import SEARCH
 
 LETTERS = tiny.LETTERS + " "
+
+
+def made(stage: str, home: Path, params: Params, wildcards: dict[str, str], given: dict[str, list[Path]]) -> Path:
+    """The folder that a stage fills."""
+    out, scratch = home / stage, home / "scratch" / stage
+    out.mkdir(parents=True)
+    scratch.mkdir(parents=True)
+    compute = {"corpus": corpus, "features": features, "decode": decode}[stage].compute
+    compute(tiny.TinyJob(dag.Node(dag.STAGES[stage], wildcards, params), "0" * 32, out, scratch, given=given))
+    return out
 
 
 def sweep(seconds: float, seed: int = 0) -> np.ndarray:

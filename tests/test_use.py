@@ -10,13 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import tiny
-from recognisers import untrained
+from recognisers import made, untrained
 
-from birq.pipeline import dag
 from birq.settings.params import Params, parse
 from birq.speech import shards
 from birq.speech.frontend import INPUT_MEANS, FrontEnd
-from birq.stages import corpus, decode, features
 from birq.use.recogniser import BATCH_SECONDS, Recogniser
 
 # seconds of each recording and its rate: one encoder frame, parts of a log-mel frame over, other rates, longer than a short batch
@@ -43,16 +41,6 @@ def recordings(root: Path) -> dict[str, tuple[np.ndarray, int]]:
         heard[f"r{i}"] = soundfile.read(root / name)
     (root / "transcripts.tsv").write_text("\n".join(lines) + "\n")
     return heard
-
-
-def made(stage: str, home: Path, params: Params, wildcards: dict[str, str], given: dict[str, list[Path]]) -> Path:
-    """The folder that a stage fills."""
-    out, scratch = home / stage, home / "scratch" / stage
-    out.mkdir(parents=True)
-    scratch.mkdir(parents=True)
-    compute = {"corpus": corpus, "features": features, "decode": decode}[stage].compute
-    compute(tiny.TinyJob(dag.Node(dag.STAGES[stage], wildcards, params), "0" * 32, out, scratch, given=given))
-    return out
 
 
 @pytest.fixture(scope="module", params=[(storage, mean) for storage in ("int16", "float32") for mean in INPUT_MEANS], ids="-".join)
