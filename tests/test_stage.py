@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toy import edit, provenance
 
 from birq.errors import BirqError
-from birq.pipeline import artifact, code
+from birq.pipeline import artifact, code, stage
 
 
 def test_one_key_is_computed_once_and_restored_ever_after(toy_project: Path, toy) -> None:
@@ -151,6 +152,41 @@ def test_an_input_that_is_gone_is_taken_from_the_store(toy, toy_project: Path) -
     shutil.rmtree(toy_project / "data" / "first")
     said = toy("second")
     assert said.returncode == 0 and "first: was gone, taken from the store" in said.stderr and "second: computing" in said.stderr
+
+
+@pytest.mark.parametrize("error", [KeyError("dev"), FileNotFoundError("gone"), BirqError("half"), ValueError("no rows")])
+def test_an_error_of_any_kind_over_a_replaced_input_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A stage that reads an input while another tool puts it in place anew may see a part of it; the same error over the same input is raised."""
+    provenance = tmp_path / "first" / "provenance.json"
+    provenance.parent.mkdir()
+    provenance.write_text("{}")
+    one = SimpleNamespace(provenance=provenance, folder=provenance.parent)
+    node = SimpleNamespace(name="second", inputs={"first": [one]})
+    replaced: list[bool] = []
+
+    def fails_once(*_: object) -> Path:
+        if replaced:
+            return tmp_path
+        replaced.append(True)
+        provenance.unlink()
+        provenance.write_text("{}")
+        raise error
+
+    monkeypatch.setattr(stage, "_run", fails_once)
+    monkeypatch.setattr(stage, "_settled", lambda node: False)
+    monkeypatch.setattr(stage, "_bring_inputs", lambda node, say: None)
+    said: list[str] = []
+    assert stage.run(node, said.append) == tmp_path and said == ["second: an input was removed or replaced meanwhile; tried again"]
+
+    def fails_always(*_: object) -> Path:
+        raise error
+
+    monkeypatch.setattr(stage, "_run", fails_always)
+    with pytest.raises(type(error)):
+        stage.run(node, said.append)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("then", ["the rest goes", "it comes back"])

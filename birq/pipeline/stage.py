@@ -101,7 +101,7 @@ def run(
         before = _marks(node)
         try:
             return _run(node, say, part, launch)
-        except (BirqError, FileNotFoundError):
+        except Exception:  # what is read of an input that is half gone may end in an error of any kind
             settled = _settled(node)
             _bring_inputs(node, say)
             now = _marks(node)
