@@ -155,10 +155,8 @@ def test_an_input_that_is_gone_is_taken_from_the_store(toy, toy_project: Path) -
 
 
 @pytest.mark.parametrize("error", [KeyError("dev"), FileNotFoundError("gone"), BirqError("half"), ValueError("no rows")])
-def test_an_error_of_any_kind_over_a_replaced_input_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """A stage that reads an input while another tool puts it in place anew may see a part of it; the same error over the same input is raised."""
+def test_any_error_over_a_replaced_input_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A stage may see a part of an input that another tool puts in place just then. Over an input that stays, an error is raised."""
     provenance = tmp_path / "first" / "provenance.json"
     provenance.parent.mkdir()
     provenance.write_text("{}")
