@@ -135,7 +135,8 @@ def test_what_is_pushed_is_whole(model: Path, auto, monkeypatch: pytest.MonkeyPa
 def test_the_folder_says_what_it_is(model: Path) -> None:
     folder = model / huggingface.FOLDER
     assert "custom code" in (folder / huggingface.CODE).read_text().lower()
-    assert "pipeline_tag: automatic-speech-recognition" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: automatic-speech-recognition" in card and "trust_remote_code=True" in card and "birq transcribe" not in card
     assert json.loads((folder / "config.json").read_text())["auto_map"]["AutoModelForCTC"].endswith("BirqForCTC")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_other_features_are_not_for_sherpa_onnx(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BirqError, match=r"birq\[onnx\]"):
         export.export(tmp_path / "out", str(untrained(tmp_path / "m", front_end())), with_onnx=True)
     assert not (tmp_path / "out").exists()

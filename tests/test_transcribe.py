@@ -179,7 +179,7 @@ def test_a_word_that_both_pieces_leave_or_claim_is_kept_once() -> None:
 def transcript(words: list[tuple[str, float, float]]) -> Transcript:
     made = [Word(text, start, end, 0.5) for text, start, end in words]
     text = " ".join(w.text for w in made)
-    return Transcript(text, made, 10.0, [Heard(made, [(text, -1.5), ("other", -2.5)], np.inf, 10.0)])
+    return Transcript(made, [Heard(made, [(text, -1.5), ("other", -2.5)], np.inf, 10.0)])
 
 
 def test_formats() -> None:

@@ -31,7 +31,7 @@ def layers(encoder: model.Encoder, front_end: FrontEnd, samples: np.ndarray, rat
     Less than one encoder frame has none. Errors: BirqError as `samples.checked`.
     """
     utterances = InMemory([(checked(samples), rate_hz)], front_end)
-    device = next(encoder.parameters()).device
+    device = device_of(encoder)
     if utterances.n_frames[0] < front_end.n_stack:
         empty_ND = torch.empty(0, encoder.shape.d_model, device=device)
         return torch.empty(0, front_end.n_mels, device=device), [empty_ND] * encoder.shape.n_layers
@@ -47,6 +47,17 @@ def chosen(n_layers: int, layer: int | None) -> int:
     if not 1 <= number <= n_layers:
         raise BirqError(f"layer {layer}: the encoder has layers 1 to {n_layers}")
     return number
+
+
+def vectors(encoder: model.Encoder, front_end: FrontEnd, samples: np.ndarray, rate_hz: int, layer: int | None) -> np.ndarray:
+    """Outputs of a layer, from 1 (None: the last), for mono samples [n] in [-1, 1]: [N, D] float32."""
+    number = chosen(encoder.shape.n_layers, layer)
+    return layers(encoder, front_end, samples, rate_hz)[1][number - 1].cpu().numpy()
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(module.parameters()).device
 
 
 @dataclass
@@ -65,8 +76,7 @@ class Encoder:
 
     def encode(self, samples: np.ndarray, rate_hz: int, layer: int | None = None) -> np.ndarray:
         """Outputs of a layer, from 1 (None: the last), for mono samples [n] in [-1, 1]: [N, D] float32."""
-        number = chosen(self.model.encoder.shape.n_layers, layer)
-        return layers(self.model.encoder, self.front_end, samples, rate_hz)[1][number - 1].cpu().numpy()
+        return vectors(self.model.encoder, self.front_end, samples, rate_hz, layer)
 
     @torch.inference_mode()
     def label(self, samples: np.ndarray, rate_hz: int, layer: int | None = None) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,9 @@ def export(out: Path, model: str | None = None, with_lm: bool = True, with_onnx:
             onnx.write(fresh, loaded)
         about = _about(folder)
         (fresh / MADE_FROM).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        (fresh / CARD).write_text(_card(folder, about, with_lm=found is not None), encoding="utf-8")
+        (fresh / CARD).write_text(_card(folder, about, _use(with_lm=found is not None)), encoding="utf-8")
         if with_hf:
-            _huggingface(fresh, loaded, _card(folder, about, with_lm=False))
+            _huggingface(fresh, loaded, _card(folder, about, IN_TRANSFORMERS))
         if out.exists():
             out.rmdir()
         fresh.rename(out)
@@ -74,8 +73,7 @@ def _huggingface(fresh: Path, loaded: Recogniser, card: str) -> None:
         from birq.use import huggingface
     except ImportError as e:
         raise BirqError(f"--hf needs transformers, version 5 or later ({e}); install birq[hf]") from None
-    with tempfile.TemporaryDirectory() as scratch:
-        huggingface.write(fresh / huggingface.FOLDER, loaded, card, Path(scratch))
+    huggingface.write(fresh / huggingface.FOLDER, loaded, card)
 
 
 # ---- where it comes from
@@ -107,11 +105,24 @@ def _about(folder: Path) -> dict[str, Any]:
 # ---- the card
 
 
-def _card(folder: Path, about: dict[str, Any], with_lm: bool) -> str:
+IN_TRANSFORMERS = """The code is custom, since transformers has no class with this encoder, and it needs `pip install birq`.
+
+```python
+import birq.use.huggingface  # before transformers, where torch has no CUDA
+from transformers import pipeline
+
+recognise = pipeline("automatic-speech-recognition", model="FOLDER", trust_remote_code=True)
+print(recognise({"raw": samples, "sampling_rate": 16000})["text"])
+```
+
+FOLDER is this folder, or its name on the Hub. Decoding is greedy."""
+
+
+def _card(folder: Path, about: dict[str, Any], use: str) -> str:
     config = files.read_json(folder / CONFIG)
     licences = sorted({str(c["licence"]) for c in about["corpora"].values()}) if about.get("corpora") else []
     sections = [
-        ("Use", _use(with_lm)),
+        ("Use", use),
         ("Model", _model(config, about)),
         ("Data", _data(config, about)),
         ("Word error rates", _rates(about)),
@@ -185,4 +196,4 @@ def _made(about: dict[str, Any]) -> str:
                 f", {notes['train_seconds'] / 60:.1f} minutes on {notes['ranks']} x {notes['device']}" if notes.get("train_seconds") else ""
             )
             lines.append(f"- {stage}: key `{about[stage]['key']}`{spent}")
-    return "\n".join([*lines, f"- params of both stages: `{MADE_FROM}`", "- energy was not measured"])
+    return "\n".join([*lines, f"- params of both stages: `{MADE_FROM}` of the export", "- energy was not measured"])

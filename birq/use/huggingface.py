@@ -13,6 +13,8 @@ Shape suffixes: B utterances, T log-mel frames, N encoder frames, F mel bins, V 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,8 +159,9 @@ class BirqTokenizer(PreTrainedTokenizer):
 
     def __init__(self, tokenizer_file_birq: str | None = None, model_file_birq: str | None = None, **kwargs: Any):
         facts = json.loads(Path(str(tokenizer_file_birq)).read_text(encoding="utf-8"))
-        model = Path(model_file_birq).read_bytes() if model_file_birq else None
-        self.own = tokens.Tokenizer(facts["kind"], facts["vocab"], facts["alphabet"], model)
+        self.own = tokens.Tokenizer(**facts, model=Path(model_file_birq).read_bytes() if model_file_birq else None)
+        self._units = [*self.own.vocab, BLANK]
+        self._numbers = {unit: i for i, unit in enumerate(self._units)}
         super().__init__(pad_token=BLANK, **{k: v for k, v in kwargs.items() if k != "pad_token"})
 
     @property
@@ -166,20 +169,19 @@ class BirqTokenizer(PreTrainedTokenizer):
         return self.own.size + 1
 
     def get_vocab(self) -> dict[str, int]:
-        return {unit: i for i, unit in enumerate([*self.own.vocab, BLANK])}
+        return dict(self._numbers)
 
     def _tokenize(self, text: str, **_: Any) -> list[str]:
         return [self.own.vocab[i] for i in self.own.encode(text)]
 
     def _convert_token_to_id(self, token: str) -> int:
-        return self.get_vocab()[token]
+        return self._numbers[token]
 
     def _convert_id_to_token(self, index: int) -> str:
-        return [*self.own.vocab, BLANK][index]
+        return self._units[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        vocab = self.get_vocab()
-        return self._text([vocab[t] for t in tokens if t != BLANK])
+        return self._text([self._numbers[t] for t in tokens if t != BLANK])
 
     def _text(self, ids: Sequence[int]) -> str:
         return " ".join(self.own.decode(ids).split())
@@ -220,14 +222,15 @@ class BirqTokenizer(PreTrainedTokenizer):
         return words
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """birq's own files, under names that transformers does not take for those of its fast tokenizers."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
-        file, model = (Path(save_directory) / f"{prefix}{name}" for name in self.vocab_files_names.values())
-        facts = {"kind": self.own.kind, "alphabet": self.own.alphabet, "vocab": self.own.vocab}
-        file.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if self.own.model is None:
-            return (str(file),)
-        model.write_bytes(self.own.model)
-        return str(file), str(model)
+        made = []
+        with tempfile.TemporaryDirectory() as scratch:
+            self.own.save(scratch)
+            for name, saved in zip(self.vocab_files_names.values(), (tokens.FILE, tokens.MODEL_FILE), strict=True):
+                if (Path(scratch) / saved).is_file():
+                    made.append(shutil.copyfile(Path(scratch) / saved, Path(save_directory) / f"{prefix}{name}"))
+        return tuple(map(str, made))
 
 
 class BirqProcessor(ProcessorMixin):
@@ -264,7 +267,7 @@ __all__ = ["BirqConfig", "BirqFeatureExtractor", "BirqForCTC", "BirqProcessor", 
 '''
 
 
-def write(folder: Path, recogniser: Recogniser, card: str, scratch: Path) -> None:
+def write(folder: Path, recogniser: Recogniser, card: str) -> None:
     """Write a model's folder as `from_pretrained` and `push_to_hub` want it. Nothing is sent."""
     module = Path(CODE).stem
     config = BirqConfig(birq=recogniser.config, vocab_size=recogniser.tokenizer.size + 1, architectures=["BirqForCTC"])
@@ -272,9 +275,10 @@ def write(folder: Path, recogniser: Recogniser, card: str, scratch: Path) -> Non
     model = BirqForCTC(config).eval()
     model.model.load_state_dict(recogniser.model.state_dict())
     model.save_pretrained(folder)
-    recogniser.tokenizer.save(scratch)
-    pieces = scratch / tokens.MODEL_FILE
-    tokenizer = BirqTokenizer(str(scratch / tokens.FILE), str(pieces) if pieces.is_file() else None)
+    with tempfile.TemporaryDirectory() as scratch:
+        recogniser.tokenizer.save(scratch)
+        file, pieces = (Path(scratch) / name for name in (tokens.FILE, tokens.MODEL_FILE))
+        tokenizer = BirqTokenizer(str(file), str(pieces) if pieces.is_file() else None)
     extractor = BirqFeatureExtractor(birq=recogniser.config)
     for part in (BirqProcessor(extractor, tokenizer), extractor, tokenizer):  # also by themselves, as the pipeline loads them
         part.save_pretrained(folder)

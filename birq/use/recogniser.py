@@ -40,18 +40,24 @@ class Heard:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording of `seconds`, and the pieces that it was cut into."""
+    """What was said in a recording, and the pieces that it was cut into."""
 
-    text: str
     words: list[Word]
-    seconds: float
     pieces: list[Heard]
 
     @classmethod
     def of(cls, heard: Sequence[Heard]) -> Transcript:
         """All pieces of a recording, in order."""
-        words = join((h.cut_s, h.words) for h in heard)
-        return cls(" ".join(w.text for w in words), words, max((h.end_s for h in heard), default=0.0), list(heard))
+        return cls(join((h.cut_s, h.words) for h in heard), list(heard))
+
+    @property
+    def text(self) -> str:
+        return " ".join(w.text for w in self.words)
+
+    @property
+    def seconds(self) -> float:
+        """How long the recording is."""
+        return self.pieces[-1].end_s if self.pieces else 0.0
 
 
 @dataclass
@@ -82,8 +88,7 @@ class Recogniser(recogniser.Recogniser):
 
     def encode(self, samples: np.ndarray, rate_hz: int, layer: int | None = None) -> np.ndarray:
         """Outputs of a layer of the fine-tuned encoder, from 1 (None: the last), for mono samples [n] in [-1, 1]: [N, D] float32."""
-        number = encoder.chosen(self.model.encoder.shape.n_layers, layer)
-        return encoder.layers(self.model.encoder, self.front_end, samples, rate_hz)[1][number - 1].cpu().numpy()
+        return encoder.vectors(self.model.encoder, self.front_end, samples, rate_hz, layer)
 
     def hear(self, cut: Iterable[tuple[Name, Piece]], batch_seconds: float = BATCH_SECONDS) -> Iterator[tuple[Name, Heard]]:
         """Decode pieces, each with a name for it, in their order, in batches of about `batch_seconds`; more of them are not held."""
@@ -99,7 +104,7 @@ class Recogniser(recogniser.Recogniser):
         if not len(index):
             return found
         longest = self.front_end.seconds(utterances.n_frames.max())
-        device, blank = device_of(self.model), self.model.blank
+        device, blank = encoder.device_of(self.model), self.model.blank
         for batch in sequential(utterances, index, self.front_end, max(batch_seconds, longest)):
             logp_BTV, lengths_B = self.model(batch.feats_BTF.to(device), batch.lengths_B.to(device))
             rows = logp_BTV.float().cpu().numpy()
@@ -130,8 +135,3 @@ def _numbered(cut: Iterable[tuple[Name, Piece]], batch_seconds: float) -> Iterat
             number, seconds = number + 1, 0.0
         seconds += piece.seconds
         yield number, (name, piece)
-
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Where a model's weights are."""
-    return next(model.parameters()).device
