@@ -585,7 +585,7 @@ def test_the_record_has_the_predictions_of_the_presets() -> None:
     assert kept["predictions"] == {name: one for name, one in told.items() if set(one["parts"]) <= set(kept["parts"])}
     assert len(kept["predictions"]) >= 12
     text = (ROOT / "docs" / "study.md").read_text()
-    assert all(re.search(rf"^\d\. {re.escape(p['says'])}$", text, re.MULTILINE) for p in told.values())
+    assert all(re.search(rf"^\d+\. {re.escape(p['says'])}$", text, re.MULTILINE) for p in told.values())
 
 
 # ---- prose
