@@ -9,11 +9,12 @@ from typing import Any
 
 from birq.evaluate.compare import compare_methods, compare_probes
 from birq.pipeline.dag import Node
-from birq.report import dagdraw, page, plots
+from birq.report import dagdraw, page, plots, samples, verdict
 from birq.report.claims import with_cost
 from birq.report.decoding import fields
 from birq.report.gather import Facts, Run, gather
 from birq.report.health import health
+from birq.report.utterances import Heard, heard, read
 from birq.report.verdict import accepted
 from birq.report.words import mean
 from birq.settings.params import Report
@@ -95,6 +96,14 @@ def _compared(facts: Facts) -> Facts:
     return replace(facts, comparisons=with_cost(facts, rates), probe_comparisons=with_cost(facts, probes))
 
 
+def _samples(inputs: dict[str, list[Path]], facts: Facts, model: Heard, n: int) -> dict[str, dict[str, Any]]:
+    """Audio and log-mel of `n` utterances, from the one with the fewest errors of a model to the one with the most."""
+    table = read(model.run, facts.main_split)
+    ids = samples.chosen(*(table[c].to_pylist() for c in ("id", "duration_s", "errors")), n)
+    named = [{f.name: f for f in inputs[stage]} for stage in ("corpus", "features")]
+    return samples.samples(*([folders[name] for name in facts.finetune_corpora] for folders in named), facts.main_split, ids)
+
+
 def report(inputs: dict[str, list[Path]], out: Path, section: Report, run: RunSection, nodes: list[Node], probed_layer: int) -> None:
     """Write metrics.json, wer.json, comparisons.json, plots/ and index.html into `out`.
 
@@ -112,4 +121,6 @@ def report(inputs: dict[str, list[Path]], out: Path, section: Report, run: RunSe
     rest |= {"probe_comparisons": facts.probe_comparisons}
     _dump(out / "comparisons.json", rest | {"accepted": accepted(facts)})
     svgs = plots.write(facts, out / "plots")
-    (out / "index.html").write_text(page.render(facts, codes, svgs), encoding="utf-8")
+    models = heard(facts, verdict.ordered(facts))
+    shown = _samples(inputs, facts, models[0], section.audio_samples)
+    (out / "index.html").write_text(page.render(facts, codes, svgs, models, shown), encoding="utf-8")

@@ -1,4 +1,7 @@
-"""One page that holds the whole report: no script, no network, no file beside it. Its layout is templates/page.html."""
+"""One page that holds the whole report: no network, no file beside it. Its layout is templates/page.html.
+
+Its script, templates/browser.js, adds the error browser; without scripts the page shows the worst utterances instead.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import json
 import re
 from typing import Any
 
+from markupsafe import Markup
+
 from birq.report import claims, decoding, verdict
 from birq.report.aligned import align, counts
 from birq.report.card import card
 from birq.report.gather import Facts
 from birq.report.glossary import TERMS
 from birq.report.templates import environment
+from birq.report.utterances import Heard, browsed, by_speaker, confusions
 
 
 def figure(name: str, svg: str) -> str:
@@ -23,14 +29,21 @@ def figure(name: str, svg: str) -> str:
 
 
 def _utterances(facts: Facts) -> list[dict[str, Any]]:
-    """Per name, its first run and that run's worst utterances as (utterance, alignment, counts); the headline's name first."""
-    first = verdict.protagonist(facts)
+    """Per name, its first run and that run's worst utterances as (utterance, alignment, counts); the headline's name first.
+
+    It is what a reader without scripts sees of the errors.
+    """
     out = []
-    for name in [first, *(n for n in facts.names if n != first)]:
+    for name in verdict.ordered(facts):
         run = facts.runs_of(name)[0]
-        pairs = [(u, align(u["text"] or "", u["hypothesis"] or "")) for u in run.worst]
-        out.append({"run": run, "utterances": [(u, p, counts(p)) for u, p in pairs]})
+        aligned = align([u["text"] or "" for u in run.worst], [u["hypothesis"] or "" for u in run.worst])
+        out.append({"run": run, "utterances": [(u, p, counts(p)) for u, p in zip(run.worst, aligned, strict=True)]})
     return out
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON inside a script element: no text of the data can end it."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def _environments(facts: Facts) -> dict[str, str]:
@@ -58,8 +71,8 @@ def _params(facts: Facts) -> str:
     return "\n\n".join(blocks)
 
 
-def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str]) -> str:
-    """index.html. svgs: figures by name, as `plots.write` returns them."""
+def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str], models: list[Heard], samples: dict[str, Any]) -> str:
+    """index.html. svgs: figures by name, as `plots.write` returns them. models: what the error browser shows; samples: of whose audio."""
     text = (
         environment()
         .get_template("page.html")
@@ -72,6 +85,11 @@ def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str]) -> 
             verdict=verdict,
             size=facts.runs[0].scores[facts.main_split],
             worst=_utterances(facts),
+            browsed=_embedded(browsed(facts, models) | {"samples": samples}),
+            samples=samples,
+            speakers=by_speaker(facts, verdict.ordered(facts)),
+            models=models,
+            confusions=confusions,
             pipeline=facts.pipeline,
             environments=_environments(facts),
             describe=describe,

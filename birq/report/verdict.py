@@ -16,6 +16,12 @@ def protagonist(facts: Facts) -> str:
     return [*layered, *(r for r in firsts if r.pretrained), *firsts][0].name
 
 
+def ordered(facts: Facts) -> list[str]:
+    """All names, the headline's first."""
+    first = protagonist(facts)
+    return [first, *(n for n in facts.names if n != first)]
+
+
 def against(name: str, facts: Facts) -> list[Comparison]:
     """The comparisons that a name takes part in, as side a."""
     return [c if c["a"] == name else turned(c) for c in facts.comparisons if name in (c["a"], c["b"])]

@@ -256,6 +256,7 @@ class Probe(Section):
 class Report(Section):
     main_split: Literal["train", "dev", "test"]
     worst_utterances: Count
+    audio_samples: Annotated[int, Field(ge=0, le=100)] = 8
 
 
 class Params(Section):
