@@ -208,9 +208,13 @@ def _dispatch(args: argparse.Namespace) -> int | None:
 
         print(why.explain(args.artifact, loaded))
     elif args.verb == "live":
-        from birq.pipeline import live
+        from birq.live import follow
 
-        live.follow(loaded, Path(args.dir), print, once=args.once)
+        follow.follow(loaded, args.to or ["dvclive"], args.dir, print, once=args.once)
+    elif args.verb == "ui":
+        from birq.live import serve
+
+        serve.serve(args.params, args.host, args.port, lambda text: print(text, flush=True))
     elif args.verb == "store":
         _store(args, loaded)
     elif args.verb == "record":

@@ -266,8 +266,8 @@ def test_damage_through_a_hard_link_is_mended(linked: Project) -> None:
 # ---- curves while they grow
 
 
-def test_dvclive_reads_along(project: Project) -> None:
-    """The curve that a training writes, each step once also where it was resumed, half a line left for later; no key depends on it."""
+def test_dvc_draws_curves_while_they_grow(project: Project) -> None:
+    """tests/test_live.py has what is written; here DVC reads it, the project's own dvc.yaml is not touched, and no key depends on it."""
     pytest.importorskip("dvclive", reason="dvclive is missing: pip install -e '.[dev]'")
     run = "dict(method='scratch', seed='0')"
     script = "from birq.pipeline import dag, keys; from birq.settings import params; "
@@ -275,12 +275,9 @@ def test_dvclive_reads_along(project: Project) -> None:
     key = project.run("python", "-c", script).strip()
     curve = project.folder / "data" / ".work" / "pretrain" / key / "scratch" / "curve.jsonl"
     curve.parent.mkdir(parents=True)
-    lines = [json.dumps({"step": s, "loss": 1 / s, "label_fidelity": None}) for s in (1, 5, 5, 10)]
-    curve.write_text("\n".join(lines) + '\n{"step": 15, "lo')
+    curve.write_text("".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 5, 10)))
     try:
         assert "pretrain/scratch-0: 3 more lines, step 10" in project.run("python", "-m", "birq", "live", "--once")
-        found = (project.folder / "dvclive/pretrain/scratch-0/curves/plots/metrics/loss.tsv").read_text().split()
-        assert found == ["step", "loss", "1", "1.0", "5", "0.2", "10", "0.1"]
         shown = json.loads(project.run("dvc", "plots", "show", "dvclive/pretrain/scratch-0/curves/plots/metrics/loss.tsv", "--json"))
         assert "errors" not in shown
         assert project.run("git", "diff", "--name-only") == "", "the project's own dvc.yaml is not touched"
