@@ -40,7 +40,7 @@ $(BIN)/python:
 # a stamp is written after a successful installation only
 .venv/.installed: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@echo "installing birq and its packages into .venv $(if $(CONSTRAINTS),(no GPU seen: CPU build of torch),(with the GPU build of torch)): 1 to 5 minutes"
-	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[lm]' || { $(PIP) install -q --no-compile $(CONSTRAINTS) -e . && $(WITHOUT_LM); }
+	@$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[pipeline,lm]' || { $(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[pipeline]' && $(WITHOUT_LM); }
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints-cpu.txt | $(BIN)/python

@@ -278,6 +278,11 @@ def main(argv: list[str] | None = None) -> int:
             where = f" (rank {ranks.rank()})" if ranks.rank() else ""
             _say_last(f"{'stopped' if isinstance(e, Stopped) else 'error'}{where}: {e}")
         return e.status
+    except ModuleNotFoundError as e:
+        if (e.name or "birq").partition(".")[0] == "birq":
+            raise
+        _say_last(f"error: the package {e.name} is not installed; what birq needs besides trained models: pip install 'birq[pipeline]'")
+        return BirqError.status
     except BrokenPipeError:  # `birq table | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(args.verb in dag.STAGES)  # a stage, though, was in the middle of its work

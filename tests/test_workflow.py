@@ -268,6 +268,12 @@ def test_default_profile_is_found_and_keeps_contents_out(project: Path, environm
     assert "profiles/default" in done.stderr
 
 
+def needed() -> list[Requirement]:
+    """The packages of the pipeline."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["pipeline"])]
+
+
 def test_the_lock_pins_what_birq_needs() -> None:
     """Each package of pyproject.toml has one version per platform that it allows; the conda environment has the same lines."""
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -275,7 +281,7 @@ def test_the_lock_pins_what_birq_needs() -> None:
     for line in lines:
         pinned.setdefault(canonicalize_name(Requirement(line).name), []).append(Requirement(line))
     assert all(len(r.specifier) == 1 and str(r.specifier).startswith("==") and not r.url for rs in pinned.values() for r in rs)
-    for wanted in map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]):
+    for wanted in needed():
         versions = [next(iter(r.specifier)).version for r in pinned[canonicalize_name(wanted.name)]]
         assert all(wanted.specifier.contains(v) for v in versions), f"{wanted} is locked at {versions}"
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "birq.yaml").read_text())
@@ -294,8 +300,7 @@ def test_lists_of_inputs_follow_from_params_of_the_stamp() -> None:
 
 def test_one_oldest_snakemake() -> None:
     """The Snakefile, the package and the tests name the same one; tests/test_oldest_snakemake.py runs it."""
-    dependencies = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
-    (wanted,) = [d for d in dependencies if d.name == "snakemake"]
+    (wanted,) = [d for d in needed() if d.name == "snakemake"]
     (oldest,) = re.findall(r'^min_version\("(.*)"\)$', (ROOT / "Snakefile").read_text(), flags=re.M)
     assert str(wanted.specifier) == f">={oldest}"
 

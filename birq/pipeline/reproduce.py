@@ -290,7 +290,7 @@ def reproduce(source: str, folder: Path | None, settings: list[str], cores: str,
     say("software: as recorded" if not differs else "software differs from the recorded:\n  " + "\n  ".join(differs))
     code = _prepare(recorded, folder, settings, present)
     if differs:
-        say(f"the versions of the result: python -m pip install -c {code / LOCK} -e .")
+        say(f"the versions of the result: python -m pip install -c {code / LOCK} -e '.[pipeline]'")
     say(f"running it again in {folder}, with {'the present code' if present else 'the code of that commit'}")
     _run(folder, code, cores, locations.store_root() if use_store else None)
     outcome = compare(recorded, folder / "data")
