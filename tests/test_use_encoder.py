@@ -18,6 +18,7 @@ from birq.saved import encoder as saved
 from birq.settings.params import parse
 from birq.speech.batches import collate
 from birq.speech.utterances import InMemory
+from birq.use import s3prl
 
 
 @pytest.fixture
@@ -66,3 +67,26 @@ def test_too_little_and_too_much(folder: Path) -> None:
             loaded.encode(sweep(1.0), 16000, layer)
     with pytest.raises(BirqError, match="shape"):
         loaded.label(np.zeros((2, 16000)), 16000)
+
+
+def test_an_upstream_as_s3prl_takes_it(folder: Path, tmp_path: Path) -> None:
+    """Waves of several lengths at once give each the vectors that it has alone; shapes are those that s3prl sums over layers and cuts."""
+    for model in (folder, untrained(tmp_path / "m", front_end())):
+        upstream, alone = s3prl.birq_local(str(model), None, refresh=False).eval(), birq.load(model, False)
+        waves = [sweep(s, i).astype(np.float32) for i, s in enumerate((2.0, 0.7, 1.31))]
+        with torch.no_grad():
+            given = upstream([torch.from_numpy(w) for w in waves])
+        hidden, rate = given["hidden_states"], upstream.get_downsample_rates("hidden_states")
+        assert torch.equal(given["last_hidden_state"], hidden[-1]) and len({h.shape for h in hidden}) == 1
+        assert hidden[0].shape[0] == 3 and abs(hidden[0].shape[1] - round(len(waves[0]) / rate)) < 5  # what s3prl tolerates
+        for b, wave in enumerate(waves):
+            for layer, x_BND in enumerate(hidden, 1):
+                want_ND = alone.encode(wave, 16000, layer)
+                np.testing.assert_allclose(x_BND[b, : len(want_ND)].numpy(), want_ND, atol=2e-5)
+
+
+def test_an_upstream_learns_and_takes_short_waves(folder: Path) -> None:
+    upstream = s3prl.UpstreamExpert(folder)
+    upstream([torch.from_numpy(sweep(1.0)).float()])["last_hidden_state"].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in upstream.encoder.blocks[0].parameters() if p.requires_grad)
+    assert upstream([torch.zeros(800)])["hidden_states"][0].shape[1] == 1
