@@ -320,6 +320,17 @@ def test_stage_writes_figures_and_table(tmp_path: Path) -> None:
         assert (outs[0].out / name).read_bytes() == (outs[1].out / name).read_bytes()
 
 
+@pytest.mark.parametrize(("empty", "named"), [(30, True), (28, True), (27, False), (0, False)])
+def test_a_model_that_outputs_blanks_only_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], empty: int, named: bool) -> None:
+    """The commonest trouble with CTC has a name and things to try; references without words do not count."""
+    refs, hyps = sentences(30, 0.3, 1)
+    decoded(tmp_path / "dev.parquet", [*refs, ""], [*[""] * empty, *(h or "word" for h in hyps[empty:]), ""])
+    score.compute(job(tmp_path, "out"))
+    said = capsys.readouterr().err
+    assert (f"{round(100 * empty / 30)} % of the hypotheses are empty: the model outputs blanks only" in said) == named
+    assert ("train longer (finetune.steps)" in said and "docs/healthy.md" in said) == named
+
+
 def test_hypotheses_with_a_language_model_are_scored_beside_the_greedy_ones(tmp_path: Path) -> None:
     """Each table of hypotheses has its own errors, and the greedy figures are what they are without the other ones."""
     refs, greedy = sentences(30, 0.3, 1)

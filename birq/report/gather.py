@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from birq.errors import BirqError
+from birq.evaluate.blanks import silent_share
 from birq.files import read_json
 from birq.pipeline.artifact import own_seconds, read_provenance, seconds
 from birq.settings.methods import METHODS, Method
@@ -34,6 +35,7 @@ class Run:
     speed_hours_per_hour: float | None  # of pre-training: audio heard per hour of wall time
     scores: dict[str, dict[str, Any]]  # by split, rates as fractions
     worst: list[dict[str, Any]]  # utterances of the main split, most errors first
+    silent_share: float  # of its utterances with words: those whose hypothesis is empty
     probe: dict[str, Any]
     provenance: dict[str, dict[str, Any]]  # by stage: pretrain, finetune, score, probe
     score_folder: Path
@@ -173,10 +175,9 @@ def _by_run(folders: list[Path]) -> dict[tuple[str, int], tuple[Path, dict[str, 
     return out
 
 
-def _worst(folder: Path, split: str, n: int) -> list[dict[str, Any]]:
+def _utterances(folder: Path, split: str) -> list[dict[str, Any]]:
     rows = pq.read_table(folder / "utterances.parquet", filters=[("split", "==", split)]).to_pylist()
-    rows.sort(key=lambda r: (-r["errors"], r["id"]))
-    return rows[:n]
+    return sorted(rows, key=lambda r: (-r["errors"], r["id"]))
 
 
 def _speed(timing: list[dict[str, Any]]) -> float | None:
@@ -198,6 +199,7 @@ def _run(who: tuple[str, int], artifacts: dict[str, dict], main_split: str, wors
         raise BirqError(
             f"{folders['score']}/scores.json: no split {main_split!r}, it has {sorted(scores)}; set report.main_split to one of them"
         )
+    rows = _utterances(folders["score"], main_split)
     return Run(
         name=who[0],
         method=_method(config, folders["pretrain"]),
@@ -207,7 +209,8 @@ def _run(who: tuple[str, int], artifacts: dict[str, dict], main_split: str, wors
         finetune_curve=read_lines(folders["finetune"] / "curve.jsonl"),
         speed_hours_per_hour=_speed(read_lines(folders["pretrain"] / "timing.jsonl")),
         scores=scores,
-        worst=_worst(folders["score"], main_split, worst),
+        worst=rows[:worst],
+        silent_share=silent_share([r["text"] for r in rows], [r["hypothesis"] for r in rows]),
         probe=read_json(folders["probe"] / "probe.json"),
         provenance={stage: artifacts[stage][who][1] for stage in artifacts},
         score_folder=folders["score"],
