@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make test-fast   two minutes of it, for while one works
 # make reproduce RESULT=demo   a recorded result once more, from nothing: same, within the interval, or different
+# make docs   the documentation as a site, in site/
 # make lint   style, import direction, workflow format
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -27,7 +28,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # where it is set (many containers), each of a run's 20 processes would compile every module that it imports, 5 s on a slow core
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast reproduce lint format clean
+.PHONY: help demo test test-fast reproduce docs lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -64,6 +65,10 @@ test-fast: .venv/.installed-dev
 reproduce: .venv/.installed
 	@python -m birq reproduce $(or $(RESULT),$(error name a result: make reproduce RESULT=demo)) --cores $(CORES)
 
+docs: .venv/.installed-dev
+	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict -q
+	@echo "site/index.html"
+
 lint: .venv/.installed-dev
 	ruff check .
 	ruff format --check .
@@ -77,4 +82,4 @@ format: .venv/.installed-dev
 	snakefmt Snakefile workflow
 
 clean:
-	rm -rf .venv .venv-bench build dist *.egg-info .snakemake .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist site *.egg-info .snakemake .pytest_cache .ruff_cache
