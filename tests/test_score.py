@@ -20,6 +20,7 @@ from birq.errors import BirqError
 from birq.evaluate import rates
 from birq.evaluate.bootstrap import interval, resampled_sums, sums_by
 from birq.evaluate.compare import compare, compare_methods, paired
+from birq.evaluate.stuck import stuck
 from birq.pipeline.stage import Job
 from birq.settings.params import load
 from birq.stages import score
@@ -320,15 +321,24 @@ def test_stage_writes_figures_and_table(tmp_path: Path) -> None:
         assert (outs[0].out / name).read_bytes() == (outs[1].out / name).read_bytes()
 
 
-@pytest.mark.parametrize(("empty", "named"), [(30, True), (28, True), (27, False), (0, False)])
-def test_a_model_that_outputs_blanks_only_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], empty: int, named: bool) -> None:
+@pytest.mark.parametrize("text", ["", "to"])
+@pytest.mark.parametrize(("same", "named"), [(30, True), (28, True), (27, False), (0, False)])
+def test_a_model_that_says_nothing_or_always_the_same_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], same: int, named: bool, text: str
+) -> None:
     """The commonest trouble with CTC has a name and things to try; references without words do not count."""
     refs, hyps = sentences(30, 0.3, 1)
-    decoded(tmp_path / "dev.parquet", [*refs, ""], [*[""] * empty, *(h or "word" for h in hyps[empty:]), ""])
+    decoded(tmp_path / "dev.parquet", [*refs, ""], [*[text] * same, *(f"{i} {h}" for i, h in enumerate(hyps[same:])), "x"])
     score.compute(job(tmp_path, "out"))
     said = capsys.readouterr().err
-    assert (f"{round(100 * empty / 30)} % of the hypotheses are empty: the model outputs blanks only" in said) == named
-    assert ("train longer (finetune.steps)" in said and "docs/healthy.md" in said) == named
+    percent = round(100 * same / 30)
+    trouble = f"says the same for {percent} % of the utterances, 'to'" if text else f"blanks only: {percent} % of its texts are empty"
+    assert (f"dev  the model {'' if text else 'outputs '}{trouble}. CTC learns" in said) == named == ("docs/healthy.md" in said)
+
+
+def test_a_corpus_of_one_text_is_no_trouble() -> None:
+    assert stuck(["yes"] * 20, ["yes"] * 20) is None and stuck(["yes"] * 9 + ["no"], ["yes"] * 10) is None
+    assert stuck([], []) is None and stuck(["one"], [""]) is None
 
 
 def test_hypotheses_with_a_language_model_are_scored_beside_the_greedy_ones(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from birq.errors import BirqError
-from birq.evaluate.blanks import silent_share
+from birq.evaluate.stuck import stuck
 from birq.files import read_json
 from birq.pipeline.artifact import own_seconds, read_provenance, seconds
 from birq.settings.methods import METHODS, Method
@@ -35,7 +35,7 @@ class Run:
     speed_hours_per_hour: float | None  # of pre-training: audio heard per hour of wall time
     scores: dict[str, dict[str, Any]]  # by split, rates as fractions
     worst: list[dict[str, Any]]  # utterances of the main split, most errors first
-    silent_share: float  # of its utterances with words: those whose hypothesis is empty
+    stuck: str | None  # what is wrong where it says the same for nearly all of them
     probe: dict[str, Any]
     provenance: dict[str, dict[str, Any]]  # by stage: pretrain, finetune, score, probe
     score_folder: Path
@@ -210,7 +210,7 @@ def _run(who: tuple[str, int], artifacts: dict[str, dict], main_split: str, wors
         speed_hours_per_hour=_speed(read_lines(folders["pretrain"] / "timing.jsonl")),
         scores=scores,
         worst=rows[:worst],
-        silent_share=silent_share([r["text"] for r in rows], [r["hypothesis"] for r in rows]),
+        stuck=stuck([r["text"] for r in rows], [r["hypothesis"] for r in rows]),
         probe=read_json(folders["probe"] / "probe.json"),
         provenance={stage: artifacts[stage][who][1] for stage in artifacts},
         score_folder=folders["score"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from birq.evaluate.blanks import ADVICE, FEW
 from birq.report.claims import ADVERBS, NOT_TRIED, Comparison, cost, models, outcome, scope, spread, subject, turned
 from birq.report.gather import Facts
 from birq.report.words import amount, counted, duration, listed, mean, percent, points, sentence_start
@@ -128,9 +127,8 @@ def caveats(facts: Facts, codes: list[dict[str, Any]]) -> list[str]:
     if lost:
         notes.append(f"Pre-training with {listed(lost)} gave no significantly lower WER than no pre-training.")
     for run in facts.runs:
-        if run.silent_share > FEW:
-            empty = f"{percent(run.silent_share, 0)} of its texts are empty"
-            notes.append(f"{sentence_start(run.title)}, seed {run.seed}, outputs blanks only: {empty}. {ADVICE}.")
+        if run.stuck:
+            notes.append(f"{sentence_start(run.title)}, seed {run.seed}, {run.stuck}.")
     for c in codes:
         if c["held"] is False:
             notes.append(f"The enhanced codes of {facts.title(c['method'])}, seed {c['seed']}, left their bounds: {c['why']}.")

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from birq.errors import BirqError
-from birq.evaluate.blanks import ADVICE, FEW, silent_share
 from birq.evaluate.rates import SPLITS, beside, read_hypotheses, score_split
+from birq.evaluate.stuck import stuck
 from birq.files import read_json
 from birq.pipeline.stage import Job
 from birq.progress import say
@@ -26,12 +26,12 @@ def compute(job: Job) -> None:
     splits = [s for s in SPLITS if (folder / f"{s}.parquet").exists()]
     if not splits:
         raise BirqError(f"{folder}: holds no decoded split; delete it and run again")
-    scores, tables, silent = {}, [], {}
+    scores, tables, trouble = {}, [], {}
     search = read_json(job.input("search") / "search.json")
     for split in splits:
         scores[split], table = score_split(split, read_hypotheses(folder / f"{split}.parquet"), section)
         scores[split]["lm"], more = None, None
-        silent[split] = silent_share(table["text"].to_pylist(), table["hypothesis"].to_pylist())
+        trouble[split] = stuck(table["text"].to_pylist(), table["hypothesis"].to_pylist())
         if search["lm"]["source"] != "none":
             figures, more = score_split(split, read_hypotheses(job.input("search") / f"{split}.parquet"), section)
             scores[split]["lm"] = figures | {"search": {k: v for k, v in search.items() if k != "grid"}}
@@ -42,6 +42,6 @@ def compute(job: Job) -> None:
     for split, s in scores.items():
         job.notes[f"{split}_wer"] = round(s["wer"], 6)
         with_lm = f"  with the language model {100 * s['lm']['wer']:.2f} %" if s["lm"] else ""
-        if silent[split] > FEW:
-            say(f"{job.name}  {split}  {100 * silent[split]:.0f} % of the hypotheses are empty: the model outputs blanks only. {ADVICE}")
+        if trouble[split]:
+            say(f"{job.name}  {split}  the model {trouble[split]}")
         say(f"{job.name}  {split}  WER {100 * s['wer']:.2f} %{with_lm}  CER {100 * s['cer']:.2f} %")
