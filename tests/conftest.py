@@ -24,7 +24,19 @@ LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "tes
 LONGEST += ["test_scenarios_inputs", "test_pretended", "test_containers", "test_shared_store"]
 # left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each
 SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "oldest_snakemake", "pool", "report", "reproduce"]}
-SLOW |= {"test_new_corpus", "test_presets", "test_pretended", "test_slot", "test_speed", "test_train", "test_workflow"}
+SLOW |= {
+    "test_browser",
+    "test_docs_site",
+    "test_live",
+    "test_small_install",
+    "test_new_corpus",
+    "test_presets",
+    "test_pretended",
+    "test_slot",
+    "test_speed",
+    "test_train",
+    "test_workflow",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from test_corpora import tree
 
+from birq.__main__ import main
 from birq.commandline import parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,6 +87,27 @@ def test_every_command_of_a_page_is_one_of_birqs(page: Path, capsys: pytest.Capt
             parser().parse_args(shlex.split(command.replace("...", "")))
         except SystemExit as e:
             assert e.code == 0, f"{page.name}: birq {command}: {capsys.readouterr().err[-500:]}"
+
+
+def block(page: str, heading: str, kind: str) -> str:
+    """The first block of code of a kind below a heading of a page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"## {heading}")[2]
+    return text.partition(f"```{kind}\n")[2].partition("\n```")[0]
+
+
+def test_the_tutorials_own_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its section of params.yaml and its commands, on a folder as it describes one."""
+    speech = tree(tmp_path / "speech", suffix="flac")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    told = yaml.safe_load(block("tutorial.md", "Your own recordings", "yaml").replace("/speech/mine", str(speech)))
+    values["run"] |= told["run"]
+    values["corpora"] = told["corpora"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    for command in ("params check", "corpus --corpus mine", "plan"):
+        assert f"    birq {command}" in (ROOT / "docs" / "tutorial.md").read_text()
+        assert main(command.split()) == 0, capsys.readouterr().err
+    assert "mine" in capsys.readouterr().out and (tmp_path / "data/corpus/mine/quarantine.tsv").is_file()
 
 
 def test_commands_are_found() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 
+from birq.corpora import manifests
 from birq.downloads import verb
 from birq.errors import BirqError
 from birq.model.encoder import Shape, count_parameters
@@ -93,7 +94,7 @@ class Plan:
 
 
 def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
-    """Hours of every corpus: as given, else from its features, else from the published size.
+    """Hours of every corpus: as given, else from its features or its cuts, else from the published size.
 
     Errors: BirqError where none is known, or where a corpus is named that params.yaml does not have.
     """
@@ -105,6 +106,8 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
             out[name] = given[name]
         elif (folder := Path("data/features") / name).exists():
             out[name] = sum(float(open_split([folder], s).duration_s.sum()) for s in ("train", "dev", "test")) / 3600
+        elif (folder := Path("data/corpus") / name / "corpus.json").exists():
+            out[name] = sum(split["hours"] for split in manifests.info(folder.parent)["splits"].values())
         elif corpus.kind == "synth":
             out[name] = corpus.train_hours + corpus.dev_hours + corpus.test_hours
         elif corpus.kind == "librispeech":
@@ -114,7 +117,7 @@ def corpus_hours(params: Params, given: dict[str, float]) -> dict[str, float]:
         elif corpus.kind == "yodas" and corpus.hours:
             out[name] = corpus.hours
         else:
-            raise BirqError(f"how long corpus {name} is cannot be known before its features are made: --hours {name}=HOURS")
+            raise BirqError(f"how long corpus {name} is, nobody knows yet: run `birq corpus --corpus {name}`, or say --hours {name}=HOURS")
     return out
 
 
