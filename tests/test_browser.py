@@ -76,6 +76,15 @@ def test_samples_are_the_recordings_and_their_log_mel(tmp_path: Path) -> None:
         assert np.sqrt(np.mean(wave[2000:8000] ** 2)) == pytest.approx(0.5 * 0.3 / np.sqrt(2), rel=0.2), "MP3 changes a tone a little"
 
 
+def test_features_of_a_rate_that_mp3_does_not_know(tmp_path: Path) -> None:
+    corpus, features = heard(tmp_path, {"a": tone(0.5, 300)})
+    shard = features / "test" / "00000.parquet"
+    rows = list(shards.read_rows(shard))
+    shards.write_shard(shard, rows, shards.metadata(n_mels=80, sample_rate_hz=20000))
+    found = samples.samples([corpus], [features], "test", ["a"])["a"]
+    assert soundfile.read(io.BytesIO(base64.b64decode(found["audio"])))[1] == RATE
+
+
 def test_a_recording_that_is_gone_leaves_its_picture(tmp_path: Path) -> None:
     corpus, features = heard(tmp_path, {"a": tone(0.5, 300), "b": tone(0.5, 300)})
     (corpus / "audio" / "a.wav").unlink()

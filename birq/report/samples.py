@@ -17,6 +17,7 @@ from birq.corpora import manifests
 from birq.errors import BirqError
 from birq.speech import pieces, shards
 
+RATE_HZ = 16000  # of the audio on the page: MP3 knows few rates, features may have any
 LONGEST_S = 20.0  # an utterance above it is not shown: the page stays small
 FRAMES_AT_ONCE = 2  # their mean is one column of the picture
 
@@ -34,12 +35,12 @@ def chosen(ids: Sequence[str], seconds: Sequence[float], errors: Sequence[int], 
     return [order[i][1] for i in places]
 
 
-def _mp3(samples: np.ndarray, rate_hz: int) -> str:
+def _mp3(samples: np.ndarray) -> str:
     import soundfile
 
     peak = float(np.abs(samples).max(initial=0.0))
     out = io.BytesIO()
-    soundfile.write(out, samples / peak if peak > 1 else samples, rate_hz, format="MP3")
+    soundfile.write(out, samples / peak if peak > 1 else samples, RATE_HZ, format="MP3")
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -54,7 +55,7 @@ def _picture(logmel_TF: np.ndarray) -> dict[str, Any]:
     return {"columns": grey_FT.shape[1], "rows": grey_FT.shape[0], "grey": base64.b64encode(grey_FT.tobytes()).decode()}
 
 
-def _audio(corpus: Path, split: str, wanted: set[str], rate_hz: int) -> dict[str, str | None]:
+def _audio(corpus: Path, split: str, wanted: set[str]) -> dict[str, str | None]:
     """MP3 by id of a cut; None where the recording is not there any more, or its archive was dropped."""
     out: dict[str, str | None] = dict.fromkeys(wanted)
     left = set(wanted)
@@ -65,8 +66,8 @@ def _audio(corpus: Path, split: str, wanted: set[str], rate_hz: int) -> dict[str
         source, wished = cut.recording.sources[0], [cut.channel] if isinstance(cut.channel, int) else list(cut.channel)
         channels = None if wished == list(source.channels) else tuple(source.channels.index(c) for c in wished)
         try:
-            (samples,) = pieces.read(source.source, rate_hz, [_Piece(float(cut.start), float(cut.duration), channels)])
-            out[cut.id] = _mp3(samples * (cut.custom or {}).get("gain", 1.0), rate_hz) if len(samples) else None
+            (samples,) = pieces.read(source.source, RATE_HZ, [_Piece(float(cut.start), float(cut.duration), channels)])
+            out[cut.id] = _mp3(samples * (cut.custom or {}).get("gain", 1.0)) if len(samples) else None
         except (BirqError, OSError):
             pass
         if not left:
@@ -85,6 +86,6 @@ def samples(corpora: Sequence[Path], features: Sequence[Path], split: str, ids: 
         position = {id: i for i, id in enumerate(opened.ids)}
         # like ids of two corpora have the corpus' name in front
         own = {plain: id for id in ids if (plain := id.removeprefix(f"{corpus.name}/")) in position}
-        audio = _audio(corpus, split, set(own), opened.about["sample_rate_hz"])
+        audio = _audio(corpus, split, set(own))
         out |= {id: {"picture": _picture(opened.logmel(position[plain])), "audio": audio[plain]} for plain, id in own.items()}
     return out
