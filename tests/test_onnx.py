@@ -103,6 +103,20 @@ def test_sherpa_onnx_hears_the_same_from_samples(tmp_path: Path) -> None:
             assert firsts == pytest.approx([w.start_s - 0.0075 for w in h.words], abs=1e-3)  # the middle of a window of 25 ms
 
 
+def test_the_lines_of_the_page_run_in_sherpa_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sherpa_onnx = pytest.importorskip("sherpa_onnx")
+    pytest.importorskip("onnxscript")
+    made = front_end()
+    folder = untrained(tmp_path / "m", replace(made, about=made.about | {"dtype": "float32"}))
+    export.export(tmp_path / "model", str(folder), with_onnx=True)
+    page = (Path(__file__).parent.parent / "docs" / "transcribe.md").read_text(encoding="utf-8")
+    (lines,) = (b for b in page.split("```python\n")[1:] if "sherpa_onnx" in b.partition("```")[0])
+    found = {"sherpa_onnx": sherpa_onnx, "samples": sweep(1.5).astype(np.float32)}
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines.partition("```")[0], "docs/transcribe.md", "exec"), found)
+    assert found["stream"].result.text == Recogniser.load(tmp_path / "model").transcribe(sweep(1.5), 16000).text != ""
+
+
 def test_other_features_are_not_for_sherpa_onnx(tmp_path: Path) -> None:
     made = front_end()
     loaded = Recogniser.load(untrained(tmp_path / "m", replace(made, about=made.about | {"low_hz": 64.0})))

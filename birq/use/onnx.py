@@ -165,7 +165,7 @@ def _metadata(recogniser: Recogniser) -> dict[str, str]:
 
 
 def sherpa(recogniser: Recogniser) -> bool:
-    """Whether sherpa-onnx makes the features that the model wants: Kaldi's, with any number of bins, at any rate."""
+    """Whether sherpa-onnx makes the features that the model wants: Kaldi's; it can be told a number of bins and a rate."""
     kernel = recogniser.front_end.kernel
     return all(kernel[key] == KALDI[key] for key in ("frame_length_ms", "frame_shift_ms", "low_hz", "high_hz"))
 
