@@ -30,6 +30,7 @@ LATER["birq"] += ("label_projection", "label_codebook")
 LATER["finetune"] = ("anneal_stairs",)
 LATER["decode"] = ("keep_mb",)
 LATER["probe"] = ("train_minutes", "penalty", "abx_tokens")
+LATER["report"] = ("audio_samples",)
 
 
 def load(path: str | Path = "params.yaml") -> Any:

@@ -54,7 +54,13 @@ EDITS = (
     Edit("utterances in long recordings (`kind: lhotse`)", "", "birq/corpora/excerpts.py", "DRIFT_S = 0.5", "DRIFT_S = 0.6"),
     Edit("the reader of local folders", "corpus-spoken", "birq/corpora/local.py", 'TABLE = "transcripts.tsv"', 'TABLE = "texts.tsv"'),
     Edit("the sentences of the synthetic corpus", "corpus-synth", "birq/corpora/synth.py", "PAUSE_SHARE = 0.3", "PAUSE_SHARE = 0.4"),
-    Edit("the pieces of long recordings", _corpora("features"), "birq/speech/pieces.py", "done >= last_s", "last_s <= done"),
+    Edit(
+        "the pieces of long recordings (the report plays some)",
+        f"{_corpora('features')} report",
+        "birq/speech/pieces.py",
+        "done >= last_s",
+        "last_s <= done",
+    ),
     Edit("the filterbank", _corpora("features"), "birq/speech/fbank.py", "PREEMPHASIS = 0.97", "PREEMPHASIS = 0.98"),
     Edit(
         "the batches",
@@ -103,7 +109,9 @@ EDITS = (
     ),
     Edit("the search with a language model", _all("search"), "birq/recognise/beam.py", "PRUNE_LOGP = -10.0", "PRUNE_LOGP = -12.0"),
     Edit("the estimation of the n-gram", "lm", "birq/text/ngram.py", "FALLBACK = (0.5, 1.0, 1.5)", "FALLBACK = (0.4, 1.0, 1.5)"),
-    Edit("the parser of MP3", f"corpus-spoken {_corpora('features')}", "birq/speech/mpeg.py", "LOST_BYTES = 1024", "LOST_BYTES = 1025"),
+    Edit(
+        "the parser of MP3", f"corpus-spoken {_corpora('features')} report", "birq/speech/mpeg.py", "LOST_BYTES = 1024", "LOST_BYTES = 1025"
+    ),
     Edit("the normal form of transcripts", "corpus-spoken lm", "birq/text/normal.py", '("tr", "az", "crh"', '("az", "tr", "crh"'),
     Edit("the walk of a corpus' folder", "corpus-spoken", "birq/corpora/tree.py", 'LISTS = (".tsv",', 'LISTS = (".csv", ".tsv",'),
     Edit("the error rates", _all("search", "score"), "birq/evaluate/rates.py", '"hours"] = round', '"hours"] = 1 * round'),
