@@ -664,6 +664,15 @@ def test_notes_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "study.html").exists()
 
 
+def test_a_record_names_no_place_of_a_machine() -> None:
+    """Where a corpus lies decides no row, so a record can be made on two machines; what it holds is in the keys."""
+    assert record._named("corpora.mp3.root", "/home/someone/mp3") == "mp3"
+    assert record._named("corpora.mp3.alignments", ["/home/someone/phones.tsv.gz"]) == ["phones.tsv.gz"]
+    assert record._named("corpora.mp3.audio", None) is None and record._named("corpora.mp3.dev_share", 0.1) == 0.1
+    for about in record.read(RECORD)["parts"].values():
+        assert not [v for v in about["params"].values() if isinstance(v, str) and v.startswith(("/", "~"))]
+
+
 def test_a_record_is_plain_json() -> None:
     found = made(WORDS)
     assert json.loads(record.text(found)) == found

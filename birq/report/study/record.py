@@ -27,6 +27,9 @@ FORMAT = 1
 Record = dict[str, Any]
 
 
+PLACES = ("root", "audio", "alignments")  # of a corpus: where its files lie on a machine; what they hold is in the keys of the rows
+
+
 @dataclass(frozen=True)
 class Sitting:
     """What is there of the study of some params."""
@@ -48,12 +51,19 @@ def gather(project: Params, present: rows.Present) -> Sitting:
             lacking |= dict.fromkeys(x for _, missing in tried for x in missing)
             if made := [row for row, _ in tried if row]:
                 found += made
-                reads[part, name] = rows.leaves(project, name, spec.words)
+                reads[part, name] = {k: _named(k, v) for k, v in rows.leaves(project, name, spec.words).items()}
                 about = parts.setdefault(part, _about(project))
                 about["params"] |= reads[part, name]
                 about["forms"][name] = {"method": project.method(name).name, "changed": _changed(project, name)}
     expected = {name: p.model_dump(mode="json", exclude_defaults=True) for name, p in project.study.predictions.items()}
     return Sitting({"format": FORMAT, "parts": parts, "predictions": expected, "rows": found}, reads, list(lacking))
+
+
+def _named(key: str, value: Any) -> Any:
+    """A value as any machine would have it: of a place, the last name."""
+    if not (key.startswith("corpora.") and key.rpartition(".")[2] in PLACES):
+        return value
+    return [Path(v).name for v in value] if isinstance(value, list) else value and Path(value).name
 
 
 def _about(project: Params) -> dict[str, Any]:
