@@ -24,6 +24,7 @@ LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "tes
 LONGEST += ["test_scenarios_inputs", "test_pretended", "test_containers", "test_shared_store"]
 # left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each
 SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "oldest_snakemake", "pool", "report", "reproduce"]}
+SLOW |= {"test_huggingface", "test_onnx"}
 SLOW |= {
     "test_browser",
     "test_docs_site",
