@@ -23,21 +23,9 @@ LONGEST = ["slurm", "test_scenarios_tools", "test_reproduce", "test_pipeline", "
 LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "test_workflow", "test_train", "test_scenarios_params"]
 LONGEST += ["test_scenarios_inputs", "test_pretended", "test_containers", "test_shared_store"]
 # left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each
-SLOW = {f"test_{n}" for n in ["benchmarks", "distributed", "dvc", "oldest_snakemake", "pool", "report", "reproduce"]}
-SLOW |= {"test_huggingface", "test_onnx"}
-SLOW |= {
-    "test_browser",
-    "test_docs_site",
-    "test_live",
-    "test_small_install",
-    "test_new_corpus",
-    "test_presets",
-    "test_pretended",
-    "test_slot",
-    "test_speed",
-    "test_train",
-    "test_workflow",
-}
+SLOW = {f"test_{n}" for n in ["benchmarks", "browser", "distributed", "docs_site", "dvc", "huggingface", "live", "new_corpus"]}
+SLOW |= {f"test_{n}" for n in ["oldest_snakemake", "onnx", "pool", "presets", "pretended", "report", "reproduce", "slot"]}
+SLOW |= {f"test_{n}" for n in ["small_install", "speed", "train", "workflow"]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

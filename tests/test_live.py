@@ -110,7 +110,7 @@ READ = {"dvclive": read_dvclive, "tensorboard": read_tensorboard, "mlflow": read
 @pytest.mark.parametrize("tool", sinks.TOOLS)
 def test_a_tool_has_the_curve(project: Path, tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step once, also where a training was resumed; half a line waits for its end; what is null is not there."""
-    pytest.importorskip(sinks.TOOLS[tool][1], reason=f"{tool} is missing: pip install -e '.[dev]'")
+    pytest.importorskip(tool, reason=f"{tool} is missing: pip install -e '.[dev]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -126,7 +126,7 @@ def test_a_tool_has_the_curve(project: Path, tool: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("tool", ["dvclive", "tensorboard", "mlflow"])
 def test_begun_again_it_doubles_nothing(project: Path, tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow keeps the run by its key and gets what is new; the others are written anew."""
-    pytest.importorskip(sinks.TOOLS[tool][1], reason=f"{tool} is missing: pip install -e '.[dev]'")
+    pytest.importorskip(tool, reason=f"{tool} is missing: pip install -e '.[dev]'")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     loaded, said = params.load("params.yaml"), []
     written()
@@ -295,6 +295,15 @@ def test_a_mistake_in_params_is_shown_and_the_rest_stays(served: serve.Server) -
     Path("params.yaml").write_text(text)
     served.watched._next = 0.0
     assert "error" not in json.loads(asked(served, "/state.json")[2])
+
+
+def test_a_first_look_that_fails_is_a_page_all_the_same(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(loaded: params.Params) -> dict[str, Any]:
+        raise BirqError("an artifact is damaged")
+
+    monkeypatch.setattr(serve, "state", fails)
+    found = json.loads(serve.Watched("params.yaml").json())
+    assert found["error"] == "an artifact is damaged" and found["jobs"] == found["trainings"] == found["pages"] == []
 
 
 def test_looks_are_rare_where_they_are_dear(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

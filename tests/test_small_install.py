@@ -109,7 +109,5 @@ print(model.transcribe(samples, rate).text, "|", model.encode(samples, rate).sha
 def test_what_is_missing_is_named(wheel: Path, tmp_path: Path) -> None:
     """A verb of the pipeline says what to install, in one line."""
     copy(ROOT / "params.yaml", tmp_path / "params.yaml")
-    said = birq(wheel, tmp_path, "dag")
-    assert said.returncode == 0 or "pip install 'birq[pipeline]'" in said.stderr
     said = birq(wheel, tmp_path, "compare")
     assert said.returncode == 2 and said.stderr.count("\n") == 1 and "pip install 'birq[pipeline]'" in said.stderr, said.stderr

@@ -31,13 +31,15 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+NOTHING: dict[str, Any] = {"project": "birq", "jobs": [], "trainings": [], "pages": [], "at": ""}  # before the first look that succeeds
+
 
 class Watched:
     """The state of the project, looked at again when somebody asks and the last look is old enough."""
 
     def __init__(self, path: str):
         self._path, self._lock = path, threading.Lock()
-        self._next, self._last = 0.0, b"{}"
+        self._next, self._last = 0.0, json.dumps(NOTHING).encode()
 
     def json(self) -> bytes:
         with self._lock:

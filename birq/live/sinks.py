@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from birq.errors import BirqError
 from birq.live.trainings import Training
@@ -128,12 +128,12 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-# tool -> class, the module that it needs
-TOOLS: dict[str, tuple[Callable[[Training, Path], Sink], str]] = {
-    "dvclive": (DVCLive, "dvclive"),
-    "tensorboard": (TensorBoard, "tensorboard"),
-    "wandb": (WeightsAndBiases, "wandb"),
-    "mlflow": (MLflow, "mlflow"),
+# by the name of its package
+TOOLS: dict[str, Callable[[Training, Path], Sink]] = {
+    "dvclive": DVCLive,
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
 }
 
 
@@ -141,13 +141,8 @@ def opener(tool: str, folder: Path) -> Callable[[Training], Sink]:
     """What begins a run of a tool. Errors: BirqError for an unknown tool, and for one whose package is not installed."""
     if tool not in TOOLS:
         raise BirqError(f"--to {tool}: unknown, birq knows {', '.join(TOOLS)}")
-    made, module = TOOLS[tool]
     try:
-        importlib.import_module(module)
+        importlib.import_module(tool)
     except ImportError as e:
-        raise BirqError(f"the package {module} cannot be imported ({e}): pip install 'birq[{tool}]'") from None
-
-    def opened(training: Training) -> Any:
-        return made(training, folder)
-
-    return opened
+        raise BirqError(f"the package {tool} cannot be imported ({e}): pip install 'birq[{tool}]'") from None
+    return lambda training: TOOLS[tool](training, folder)

@@ -64,13 +64,13 @@ def _job(node: Node) -> dict[str, Any]:
         record = None
     if record and record["key"] == key:
         return out | {"state": "done", "seconds": artifact.own_seconds(record)}
-    work = locations.work_root() / node.stage.name / (key or "none")
-    if key and (work / "reserve").exists():  # it lies there while a stage computes, and after a kill
+    if key and (work := locations.work_root() / node.stage.name / key).is_dir():
         holder = _holder(node, key)
-        if _alive(holder, work):
+        # the reserve lies there while a stage computes, and after a kill
+        if (work / "reserve").exists() and _alive(holder, work):
             return out | {"state": "running", "detail": holder}
-    if key and (work / "scratch").is_dir():
-        return out | {"state": "stopped", "detail": "the same command goes on"}
+        if (work / "scratch").is_dir():
+            return out | {"state": "stopped", "detail": "the same command goes on"}
     return out | ({"state": "stale", "detail": f"birq why {node.name}"} if record else {"state": "waiting"})
 
 

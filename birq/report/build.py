@@ -14,7 +14,7 @@ from birq.report.claims import with_cost
 from birq.report.decoding import fields
 from birq.report.gather import Facts, Run, gather
 from birq.report.health import health
-from birq.report.utterances import Heard, heard, read
+from birq.report.utterances import Heard, heard
 from birq.report.verdict import accepted
 from birq.report.words import mean
 from birq.settings.params import Report
@@ -98,8 +98,7 @@ def _compared(facts: Facts) -> Facts:
 
 def _samples(inputs: dict[str, list[Path]], facts: Facts, model: Heard, n: int) -> dict[str, dict[str, Any]]:
     """Audio and log-mel of `n` utterances, from the one with the fewest errors of a model to the one with the most."""
-    table = read(model.run, facts.main_split)
-    ids = samples.chosen(*(table[c].to_pylist() for c in ("id", "duration_s", "errors")), n)
+    ids = samples.chosen(*(model.table[c].to_pylist() for c in ("id", "duration_s", "errors")), n)
     named = [{f.name: f for f in inputs[stage]} for stage in ("corpus", "features")]
     return samples.samples(*([folders[name] for name in facts.finetune_corpora] for folders in named), facts.main_split, ids)
 

@@ -85,7 +85,7 @@ def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str], mod
             verdict=verdict,
             size=facts.runs[0].scores[facts.main_split],
             worst=_utterances(facts),
-            browsed=_embedded(browsed(facts, models) | {"samples": samples}),
+            browsed=_embedded(browsed(models) | {"samples": samples}),
             samples=samples,
             speakers=by_speaker(facts, verdict.ordered(facts)),
             models=models,

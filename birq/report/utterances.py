@@ -32,9 +32,16 @@ class Heard:
 
     run: Run
     decoding: str  # greedy, or with LM
-    ids: list[str]
-    references: list[str]
+    table: pa.Table  # the scored utterances
     hypotheses: list[str]
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return self.table["id"].to_pylist()
+
+    @cached_property
+    def references(self) -> list[str]:
+        return [t or "" for t in self.table["text"].to_pylist()]
 
     @cached_property
     def aligned(self) -> list[list[Pair]]:
@@ -49,14 +56,13 @@ def heard(facts: Facts, names: list[str]) -> list[Heard]:
         table = read(run, facts.main_split)
         for decoding, column in (("greedy", "hypothesis"), ("with LM", "lm_hypothesis")):
             if column in table.column_names and not table[column].null_count:
-                texts = [[t or "" for t in table[c].to_pylist()] for c in ("text", column)]
-                out.append(Heard(run, decoding, table["id"].to_pylist(), *texts))
+                out.append(Heard(run, decoding, table, [t or "" for t in table[column].to_pylist()]))
     return out
 
 
-def browsed(facts: Facts, models: list[Heard]) -> dict[str, Any]:
+def browsed(models: list[Heard]) -> dict[str, Any]:
     """What the error browser reads: columns of equal length, an entry per utterance; per model its words and how they align."""
-    table = read(models[0].run, facts.main_split)
+    table = models[0].table
     position = {id: i for i, id in enumerate(models[0].ids)}
     speakers = sorted(set(table["speaker"].to_pylist()))
     number = {s: i for i, s in enumerate(speakers)}
@@ -69,7 +75,6 @@ def browsed(facts: Facts, models: list[Heard]) -> dict[str, Any]:
                 hypotheses[position[id]], kinds[position[id]] = " ".join(text.split()), "".join(p.kind for p in pairs)
         said.append({"hypotheses": hypotheses, "kinds": kinds})
     return {
-        "split": facts.main_split,
         "models": [
             {"id": f"{m.run.name}-{m.run.seed}" + ("-lm" if m.decoding != "greedy" else ""), "title": f"{m.run.title}, {m.decoding}"}
             for m in models
