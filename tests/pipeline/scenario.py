@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edits
-from tinyproject import ROOT, Done, Said
+from tinyproject import GIVEN_UP, ROOT, Done, Said
 
 from birq.pipeline import dag
 
@@ -68,7 +68,11 @@ def shown(stages: str | None) -> str:
 def _check(what: str, expected: str | None, said: list[Said]) -> None:
     if expected is not None:
         found = {s.stage for s in said if s.what == what}
-        assert found == set(expected.split()), f"{what}: {sorted(found)}, not {sorted(expected.split())}"
+        assert found == set(expected.split()), f"{what}: {sorted(found)}, not {sorted(expected.split())}\n{_printed()}"
+
+
+def _printed() -> str:
+    return "\n====\n".join(done.text[-8000:] for done in LEDGER)
 
 
 def scenario(group: str, title: str, expected: str, *, computed: str = "", restored: str | None = "", again: str = "") -> Callable:
@@ -88,11 +92,9 @@ def scenario(group: str, title: str, expected: str, *, computed: str = "", resto
             said = [s for done in LEDGER for s in done.said()]
             _check("computing", computed, said)
             _check("restored", restored, said)
-            given_up = Counter(
-                name for done in LEDGER for name in re.findall(r"^(\S+): an input was removed or replaced meanwhile", done.text, flags=re.M)
-            )
+            given_up = Counter(name for done in LEDGER for name in GIVEN_UP.findall(done.text))
             twice = {s.stage for s, n in Counter(s for s in said if s.what == "computing").items() if n - given_up[s.artifact] > 1}
-            assert twice == set(again.split()), f"computed twice: {sorted(twice)}\n" + "\n====\n".join(done.text[-8000:] for done in LEDGER)
+            assert twice == set(again.split()), f"computed twice: {sorted(twice)}\n{_printed()}"
 
         return told
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from scenario import ALL, scenario
 from tinyproject import Project, ended
+
+from birq.pipeline import locking
 
 pytestmark = pytest.mark.pipeline
 
@@ -93,6 +98,25 @@ def test_started_together(project: Project) -> None:
     project.verify()
     project.snakemake()
     project.up_to_date()
+
+
+@scenario(MIXED, "Snakemake calls a verb again", "the artifact in place stays whole until the verb has ended")
+def test_called_again(project: Project) -> None:
+    """DVC, started beside it, would note what lacks the files that Snakemake removes before a job."""
+    provenance = project.root / "data" / "score" / "best_rq-0" / "provenance.json"
+    key = json.loads(provenance.read_text())["key"]
+    (stamp,) = project.root.glob("data/.stamps/score*.json")
+    os.utime(stamp)
+    with contextlib.ExitStack() as held:
+        held.enter_context(locking.lock(project.root / "data" / ".store" / "score" / key, print))
+        running = project.start("snakemake", "--cores", "1")
+        with ended(running):
+            running.wait_for(lambda: "waiting: " in running.log.read_text())
+            assert json.loads(provenance.read_text())["key"] == key
+            project.up_to_date()
+            held.close()
+            done = running.end()
+    assert "score/best_rq-0: up to date" in done.text
 
 
 @scenario(CLONES, "two Snakemakes in two clones, one store", "every key once", computed=LATER, restored=None)

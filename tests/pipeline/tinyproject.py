@@ -20,7 +20,11 @@ from birq.pipeline import artifact, dag
 from birq.settings import params, presets
 
 ROOT = Path(__file__).resolve().parents[2]
-VERB = re.compile(r"^(\S+): (computing|restored|up to date|taken)[a-z ]* \((\w+)\)", flags=re.M)
+# an artifact's name where a verb speaks of it. Snakemake writes a message and its end of line apart, and a job's line may come between
+# them, so not only at the start of a line; after blanks stand the last words of a failed job, which were said before
+NAME = rf"(?<![ \t])((?:{'|'.join(dag.STAGES)})(?:/[\w-]+)?)"
+VERB = re.compile(rf"{NAME}: (computing|restored|up to date|taken)[a-z ]* \((\w+)\)")
+GIVEN_UP = re.compile(rf"{NAME}: an input was removed or replaced meanwhile")
 PATIENCE_S = 300  # for conditions that come in seconds on an idle machine
 
 

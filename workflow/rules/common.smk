@@ -13,7 +13,22 @@ from birq.errors import BirqError
 from birq.pipeline import dag, snakemake as adapter
 from birq.settings import params as birq_params
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
 from snakemake.logging import logger
+
+
+
+async def keep_output(job):
+    """Before a job, remove its logs but not its output.
+
+    A verb puts a new artifact in the place of the old one in one rename. Were the old provenance removed first, DVC, started beside
+    Snakemake, could note half an artifact just then. The output of a job that failed is still removed.
+    """
+    for log in job.log:
+        await log.remove(remove_non_empty_dir=False)
+
+
+Job.remove_existing_output = keep_output
 
 # a stage's output goes through `tee`, whose success must not stand for the stage's; a prefix replaces Snakemake's own
 PREFIX = "set -euo pipefail; "
