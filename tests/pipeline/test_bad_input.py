@@ -51,7 +51,6 @@ def test_broken_yaml(project: Project) -> None:
     "a feature shard is lost, in the store too",
     "that shard is made again; the others are kept",
     computed="features",
-    restored="report",
 )
 def test_lost_shard(project: Project) -> None:
     """Of 500 shards with 277 GiB, one costs one."""
@@ -80,7 +79,7 @@ def test_half_written_dvc_lock(project: Project) -> None:
     project.up_to_date()
 
 
-@scenario(BAD, "half-written locks of birq and Snakemake", "they are notes for people; nothing waits for them", restored="score report")
+@scenario(BAD, "half-written locks of birq and Snakemake", "they are notes for people; nothing waits for them", restored="score")
 def test_half_written_locks(project: Project) -> None:
     """birq's locks are the kernel's, what the file says is only shown; Snakemake's are not used."""
     (project.root / ".snakemake" / "locks" / "0.input.lock").write_text("data/.sta")
@@ -136,9 +135,7 @@ def test_newer_birq(project: Project) -> None:
     project.verify()
 
 
-@scenario(
-    BAD, "clocks that differ by an hour", "said; verbs are called once more, nothing is computed; then nothing to do", restored="report"
-)
+@scenario(BAD, "clocks that differ by an hour", "said; verbs are called once more, nothing is computed; then nothing to do")
 def test_clock_skew(project: Project) -> None:
     """Snakemake compares times, and refuses what is older than its input; so what is dated in the future is given the present time."""
     ahead = time.time() + 3600
@@ -165,7 +162,7 @@ def mounts(tmp_path: Path) -> Callable[[str], list[str]]:
     return within
 
 
-@scenario(BAD, "a store on a read-only disk", "what it holds is restored; what it lacks is refused", restored="score report")
+@scenario(BAD, "a store on a read-only disk", "what it holds is restored; what it lacks is refused", restored="score")
 def test_read_only_store(project: Project, tmp_path: Path, mounts: Callable[[str], list[str]]) -> None:
     """A store that an administrator keeps for all: using it needs no writing."""
     store = tmp_path / "shared"

@@ -122,7 +122,6 @@ def test_code_edited(project: Project) -> None:
     "a code line is edited that changes no bytes",
     "the stages that import it, nothing after them",
     computed="decode",
-    restored="report",
 )
 def test_code_edited_without_effect(project: Project) -> None:
     """Later keys hold the digests of inputs, not their keys: equal bytes end the change there."""
@@ -164,7 +163,7 @@ def test_code_accepted(project: Project) -> None:
     assert "only a change of code can" in said and "pretrain.steps was 6 when it was made, is 7 now" in said
 
 
-@scenario(ARTIFACTS, "an artifact is deleted (Snakemake)", "put back; what comes after it is found", restored="finetune report")
+@scenario(ARTIFACTS, "an artifact is deleted (Snakemake)", "put back; what comes after it is found", restored="finetune")
 def test_artifact_deleted(project: Project) -> None:
     """Every artifact is a target, so a missing one is noticed though nothing needs it anew."""
     before = project.digests()
@@ -200,7 +199,7 @@ def scores(project: Project) -> tuple[Path, Path]:
     return placed, stored
 
 
-@scenario(ARTIFACTS, "a byte of an artifact changes (Snakemake)", "found at the start, said, restored", restored="score report")
+@scenario(ARTIFACTS, "a byte of an artifact changes (Snakemake)", "found at the start, said, restored", restored="score")
 def test_artifact_corrupted(project: Project) -> None:
     """The bytes are held against the hashes that were taken when they were made."""
     before = project.digests()
@@ -216,7 +215,6 @@ def test_artifact_corrupted(project: Project) -> None:
     "the same, in the store as well",
     "found, said, computed again to the same bytes",
     computed="score",
-    restored="report",
 )
 def test_store_corrupted(project: Project) -> None:
     """The store is no better than its disk, so what it holds is hashed before it is used."""

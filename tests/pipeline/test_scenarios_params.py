@@ -35,21 +35,18 @@ test_params_corpora = changed(
     "corpora.tones.split_seed=1",
     "the corpus is read again; its bytes are the same, so nothing follows",
     computed="corpus",
-    restored="report",
 )
 test_params_features = changed(
     "features",
     "features.max_seconds=34.0",
     "the stage that reads the key; its bytes are the same",
     computed="corpus",
-    restored="report",
 )
 test_params_tokenizer = changed(
     "tokenizer",
     "tokenizer.vocab_size=300",
     "the tokenizer, which is the same one: it has no pieces",
     computed="tokenizer",
-    restored="report",
 )
 test_params_model = changed(
     "model", "model.conv_kernel=5", "pre-training and all after it", computed="pretrain finetune decode search score probe report"
@@ -65,15 +62,13 @@ test_params_birq = changed("birq", "birq.temperature=0.7", "nothing: the runs ar
 test_params_finetune = changed(
     "finetune", "finetune.learning_rate=0.01", "fine-tuning and all after it, not the probe", computed="finetune decode search score report"
 )
-test_params_decode = changed(
-    "decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode search", restored="report"
-)
+test_params_decode = changed("decode", "decode.batch_seconds=120.0", "decoding; the hypotheses are the same", computed="decode search")
 test_params_lm = changed("lm", "lm.order=2", "the language model and all after it; no network runs", computed="lm search score report")
 test_params_search = changed(
     "search", "search.weights=[0.3]", "the search, from the log probabilities that decoding kept", computed="search score report"
 )
 test_params_score = changed("score", "score.confidence=0.9", "scores, the probe's intervals and the report", computed="score probe report")
-test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe", restored="report")
+test_params_probe = changed("probe", "probe.max_minutes=14.0", "the probe; its figures are the same", computed="probe")
 test_params_report = changed("report", "report.worst_utterances=3", "the report", computed="report")
 
 

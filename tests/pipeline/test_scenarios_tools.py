@@ -136,7 +136,7 @@ def test_two_clones_one_store(project: Project, tmp_path: Path) -> None:
         clone.verify()
 
 
-@scenario(CLONES, "a clone with `dvc pull`", "what was pulled is taken into the store; neither tool computes", restored="report")
+@scenario(CLONES, "a clone with `dvc pull`", "what was pulled is taken into the store; neither tool computes")
 def test_clone_and_pull(project: Project, tmp_path: Path) -> None:
     """What was pulled carries its key and hashes, so it is as good as what was made here."""
     project.dvc("remote", "add", "--default", "storage", str(tmp_path / "remote"))
