@@ -117,8 +117,7 @@ def mend_times(nodes: list[Node], say: Callable[[str], None]) -> None:
 def mark_stale(nodes: list[Node], say: Callable[[str], None]) -> None:
     """Give the provenance of artifacts that are damaged, or that others would replace, an old time. `dvc checkout` brings such ones.
 
-    Sound ones that the store lacks are taken into it: after `dvc pull` in a clone, Snakemake deletes a stage's provenance before it calls
-    the verb, which could do it otherwise.
+    Sound ones that the store lacks are taken into it, as after `dvc pull` in a clone: a job that fails would lose its provenance.
     """
     for node in nodes:
         if not node.provenance.exists():

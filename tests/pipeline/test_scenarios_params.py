@@ -1,7 +1,6 @@
 """What a change of params.yaml computes, restores and leaves alone.
 
-Where a stage comes out with the same bytes, the verbs after it are called and find their keys; the report is then restored rather than
-found in its place, because Snakemake deletes its declared files before it calls the verb.
+Where a stage comes out with the same bytes, the verbs after it are called and find their artifacts in place.
 """
 
 from __future__ import annotations
