@@ -27,7 +27,8 @@ PACKAGES += (
     " snakemake.report.html_reporter snakemake_executor_plugin_slurm dvc.cli dvc.repo dvc.commands.repro dvc.commands.experiments.run"
 )
 PACKAGES += " dvc.commands.checkout dvc.repo.experiments dvc.repo.reproduce dvc.stage.run dvc.output dvc.dependency torch torch._dynamo"
-PACKAGES += " safetensors.torch torchaudio lhotse pandas pyarrow.parquet soundfile sentencepiece miniaudio jiwer altair vl_convert"
+PACKAGES += " safetensors.torch torchaudio lhotse pandas pyarrow.parquet pyarrow.dataset sklearn.cluster scipy.stats networkx pyparsing"
+PACKAGES += " soundfile sentencepiece miniaudio jiwer altair vl_convert"
 COMMANDS = ("python", "snakemake", "dvc")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 HANDED_OVER = (b"PYTHONPATH", b"PYTHONDONTWRITEBYTECODE")  # of what starts with PYTHON

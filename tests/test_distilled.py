@@ -195,6 +195,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, mon
     stops_and_resumes(tmp_path, features, monkeypatch, call, changes, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_distil_as_one_process_does(tmp_path: Path, features: Path, size: int) -> None:
     """D is a mean over the utterances of all ranks; some of four ranks have none."""

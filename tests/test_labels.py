@@ -366,6 +366,7 @@ def train_here(folder: Path, inputs: dict[str, list[Path]], changes: dict, stop_
     return j
 
 
+@pytest.mark.slow
 def test_ranks_give_the_numbers_of_one_process(tmp_path: Path, features: Path, half_known: Path) -> None:
     """Half of the frames have no label, and they are spread unevenly over the ranks: the mean is over those of all ranks."""
     inputs = {"features": [features], "labels": [half_known]}

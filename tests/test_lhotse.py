@@ -409,6 +409,7 @@ def test_timits_recipe_brings_its_phones(tmp_path: Path):
     assert rows == want
 
 
+@pytest.mark.slow
 def test_common_voices_recipe_is_found_by_language_and_split(tmp_path: Path):
     lines = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tvariant\tlocale\tsegment"
     for n, part in enumerate(("train", "dev", "test")):

@@ -285,6 +285,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, features: Path, mon
     stops_and_resumes(tmp_path, features, monkeypatch, call, changes, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_refine_as_one_process_does(tmp_path: Path, features: Path, size: int) -> None:
     """Sums over all ranks' frames are the sums of the batch, and dead codes move by numbers that no rank draws for itself."""
@@ -297,6 +298,7 @@ def test_ranks_refine_as_one_process_does(tmp_path: Path, features: Path, size: 
     torch.testing.assert_close(weights(tmp_path / "out0"), weights(one.out), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_sums_go_on_with_another_number_of_ranks(tmp_path: Path, features: Path) -> None:
     """A checkpoint holds the sums of all ranks, and one rank goes on from them: no frame is lost or counted twice."""
     changes = ALL | {"random_projection__refine_every_steps": 3}
