@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LONGEST = ["slurm", "test_scenarios_tools", "test_reproduce", "test_pipeline", "test_oldest_snakemake", "test_scenarios_dvc"]
 LONGEST += ["test_bad_input", "test_distributed", "test_speed", "test_dvc", "test_workflow", "test_train", "test_scenarios_params"]
 LONGEST += ["test_scenarios_inputs", "test_pretended", "test_containers", "test_shared_store"]
-# left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each. Single tests are marked where they stand
+# left out by `make test-fast`, and pipeline/ and slurm/: more than about 20 s of processor time each. Single tests have the mark themselves
 SLOW = {f"test_{n}" for n in ["benchmarks", "browser", "distributed", "docs_site", "dvc", "huggingface", "live", "new_corpus"]}
 SLOW |= {f"test_{n}" for n in ["oldest_snakemake", "onnx", "pool", "presets", "pretended", "report", "reproduce", "slot"]}
 SLOW |= {f"test_{n}" for n in ["small_install", "speed", "study", "train", "workflow"]}
