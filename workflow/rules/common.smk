@@ -17,7 +17,6 @@ from snakemake.jobs import Job
 from snakemake.logging import logger
 
 
-
 async def keep_output(job):
     """Before a job, remove its logs but not its output.
 
