@@ -137,13 +137,16 @@ def _decoded(split: str, n: int, speakers: int, skill: float, rng: np.random.Gen
     )
 
 
-def _counts(method: str, available: bool, rng: np.random.Generator) -> pa.Table:
-    """utterances.parquet of the probe: 40 utterances of 50 frames, 4 speakers."""
+def _counts(method: str, available: bool, rng: np.random.Generator) -> tuple[pa.Table, pa.Table]:
+    """utterances.parquet and confusions.parquet of the probe: 40 utterances of 50 frames, 4 speakers; every error is the next phone."""
     n, frames = 40, 50
     accuracy = {"birq": 0.53, "best_rq": 0.6, "scratch": 0.49}.get(method, 0.6)
     correct = [rng.random(n * frames) < accuracy - 0.02 * abs(layer - 3) for layer in range(N_LAYERS + 1)] if available else []
     ids = [f"dev-{i:03d}" for i in range(n)]
-    return linear.table(correct, np.repeat(np.arange(n), frames), ids, [f"s{i % 4}" for i in range(n)])
+    phones = np.array(["AA", "B", "IY", "SIL"])[np.arange(n * frames) % 4]
+    found = [np.where(right, phones, np.roll(phones, -1)) for right in correct]
+    counts = linear.table(correct, np.repeat(np.arange(n), frames), ids, [f"s{i % 4}" for i in range(n)])
+    return counts, linear.confusions(found, phones)
 
 
 def _probe(method: str, available: bool, counts: pa.Table) -> dict[str, Any]:
@@ -227,9 +230,10 @@ def run(
     out["score"] = _write(root / "data/score" / who, {"scores.json": scores})
     pq.write_table(pa.concat_tables(tables), out["score"] / "utterances.parquet")
     _put(out["score"], "score", wildcards, 1.4, {}, {"score": SCORE})
-    found = _counts(method, aligned, rng)
+    found, confused = _counts(method, aligned, rng)
     out["probe"] = _write(root / "data/probe" / who, {"probe.json": _probe(method, aligned, found)})
     pq.write_table(found, out["probe"] / "utterances.parquet")
+    pq.write_table(confused, out["probe"] / "confusions.parquet")
     _put(out["probe"], "probe", wildcards, 6.8, {"device": "cpu"}, {"probe": {"split": "dev", "max_minutes": 15.0}})
     return out
 

@@ -137,8 +137,8 @@ def test_the_linear_probe_does_not_see_the_basis(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(linear, "RIDGE", 1e-9)
     (x, phone), (test, truth) = classes(1500, 0), classes(600, 1)
     turn = (np.random.default_rng(5).normal(size=(6, 6)) / x.std(0)[:, None]).astype(np.float32)
-    one = linear.correct_frames(x, phone, test, truth, 0.01)
-    two = linear.correct_frames(x @ turn + 3, phone, test @ turn + 3, truth, 0.01)
+    one = linear.found_phones(x, phone, test, 0.01) == truth
+    two = linear.found_phones(x @ turn + 3, phone, test @ turn + 3, 0.01) == truth
     assert one.mean() > 0.6 and (one != two).mean() < 0.01
 
 
@@ -146,14 +146,14 @@ def test_a_large_penalty_leaves_the_commonest_phone() -> None:
     """Weights of zero leave the biases, and those say how frequent the phones are."""
     (x, phone), (test, truth) = classes(600, 0), classes(300, 1)
     phone = np.where(np.arange(600) < 400, 2, phone)
-    assert linear.correct_frames(x, phone, test, truth, 1e6).tolist() == (truth == 2).tolist()
+    assert (linear.found_phones(x, phone, test, 1e6) == truth).tolist() == (truth == 2).tolist()
 
 
 def test_phones_that_training_lacks_are_errors() -> None:
     """They stay in the denominator: leaving them out would make a probe better that heard fewer phones."""
     (x, phone), (test, truth) = classes(600, 0), classes(300, 1)
     known = phone < 3
-    right = linear.correct_frames(x[known], phone[known], test, truth, 0.01)
+    right = linear.found_phones(x[known], phone[known], test, 0.01) == truth
     assert not right[truth == 3].any() and right[truth < 3].mean() > 0.6
 
 
@@ -164,9 +164,17 @@ def test_dead_dimensions_do_no_harm() -> None:
     def widened(y: np.ndarray) -> np.ndarray:
         return np.concatenate([y, np.full((len(y), 1), 7, np.float32), y[:, :1] + y[:, 1:2]], axis=1)
 
-    one = linear.correct_frames(x, phone, test, truth, 0.01)
-    two = linear.correct_frames(widened(x), phone, widened(test), truth, 0.01)
+    one = linear.found_phones(x, phone, test, 0.01) == truth
+    two = linear.found_phones(widened(x), phone, widened(test), 0.01) == truth
     assert abs(one.mean() - two.mean()) < 0.02
+
+
+def test_confusions_by_hand() -> None:
+    """Most frames first within a layer; the right ones too, so that shares of a phone's frames can be taken."""
+    phone = np.array(["a", "a", "b", "a"])
+    rows = linear.confusions([np.array(["a", "b", "b", "b"]), phone], phone).to_pylist()
+    assert [tuple(r.values()) for r in rows] == [(0, "a", "b", 2), (0, "a", "a", 1), (0, "b", "b", 1), (1, "a", "a", 3), (1, "b", "b", 1)]
+    assert linear.confusions([], phone).schema == linear.CONFUSIONS
 
 
 def test_accuracy_and_intervals_follow_the_counts() -> None:

@@ -26,6 +26,7 @@ from birq.report import build, charts, claims, dagdraw, glossary, health, plots,
 from birq.report.aligned import align, counts
 from birq.report.gather import Facts, gather
 from birq.report.page import render
+from birq.report.phones import by_phone
 from birq.report.utterances import heard
 from birq.settings import params
 
@@ -286,6 +287,29 @@ def test_accepted_artifacts_are_shown(report: Path, tmp_path: Path):
 
 
 # ---- files
+
+
+def test_phones_add_up_to_the_probe(report: Path, facts: Facts):
+    """Found frames over all phones are the probe's accuracy over seeds; the wrong phone is the one that the artifacts were made with."""
+    rows = by_phone(facts, ["birq", "best_rq"])
+    assert {r["phone"] for r in rows} == {"AA", "B", "IY", "SIL"} and all(r["frames"] == 500 for r in rows)
+    for name in ("birq", "best_rq"):
+        assert sum(r["found"][name] for r in rows) / 4 == pytest.approx(sum(facts.accuracies(name)) / 3, abs=1e-6)
+        assert all(r["taken_for"][name][1] == pytest.approx(1 - r["found"][name]) for r in rows)
+    assert {r["phone"]: r["taken_for"]["birq"][0] for r in rows} == {"AA": "B", "B": "IY", "IY": "SIL", "SIL": "AA"}
+    assert [r["found"]["birq"] for r in rows] == sorted(r["found"]["birq"] for r in rows)
+    page = (report / "index.html").read_text()
+    assert 'id="phones"' in page and "most often taken for" in page
+
+
+def test_a_probe_without_confusions_leaves_the_phones_out(tmp_path: Path):
+    """One that was made before they were kept, and accepted."""
+    report = make(tmp_path, {"birq": 0.3, "scratch": 0.5}, (0,))
+    for path in report.parent.glob("probe/*/confusions.parquet"):
+        path.unlink()
+    root = report.parent.parent
+    inputs = {s: sorted((root / "data" / s).iterdir()) for s in ("corpus", "features", "pretrain", "finetune", "score", "probe")}
+    assert by_phone(gather(inputs, "test", 20, ["synth"], ["synth"], 3), ["birq", "scratch"]) == []
 
 
 def test_metrics_hold_one_record_per_method_seed_and_split(report: Path, facts: Facts):

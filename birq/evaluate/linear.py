@@ -14,6 +14,7 @@ Shape suffixes: M frames, D width, U utterances, L layers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from birq.settings.params import Score
 
 RIDGE = 1e-3  # of the standardised variance, 1 on average: axes with less hold hardly more than rounding
 MAX_ITERATIONS = 1000  # of L-BFGS; 40 to 60 suffice
+CONFUSIONS = pa.schema([("layer", pa.int32()), ("phone", pa.string()), ("found", pa.string()), ("frames", pa.int32())])
 TABLE = pa.schema([("layer", pa.int32()), ("id", pa.string()), ("speaker", pa.string()), ("frames", pa.int32()), ("correct", pa.int32())])
 KEYS = ("linear", "linear_low", "linear_high", "linear_speaker_low", "linear_speaker_high")
 
@@ -49,13 +51,22 @@ def fit(u_MD: np.ndarray, phone_M: np.ndarray, penalty: float) -> LogisticRegres
     return LogisticRegression(C=1 / (penalty * len(u_MD)), max_iter=MAX_ITERATIONS).fit(u_MD, phone_M)
 
 
-def correct_frames(train_MD: np.ndarray, train_phone_M: np.ndarray, x_MD: np.ndarray, phone_M: np.ndarray, penalty: float) -> np.ndarray:
-    """Whether the probe finds each test frame's phone, bool [M]. A phone that training lacks is never found.
+def found_phones(train_MD: np.ndarray, train_phone_M: np.ndarray, x_MD: np.ndarray, penalty: float) -> np.ndarray:
+    """The phone that the probe finds for each test frame [M]. A phone that training lacks is never found.
 
     penalty: nats per frame and squared weight. The training frames must hold two phones.
     """
     white = Whitening(train_MD)
-    return fit(white(train_MD), train_phone_M, penalty).predict(white(x_MD)) == phone_M
+    return fit(white(train_MD), train_phone_M, penalty).predict(white(x_MD))
+
+
+def confusions(found: Sequence[np.ndarray], phone_M: np.ndarray) -> pa.Table:
+    """Frames per layer, phone and phone found, the right ones too; most frames first. found: of layers 0 to K, phones [M]."""
+    rows = []
+    for k, found_M in enumerate(found):
+        counted = Counter(zip(phone_M.tolist(), found_M.tolist(), strict=True))
+        rows += [(k, *pair, n) for pair, n in sorted(counted.items(), key=lambda item: (-item[1], item[0]))]
+    return pa.Table.from_pylist([dict(zip(CONFUSIONS.names, row, strict=True)) for row in rows], CONFUSIONS)
 
 
 def table(correct: Sequence[np.ndarray], utterance_M: np.ndarray, ids: list[str], speakers: list[str]) -> pa.Table:

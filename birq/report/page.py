@@ -16,6 +16,7 @@ from birq.report.aligned import align, counts
 from birq.report.card import card
 from birq.report.gather import Facts
 from birq.report.glossary import TERMS
+from birq.report.phones import by_phone
 from birq.report.templates import environment
 from birq.report.utterances import Heard, browsed, by_speaker, confusions
 
@@ -88,6 +89,7 @@ def render(facts: Facts, health: list[dict[str, Any]], svgs: dict[str, str], mod
             browsed=_embedded(browsed(models) | {"samples": samples}),
             samples=samples,
             speakers=by_speaker(facts, verdict.ordered(facts)),
+            phones=by_phone(facts, verdict.ordered(facts)),
             models=models,
             confusions=confusions,
             pipeline=facts.pipeline,

@@ -128,11 +128,10 @@ def _tokens(tested: _Part, most: int) -> tuple[abx.Tokens | None, dict[str, Any]
     return (None if within else tokens), about | {"why_not_within": within, "why_not_across": across}
 
 
-def _correct(train: _Part, heard: Outputs, tested: _Part, outputs: Outputs, layer: int, penalty: float) -> np.ndarray:
-    """Whether the linear probe finds each frame's phone in a layer, bool [frames of `tested` with a phone]."""
+def _found(train: _Part, heard: Outputs, tested: _Part, outputs: Outputs, layer: int, penalty: float) -> np.ndarray:
+    """The phone that the linear probe finds in a layer for each frame of `tested` that has one."""
     of_train_M, known_M = train.phone_M != NO_PHONE, tested.phone_M != NO_PHONE
-    known = (heard.layers[layer][of_train_M], train.name_M[of_train_M], outputs.layers[layer][known_M], tested.name_M[known_M])
-    return linear.correct_frames(*known, penalty)
+    return linear.found_phones(heard.layers[layer][of_train_M], train.name_M[of_train_M], outputs.layers[layer][known_M], penalty)
 
 
 def _by_step(job: Job, section: Probe, how: Score, train: _Part, tested: _Part) -> list[dict[str, Any]]:
@@ -142,6 +141,7 @@ def _by_step(job: Job, section: Probe, how: Score, train: _Part, tested: _Part) 
     """
     folder, found = job.input("pretrain"), []
     known_M = tested.phone_M != NO_PHONE
+    phone_M = tested.name_M[known_M]
     for step in snapshots.steps(folder):
         name, snapshot = f"{job.name}, step {step}", snapshots.load(folder, step)
         of_test, of_train = (
@@ -154,7 +154,7 @@ def _by_step(job: Job, section: Probe, how: Score, train: _Part, tested: _Part) 
         progress.close()
         progress, correct = Progress(name, len(outputs.layers) - 1, "layer"), []
         for layer in range(1, len(outputs.layers)):
-            correct.append(_correct(of_train, heard, of_test, outputs, layer, section.penalty))
+            correct.append(_found(of_train, heard, of_test, outputs, layer, section.penalty) == phone_M)
             progress.update(layer)
         progress.close()
         counts = linear.table(correct, tested.frames.utterance_M[known_M], tested.frames.ids, tested.frames.speakers)
@@ -163,7 +163,7 @@ def _by_step(job: Job, section: Probe, how: Score, train: _Part, tested: _Part) 
 
 
 def compute(job: Job) -> None:
-    """Probe a pretrain artifact: probe.json, and utterances.parquet with the linear probe's correct frames per layer and utterance.
+    """Probe a pretrain artifact: probe.json; of the linear probe, its correct frames per layer and utterance, and which phones it confuses.
 
     Errors: BirqError if the probed split holds no speech.
     """
@@ -203,18 +203,21 @@ def _compute(job: Job) -> None:
     utterance_M = tested.frames.utterance_M
     tokens, about_abx = _tokens(tested, section.abx_tokens) if known_M.any() else (None, None)
     truth = Truth(tested.phone_M, utterance_M, len(aligned.phones), codebook_size, tokens)
-    labels, rows, correct = [], [], []
+    labels, rows, found_phones = [], [], []
     progress = Progress(job.name, len(outputs.layers), "layer")
     for layer, x_MD in enumerate(outputs.layers):
         labels.append(codes_of(tested.frames, x_MD) if layer else outputs.anchor_MN)
         rows.append(label_row(labels[-1], outputs.anchor_MN, layer, truth) | layer_row(x_MD, truth))
         if train and heard:
-            correct.append(_correct(train, heard, tested, outputs, layer, section.penalty))
+            found_phones.append(_found(train, heard, tested, outputs, layer, section.penalty))
         progress.update(layer + 1)
     progress.close()
 
+    phone_M = tested.name_M[known_M]
+    correct = [found_M == phone_M for found_M in found_phones]
     counts = linear.table(correct, utterance_M[known_M], tested.frames.ids, tested.frames.speakers)
     pq.write_table(counts, job.out / "utterances.parquet")
+    pq.write_table(linear.confusions(found_phones, phone_M), job.out / "confusions.parquet")
     accuracies = linear.figures(counts, job.read("score")) if correct else [dict.fromkeys(linear.KEYS)] * len(rows)
     label_layer = pretrained.config["objective"].get("label_layer")  # of BiRQ only
     used = {"anchor": labels[0]} | ({"enhanced": labels[label_layer]} if label_layer else {})
