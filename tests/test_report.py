@@ -297,7 +297,7 @@ def test_phones_add_up_to_the_probe(report: Path, facts: Facts):
         assert sum(r["found"][name] for r in rows) / 4 == pytest.approx(sum(facts.accuracies(name)) / 3, abs=1e-6)
         assert all(r["taken_for"][name][1] == pytest.approx(1 - r["found"][name]) for r in rows)
     assert {r["phone"]: r["taken_for"]["birq"][0] for r in rows} == {"AA": "B", "B": "IY", "IY": "SIL", "SIL": "AA"}
-    assert [r["found"]["birq"] for r in rows] == sorted(r["found"]["birq"] for r in rows)
+    assert [r["phone"] for r in rows] == ["AA", "B", "IY", "SIL"], "of equals by name"
     page = (report / "index.html").read_text()
     assert 'id="phones"' in page and "most often taken for" in page
 

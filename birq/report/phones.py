@@ -11,7 +11,7 @@ from birq.report.gather import Facts
 
 
 def by_phone(facts: Facts, names: list[str]) -> list[dict[str, Any]]:
-    """A row per phone, those that the first name finds least come first; seeds are added up. Empty without a linear probe.
+    """A row per phone, the most frequent come first; seeds are added up. Empty without a linear probe.
 
     frames: of one seed. found: name -> share of the phone's frames, None where a name has none. taken_for: name -> (phone, share) of the
     wrong phone that is found most often, None without an error.
@@ -24,7 +24,7 @@ def by_phone(facts: Facts, names: list[str]) -> list[dict[str, Any]]:
                 for row in pq.read_table(path, filters=[("layer", "==", facts.probed_layer)]).to_pylist():
                     counted.setdefault(row["phone"], {}).setdefault(name, Counter())[row["found"]] += row["frames"]
     rows = [_row(facts, phone, names, of_name) for phone, of_name in counted.items()]
-    return sorted(rows, key=lambda r: (r["found"][names[0]] or 0.0, r["phone"]))
+    return sorted(rows, key=lambda r: (-r["frames"], r["phone"]))
 
 
 def _row(facts: Facts, phone: str, names: list[str], of_name: dict[str, Counter[str]]) -> dict[str, Any]:
