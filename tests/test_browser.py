@@ -193,7 +193,7 @@ def test_no_text_of_the_data_ends_the_script(tmp_path: Path) -> None:
 
 def test_the_table_of_speakers_is_the_sum_of_their_utterances(report: Path) -> None:
     page = (report / "index.html").read_text()
-    table = page[page.index('<table class="sortable">') :]
+    table = page[page.index('<table class="sortable" id="by-speaker">') :]
     shown = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", table[: table.index("</table>")], re.DOTALL)]
     rates: dict[str, list[float]] = defaultdict(list)
     for run in ("birq-0", "birq-1"):
@@ -317,15 +317,16 @@ class TestInChromium:
         label = page.run("document.querySelector('#b-list .words').getAttribute('aria-label')")
         assert label.startswith("reference: ") and "; hypothesis: " in label
 
-    def test_tables_sort_by_their_heads(self, page: chromium.Page) -> None:
-        column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[{}].textContent)"
-        for place in (4, 0):
-            page.run(f"document.querySelectorAll('.sortable th button')[{place}].click()")
+    @pytest.mark.parametrize(("table", "places"), [("by-speaker", (4, 0)), ("by-phone", (2, 0))])
+    def test_tables_sort_by_their_heads(self, page: chromium.Page, table: str, places: tuple[int, int]) -> None:
+        column = f"[...document.querySelectorAll('#{table} tbody tr')].map(r => r.cells[{{}}].textContent)"
+        for place in places:
+            page.run(f"document.querySelectorAll('#{table} th button')[{place}].click()")
             shown = page.run(column.format(place))
             assert shown == sorted(shown, key=float if place else str, reverse=True)
-            page.run(f"document.querySelectorAll('.sortable th button')[{place}].click()")
+            page.run(f"document.querySelectorAll('#{table} th button')[{place}].click()")
             assert page.run(column.format(place)) == sorted(shown, key=float if place else str)
-            assert page.run(f"document.querySelectorAll('.sortable th')[{place}].getAttribute('aria-sort')") == "ascending"
+            assert page.run(f"document.querySelectorAll('#{table} th')[{place}].getAttribute('aria-sort')") == "ascending"
 
     @pytest.mark.parametrize("dark", [False, True])
     def test_nothing_runs_out_of_a_phone(self, page: chromium.Page, dark: bool) -> None:

@@ -299,7 +299,7 @@ def test_phones_add_up_to_the_probe(report: Path, facts: Facts):
     assert {r["phone"]: r["taken_for"]["birq"][0] for r in rows} == {"AA": "B", "B": "IY", "IY": "SIL", "SIL": "AA"}
     assert [r["phone"] for r in rows] == ["AA", "B", "IY", "SIL"], "of equals by name"
     page = (report / "index.html").read_text()
-    assert 'id="phones"' in page and "most often taken for" in page
+    assert 'id="by-phone"' in page and "most often taken for" in page
 
 
 def test_a_probe_without_confusions_leaves_the_phones_out(tmp_path: Path):
