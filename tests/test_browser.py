@@ -22,6 +22,7 @@ import soundfile
 from birq.corpora import manifests
 from birq.pipeline import dag
 from birq.report import build, samples
+from birq.report.study import verb
 from birq.settings import params
 from birq.speech import pieces, shards
 from birq.speech.fbank import fbank
@@ -342,6 +343,23 @@ class TestInChromium:
         assert len(self.ids(tab)) == 50 and (out / "index.html").stat().st_size < 8e6
         self.choose(tab, "find", "test-4999")
         assert self.ids(tab) == ["test-4999"] and not tab.errors
+
+
+@needs_chromium
+def test_the_page_of_the_study_in_chromium(tab: chromium.Page, tmp_path: Path) -> None:
+    """That of the record, with its prose: no error, nothing fetched, every figure drawn, and on a phone only tables and figures scroll."""
+    record, prose = ROOT / "benchmarks/results/study.json", ROOT / "docs/study.md"
+    given = {"part": None, "against": None, "layer": None, "markdown": False, "into": None}
+    verb.look(None, **given, source=record, html=tmp_path / "study.html", prose=prose)
+    tab.errors.clear()
+    for dark, paper in ((False, "rgb(255, 255, 255)"), (True, "rgb(20, 24, 31)")):
+        tab.size(390, 840, dark)
+        tab.open(f"file://{tmp_path / 'study.html'}")
+        assert not tab.errors and len(tab.requests) == 1
+        assert tab.run("document.documentElement.scrollWidth") <= 390
+        assert tab.run("getComputedStyle(document.body).backgroundColor") == paper
+        heights = tab.run("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
+        assert len(heights) > 20 and min(heights) > 50
 
 
 def test_a_piece_is_what_the_features_stage_reads(tmp_path: Path) -> None:

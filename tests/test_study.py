@@ -297,6 +297,38 @@ def test_word_errors_by_labelled_minutes_have_a_line_a_form() -> None:
     assert "final-minutes" in figures.of_part(part)
 
 
+def test_words_are_compared_after_the_same_labelled_minutes() -> None:
+    """By hand: 10 minutes against 10, 60 against 60; where nothing has those minutes, nothing is said. Encoders know no transcripts."""
+    wers = {"best_rq": 0.40, "best_rq_10": 0.60, "birq": 0.35, "birq_10": 0.61, "birq_30": 0.5, "phones": 0.30, "scratch_10": 0.70}
+    probes = {"birq": 0.54, "birq_10": 0.54, "birq_30": 0.54, "phones": 0.60}
+    found = made([row(form, s, probes.get(form, 0.50) + 0.01 * s, wer + 0.01 * s) for form, wer in wers.items() for s in range(3)])
+    about = found["parts"]["final"]
+    about["params"][compare.MINUTES] = 60.0
+    for form in wers:
+        method, _, minutes = form.rpartition("_") if form[-1] == "0" else (form, "", "")
+        about["forms"][form] = {"method": method, "changed": {compare.MINUTES: float(minutes)} if minutes else {}}
+    (part,) = compare.parts(found)
+    words = {f.name: compare.less(part, f, WER) for f in part.forms}
+    assert {name: d and round(100 * d.mean, 6) for name, d in words.items()} == {
+        "best_rq": None, "best_rq_10": None, "birq": -5.0, "birq_10": 1.0, "birq_30": None, "phones": -10.0, "scratch_10": 10.0,
+    }  # fmt: skip
+    probed = {f.name: compare.less(part, f, PROBE) for f in part.forms}
+    assert {n: round(100 * d.mean, 6) for n, d in probed.items() if d} == {
+        "birq": 4.0, "birq_10": 4.0, "birq_30": 4.0, "phones": 10.0, "scratch_10": 0.0,
+    }  # fmt: skip
+    by_hand = {"birq": 0.5, "birq_10": None, "birq_30": None, "phones": 1.0, "scratch_10": None}
+    assert {n: compare.ceiling_share(part, part.form(n), WER) for n in by_hand} == pytest.approx(by_hand)
+    assert "final, word error rate: above best_rq after the same labelled minutes: birq_10 and scratch_10." in tables.statements(part)
+    assert "Differences are from best_rq after the same labelled minutes." in tables.text([part])
+    drawn = [v for layer in figures.differences(part, WER)["layer"] for v in layer["data"]["values"]]
+    ticks = {(v["form"], round(v["value"], 6)) for v in drawn if "form" in v}
+    assert ticks == {("birq", -5.0), ("birq_10", 1.0), ("phones", -10.0), ("scratch_10", 10.0)}
+    found["rows"] = [r for r in found["rows"] if r["form"].endswith("_10")]
+    (ten,) = compare.parts(found)
+    assert "WER less best_rq [95 %]" in tables.text([ten]), "the method at 10 minutes is there, under another name"
+    assert tables.notes([ten], ()) == []
+
+
 def test_correlations_are_over_all_runs_that_are_scored() -> None:
     """dev loss was made twice the WER: both correlations are 1. The probe falls as WER rises; what never changes has none."""
     (part,) = compare.parts(made([*WORDS, row("birq", 9, 0.55)]))
@@ -529,6 +561,16 @@ def test_a_prediction_is_shown_once_where_it_was_not_run() -> None:
     assert [f.part for f in predictions.look(found, compare.parts(found))] == ["final"]
     found["predictions"]["one"]["parts"] = ["never", "later"]
     assert [(f.part, f.difference) for f in predictions.look(found, compare.parts(found))] == [("never", None)]
+
+
+def test_one_part_is_shown_with_what_was_expected_of_it() -> None:
+    """A prediction about other parts has its runs there, so it is not `no run` here."""
+    said = look(part="minutes")
+    assert "finalists_4" in said and "no run" not in said and "codebooks_1" not in said
+    found = made(WORDS) | {"predictions": predicted(more_than=0.0)}
+    found["predictions"]["one"]["parts"] = ["other", "final"]
+    assert [f.part for f in predictions.look(found, compare.parts(found), "final")] == ["final"]
+    assert predictions.look(found, compare.parts(found), "third") == []
 
 
 def test_forms_that_gain_nothing_are_negative_results() -> None:

@@ -16,6 +16,7 @@ from birq.report.study.rows import Row
 from birq.report.words import mean
 
 CEILING, FLOOR = "phones", "shuffled"
+MINUTES = "finetune.labelled_minutes"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Form:
     changed: Mapping[str, Any]
     rows: Mapping[int, Row]  # by seed
 
+    @property
+    def recipe(self) -> tuple[str, dict[str, Any]]:
+        """Method and changes, the labelled minutes aside: forms of one recipe learn alike from more or less transcribed speech."""
+        return self.method, {key: found for key, found in self.changed.items() if key != MINUTES}
+
     def values(self, measure: Measure, layer: int) -> dict[int, float]:
         """By seed, where it was taken."""
         found = {seed: value(row, measure, layer) for seed, row in self.rows.items()}
@@ -105,10 +111,30 @@ class Part:
     def form(self, name: str) -> Form | None:
         return next((f for f in self.forms if f.name == name), None)
 
+    def minutes(self, form: Form) -> float | None:
+        """Of transcribed speech, at most, that a form is fine-tuned on."""
+        return form.changed.get(MINUTES, self.params.get(MINUTES))
+
+    @property
+    def minutes_differ(self) -> bool:
+        return len({self.minutes(form) for form in self.forms}) > 1
+
+    def like(self, name: str) -> list[Form]:
+        """Forms with the recipe of the form `name`, itself first; of the method `name` where no form has that name."""
+        named = self.form(name)
+        recipe = named.recipe if named else (name, {})
+        return sorted((form for form in self.forms if form.recipe == recipe), key=lambda form: form is not named)
+
+    def beside(self, name: str, form: Form, measure: Measure) -> Form | None:
+        """What a form is compared with: `name`, after the same labelled minutes, which change words and no encoder."""
+        like = self.like(name)
+        same = [f for f in like if self.minutes(f) == self.minutes(form)]
+        return next(iter(same if measure.words else same or like), None)
+
     @property
     def base(self) -> Form | None:
-        """The form that differences are from."""
-        return self.form(self.against)
+        """A form that differences are from."""
+        return next(iter(self.like(self.against)), None)
 
     @property
     def rows(self) -> list[Row]:
@@ -181,23 +207,24 @@ def difference(form: Mapping[int, float], base: Mapping[int, float], confidence:
 
 
 def less(part: Part, form: Form, measure: Measure) -> Difference | None:
-    """A form's difference from the part's base; None for the base itself."""
-    if part.base is None or form is part.base:
+    """A form's difference from the base after the same labelled minutes; None for a base itself."""
+    base = part.beside(part.against, form, measure)
+    if base is None or form.recipe == base.recipe:
         return None
-    return difference(form.values(measure, part.layer), part.base.values(measure, part.layer), part.confidence)
+    return difference(form.values(measure, part.layer), base.values(measure, part.layer), part.confidence)
 
 
 def ceiling_share(part: Part, form: Form, measure: Measure) -> float | None:
     """How much of the way from the base to exact phones a form goes: means over the seeds that all three have. None without that way."""
-    top = part.form(CEILING)
-    if part.base is None or top is None or form is part.base:
+    base, top = (part.beside(name, form, measure) for name in (part.against, CEILING))
+    if base is None or top is None or form.recipe == base.recipe:
         return None
-    values = [f.values(measure, part.layer) for f in (form, part.base, top)]
+    values = [f.values(measure, part.layer) for f in (form, base, top)]
     seeds = set.intersection(*map(set, values))
     if not seeds:
         return None
-    x, base, high = (mean([v[seed] for seed in sorted(seeds)]) for v in values)
-    return None if high == base else (x - base) / (high - base)
+    x, low, high = (mean([v[seed] for seed in sorted(seeds)]) for v in values)
+    return None if high == low else (x - low) / (high - low)
 
 
 def student_share(part: Part, form: Form, measure: Measure) -> Difference | None:
@@ -205,8 +232,8 @@ def student_share(part: Part, form: Form, measure: Measure) -> Difference | None
 
     A share without unit, so that measures and corpora compare. None for the base itself, and without a seed that all four have.
     """
-    four = (form, part.base, part.form(CEILING), part.form(FLOOR))
-    if form is part.base or None in four:
+    four = (form, *(part.beside(name, form, measure) for name in (part.against, CEILING, FLOOR)))
+    if None in four or form.recipe == four[1].recipe:
         return None
     x, base, high, low = (f.values(measure, part.layer) if f else {} for f in four)
     seeds = sorted(set(x) & set(base) & set(high) & set(low))

@@ -13,7 +13,6 @@ from birq.report.gather import PALETTE
 from birq.report.study import compare
 from birq.report.study.compare import PROBE, WER, Form, Measure, Part, value
 from birq.report.study.rows import Row
-from birq.report.study.tables import MINUTES
 from birq.report.words import mean
 
 MAIN, FAINT = PALETTE[0], "#b6bdc7"  # the second is that of axes, which the page's dark style knows
@@ -102,11 +101,11 @@ def differences(part: Part, measure: Measure = PROBE) -> dict[str, Any]:
     title = f"{part.name}: {what}, less {part.against}"
     rows, seeds = [], []
     for form in part.forms:
-        found = compare.less(part, form, measure)
-        if found is None or part.base is None:
+        found, beside = compare.less(part, form, measure), part.beside(part.against, form, measure)
+        if found is None or beside is None:
             continue
         rows.append({"form": form.name, "value": 100 * found.mean} | _span(found))
-        base = part.base.values(measure, part.layer)
+        base = beside.values(measure, part.layer)
         of_seed = form.values(measure, part.layer)
         seeds += [{"form": form.name, "value": 100 * (v - base[s])} for s, v in of_seed.items() if s in base]
     if not rows:
@@ -213,9 +212,9 @@ def by_minutes(part: Part) -> dict[str, Any] | None:
     """WER by labelled minutes: a line a form, a dot a run. None where all forms have the same minutes."""
     rows: list[Dot] = []
     for form in part.forms:
-        others = sorted((key, str(found)) for key, found in form.changed.items() if key != MINUTES)
-        minutes = form.changed.get(MINUTES, part.params.get(MINUTES))
-        who = {"form": ", ".join([form.method, *(f"{key.rpartition('.')[2]} {found}" for key, found in others)]), "minutes": minutes}
+        method, others = form.recipe
+        name, minutes = ", ".join([method, *(f"{key.rpartition('.')[2]} {others[key]}" for key in sorted(others))]), part.minutes(form)
+        who = {"form": name, "minutes": minutes}
         rows += [who | {"value": 100 * v} for v in form.values(WER, part.layer).values() if minutes]
     if len({r["minutes"] for r in rows}) < 2:
         return None

@@ -43,14 +43,18 @@ def verdict(about: Compared, found: Difference | None) -> str:
     return FAILS if found.high <= low or found.low >= high else HOLDS if low < found.low and found.high < high else OPEN
 
 
-def look(record: Record, parts: Sequence[Part]) -> list[Found]:
-    """Every comparison of every prediction, in those of its parts that have it; once without a difference where none has."""
+def look(record: Record, parts: Sequence[Part], only: str | None = None) -> list[Found]:
+    """Every comparison of every prediction, in those of its parts that have it; once without a difference where none has.
+
+    only: a part; predictions that do not look there are left out, and so are their other parts.
+    """
     by_name = {part.name: part for part in parts}
     out: list[Found] = []
     for name, told in record.get("predictions", {}).items():
         prediction = Prediction.model_validate(told)
+        looked_at = [p for p in prediction.parts if only in (None, p)]
         for about in prediction.compared:
-            tried = [_look(name, prediction.says, about, p, by_name.get(p)) for p in prediction.parts]
+            tried = [_look(name, prediction.says, about, p, by_name.get(p)) for p in looked_at]
             out += [found for found in tried if found.difference] or tried[:1]
     return out
 

@@ -29,7 +29,6 @@ from birq.report.words import listed, mean, points
 
 MOST_SHOWN = 2  # changes of a variant
 NAMES_SHOWN = 8  # artifacts that lack
-MINUTES = "finetune.labelled_minutes"
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def probe(part: Part) -> Table | None:
     if not forms:
         return None
     layers = range(1, part.depth + 1)
-    topped = part.base is not None and part.form(CEILING) is not None
-    spanned = topped and part.form(FLOOR) is not None
+    topped = part.base is not None and bool(part.like(CEILING))
+    spanned = topped and bool(part.like(FLOOR))
     rows = []
     for form in forms:
         share = compare.ceiling_share(part, form, PROBE)
@@ -186,7 +185,7 @@ def words(part: Part) -> Table | None:
     forms = sorted((f for f in part.forms if f.values(WER, part.layer)), key=lambda f: f.mean(WER, part.layer) or 0.0)
     if not forms:
         return None
-    rows, topped = [], part.base is not None and part.form(CEILING) is not None
+    rows, topped = [], part.base is not None and bool(part.like(CEILING))
     for form in forms:
         cells = [number(form.mean(m, part.layer), m) for m in (WER, CER)]
         cells += [less(part, form, WER)] if part.base else []
@@ -202,14 +201,20 @@ def words(part: Part) -> Table | None:
     ]
     splits = listed(list(dict.fromkeys(row["words"]["split"] for row in part.rows if row["words"])))
     about = [f"Rates on {splits}, mean over seeds{_taught(part)}."]
+    about += [f"Differences are from {_base(part)}."] if part.base and part.minutes_differ else []
     about += [] if part.measured(PROBE) else [f"There is no linear probe beside them: {why}." for why in _no_probe(part)]
     return Table(f"{part.name}: words, after fine-tuning", head, rows, 2, about)
 
 
 def _taught(part: Part) -> str:
     """`, after at most 60 minutes of transcribed speech`, where all forms have the same."""
-    found = {form.changed.get(MINUTES, part.params.get(MINUTES)) for form in part.forms}
-    return f", after at most {found.pop():g} minutes of transcribed speech" if len(found) == 1 and None not in found else ""
+    minutes = part.minutes(part.forms[0])
+    return "" if minutes is None or part.minutes_differ else f", after at most {minutes:g} minutes of transcribed speech"
+
+
+def _base(part: Part) -> str:
+    """What words are compared with."""
+    return f"{part.against} after the same labelled minutes" if part.minutes_differ else part.against
 
 
 def _no_probe(part: Part) -> list[str]:
@@ -255,7 +260,8 @@ def _statements(part: Part, measure: Measure) -> dict[str, str]:
         BELOW: [name for name, d in found if d.high < 0],
         EVEN: [name for name, d in found if d.low <= 0 <= d.high],
     }
-    return {word: f"{part.name}, {what}: {word} {part.against}: {listed(names)}." for word, names in groups.items() if names}
+    base = _base(part) if measure.words else part.against
+    return {word: f"{part.name}, {what}: {word} {base}: {listed(names)}." for word, names in groups.items() if names}
 
 
 def notes(parts: list[Part], lacking: Sequence[str]) -> list[str]:

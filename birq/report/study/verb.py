@@ -35,7 +35,7 @@ def look(
     parts = compare.parts(found, part, against, layer)
     if not parts:
         raise BirqError(f"{source or 'study.parts'}: no run is there yet; `snakemake --cores all study` makes them")
-    expected = predictions.look(found, parts)
+    expected = predictions.look(found, parts, part)
     if html:
         files.write_text(html, page.render(parts, expected, lacking, notes.read(prose) if prose else None))
     return tables.text(parts, predictions.table(expected), lacking, markdown=markdown)
