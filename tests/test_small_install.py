@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 
+import numpy as np
 import pytest
 import soundfile
 from packaging.requirements import Requirement
@@ -18,20 +21,6 @@ from packaging.utils import canonicalize_name
 from recognisers import front_end, sweep, untrained
 
 ROOT = Path(__file__).resolve().parent.parent
-# refuses every package but those given, as if it were not installed, and runs the command line
-ONLY = """
-import sys
-from importlib import metadata
-allowed, owners = set({allowed!r}), metadata.packages_distributions()
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        names = {{n.lower().replace("_", "-").replace(".", "-") for n in owners.get(top, [])}}
-        if names and not names & allowed and top != "birq":
-            raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
-sys.meta_path.insert(0, Refuse())
-sys.path.insert(0, {wheel!r})
-"""
 
 
 def closure(names: list[str]) -> set[str]:
@@ -68,14 +57,32 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "unpacked"
 
 
-def run(wheel: Path, cwd: Path, script: str) -> subprocess.CompletedProcess[str]:
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    start = ONLY.format(allowed=sorted(closure(needs)), wheel=str(wheel))
-    return subprocess.run([sys.executable, "-I", "-c", start + script], cwd=cwd, capture_output=True, text=True, check=False)
+def installed(extras: Sequence[str], folder: Path) -> Path:
+    """A folder for Python's path with these packages and what they bring, as links, and no other package."""
+    site = folder / "-".join(["site", *extras])
+    if site.is_dir():
+        return site
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = project["dependencies"] + [need for extra in extras for need in project["optional-dependencies"][extra]]
+    site.mkdir()
+    for name in closure(needs):
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # of another platform
+            continue
+        for top in {f.parts[0] for f in package.files or () if f.parts[0] != ".." and f.parts[0] != "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(package.locate_file(top))
+    return site
 
 
-def birq(wheel: Path, cwd: Path, *given: str) -> subprocess.CompletedProcess[str]:
-    return run(wheel, cwd, f"from birq.__main__ import main\nsys.exit(main({list(given)!r}))")
+def run(wheel: Path, cwd: Path, script: str, extras: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    start = f"import sys\nsys.path[:0] = {[str(wheel), str(installed(extras, wheel.parent))]!r}\n"
+    return subprocess.run([sys.executable, "-I", "-S", "-c", start + script], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def birq(wheel: Path, cwd: Path, *given: str, extras: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    return run(wheel, cwd, f"from birq.__main__ import main\nsys.exit(main({list(given)!r}))", extras)
 
 
 def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
@@ -104,6 +111,32 @@ print(model.transcribe(samples, rate).text, "|", model.encode(samples, rate).sha
     said = birq(wheel, tmp_path, "export", "out", "--model", str(model))
     assert said.returncode == 0 and (tmp_path / "out" / "model.safetensors").is_file(), said.stderr
     assert birq(wheel, tmp_path, "transcribe", "a.wav", "--model", "out").stdout.strip().endswith(text)
+
+
+@pytest.mark.parametrize(("rate", "channels", "name"), [(8000, 1, "a.wav"), (44100, 2, "a.flac"), (48000, 1, "a.ogg"), (22050, 2, "a.mp3")])
+def test_every_rate_is_read_with_these_packages_alone(wheel: Path, tmp_path: Path, rate: int, channels: int, name: str) -> None:
+    """Resampling too; the text is that of all packages."""
+    model = untrained(tmp_path / "birq-0", front_end())
+    soundfile.write(tmp_path / name, np.stack([sweep(1.5, rate)] * channels, axis=1), rate)
+    said = birq(wheel, tmp_path, "transcribe", name, "--model", str(model), "--greedy")
+    assert said.returncode == 0, said.stderr
+    here = subprocess.run(
+        [sys.executable, "-m", "birq", "transcribe", name, "--model", str(model), "--greedy"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert said.stdout == here.stdout and said.stdout.strip()
+
+
+@pytest.mark.parametrize(("extra", "file"), [("onnx", "model.onnx"), ("hf", "huggingface/modeling_birq.py")])
+def test_an_export_needs_its_extra_alone(wheel: Path, tmp_path: Path, extra: str, file: str) -> None:
+    """Without it, one line says what to install."""
+    for package in {"onnx": ("onnx", "onnxscript", "onnxruntime"), "hf": ("transformers",)}[extra]:
+        pytest.importorskip(package)
+    model = untrained(tmp_path / "birq-0", front_end())
+    said = birq(wheel, tmp_path, "export", "out", "--model", str(model), f"--{extra}")
+    assert said.returncode == 2 and said.stderr.count("\n") == 1 and f"birq[{extra}]" in said.stderr, said.stderr
+    said = birq(wheel, tmp_path, "export", "out", "--model", str(model), f"--{extra}", extras=[extra])
+    assert said.returncode == 0 and (tmp_path / "out" / file).is_file(), said.stderr
 
 
 def test_what_is_missing_is_named(wheel: Path, tmp_path: Path) -> None:

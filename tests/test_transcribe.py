@@ -350,6 +350,7 @@ def test_videos_by_ffmpeg(model: Path, speech: Path, tmp_path: Path, capfd: pyte
     got = transcribe(capfd, *(tmp_path / f"{n}.mkv" for n in ("mute", "sound", "broken")), "--model", model)
     assert got.status == 1 and len(got.errors) == 2
     assert got.errors[0].endswith("mute.mkv: no sound in it") and "broken.mkv: FFmpeg cannot read it" in got.errors[1]
+    assert "file:" not in got.errors[1]
     assert got.out.split("\t")[1] == transcribe(capfd, speech / "b.flac", "--model", model).out  # not compressed, so the same samples
 
 

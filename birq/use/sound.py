@@ -71,7 +71,8 @@ def _by_ffmpeg(path: Path, rate_hz: int) -> Iterator[np.ndarray]:
                 lines = said.read().decode(errors="replace").splitlines()
                 if any("matches no streams" in line for line in lines):
                     raise AudioError("no sound in it")
-                raise AudioError("FFmpeg cannot read it", lines[-1].strip() if lines else f"status {running.returncode}")
+                last = lines[-1].strip().replace(f"file:{path}: ", "") if lines else f"status {running.returncode}"
+                raise AudioError("FFmpeg cannot read it", last)
         finally:
             running.kill()
 
