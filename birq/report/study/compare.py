@@ -126,7 +126,7 @@ class Part:
         return sorted((form for form in self.forms if form.recipe == recipe), key=lambda form: form is not named)
 
     def beside(self, name: str, form: Form, measure: Measure) -> Form | None:
-        """What a form is compared with: `name`, after the same labelled minutes, which change words and no encoder."""
+        """The form `name` after as many labelled minutes as another form, to compare the two; minutes change words and no encoder."""
         like = self.like(name)
         same = [f for f in like if self.minutes(f) == self.minutes(form)]
         return next(iter(same if measure.words else same or like), None)

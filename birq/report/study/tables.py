@@ -213,7 +213,7 @@ def _taught(part: Part) -> str:
 
 
 def _base(part: Part) -> str:
-    """What words are compared with."""
+    """The base of differences in words, by name."""
     return f"{part.against} after the same labelled minutes" if part.minutes_differ else part.against
 
 
